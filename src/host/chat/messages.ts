@@ -1,0 +1,84 @@
+/**
+ * Chat messages, the segments that a prompt is made of, and the checks that every template shares.
+ * Special tokens match only inside `template` segments; whatever a user wrote lies in `user` segments (design: safety of what is generated).
+ */
+
+import { Diagnostic } from "../../diagnostics.js";
+
+export type Role = "system" | "user" | "assistant" | "tool";
+
+export interface ToolCall {
+  readonly name: string;
+  /** Arguments as the model wrote them, parsed from JSON. */
+  readonly arguments: unknown;
+}
+
+export interface ChatMessage {
+  readonly role: Role;
+  readonly content: string;
+  /** Calls that an assistant turn made, for templates with a tool grammar. */
+  readonly toolCalls?: readonly ToolCall[];
+}
+
+export interface Segment {
+  readonly kind: "template" | "user";
+  readonly text: string;
+}
+
+export interface TemplateOptions {
+  /** Ends the prompt with the opening of an assistant turn. Default true. */
+  readonly addGenerationPrompt?: boolean;
+}
+
+/** A chat template: messages to segments. */
+export type ChatTemplate = (messages: readonly ChatMessage[], options?: TemplateOptions) => readonly Segment[];
+
+/** Refuses what no template can render: not a list, empty, a role outside `roles`, content that is not text. */
+export function checkMessages(messages: readonly ChatMessage[], roles: readonly Role[]): void {
+  if (!Array.isArray(messages)) throw invalid("messages", `expected an array of messages, found ${describe(messages)}`);
+  if (messages.length === 0) throw invalid("messages", "expected at least one message, found none");
+  messages.forEach((message, i) => {
+    if (typeof message !== "object" || message === null) throw invalid(`messages[${i}]`, `expected { role, content }, found ${describe(message)}`);
+    if (!roles.includes(message.role)) {
+      throw invalid(`messages[${i}].role`, `expected one of ${roles.join(", ")}, found ${describe(message.role)}`);
+    }
+    if (typeof message.content !== "string") {
+      throw invalid(`messages[${i}].content`, `expected a string, found ${describe(message.content)}`, "text models take text alone: join the parts into one string");
+    }
+  });
+}
+
+export function invalid(place: string, message: string, hint?: string): Diagnostic {
+  return new Diagnostic({ code: "chat-message", message, place, hint });
+}
+
+function describe(value: unknown): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "an array";
+  return typeof value === "string" ? JSON.stringify(value.slice(0, 40)) : typeof value;
+}
+
+/** Collects segments; neighbours of one kind become one. */
+export class SegmentList {
+  readonly #segments: Segment[] = [];
+
+  template(text: string): this {
+    return this.#push("template", text);
+  }
+
+  user(text: string): this {
+    return this.#push("user", text);
+  }
+
+  finish(): readonly Segment[] {
+    return this.#segments;
+  }
+
+  #push(kind: Segment["kind"], text: string): this {
+    if (text === "") return this;
+    const last = this.#segments.at(-1);
+    if (last?.kind === kind) this.#segments[this.#segments.length - 1] = { kind, text: last.text + text };
+    else this.#segments.push({ kind, text });
+    return this;
+  }
+}

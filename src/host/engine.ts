@@ -1,0 +1,199 @@
+/**
+ * The engine of a generated package as JavaScript sees it: options checked, prompts built from segments, tokens as async iterables.
+ * All else (tokenizer, batching, sampling, cache) is C++ behind the addon.
+ */
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Diagnostic } from "../diagnostics.js";
+import type {
+  ChatOptions,
+  Engine,
+  EngineInfo,
+  Finish,
+  GenerateOptions,
+  LoadOptions,
+  LogitsOptions,
+  LogitsResult,
+  Message,
+  Piece,
+  PromptSegment,
+} from "./api.js";
+import { ernieText } from "./chat/ernie-text.js";
+import { ernieThinking } from "./chat/ernie-thinking.js";
+import { renderJinja } from "./chat/jinja.js";
+import { LogitsCollector } from "./logits.js";
+import type { NativeBinding, NativeEngine, NativeSubmit } from "./native.js";
+import { checkIds, checkSegments, type GenerationDefaults, invalidOption, inRange, resolveOptions } from "./options.js";
+import { stream } from "./stream.js";
+
+/** Where a package lies and what its generated index.js knows of it. */
+export interface PackageInfo {
+  /** Absolute path of the package folder, the one with manifest.json. */
+  readonly root: string;
+  /** `build-<hash>`. */
+  readonly build: string;
+}
+
+/** chat.json of a package: which template it speaks. */
+export interface ChatConfig {
+  readonly format: 1;
+  readonly form: "ernie-text" | "ernie-thinking" | "jinja";
+  /** The folder's own template, for form `jinja`. */
+  readonly source?: string;
+  readonly variables?: Readonly<Record<string, string>>;
+  readonly specials?: readonly string[];
+}
+
+const WEIGHTS = { auto: 0, map: 1, copy: 2 } as const;
+const LOAD_OPTIONS = ["threads", "kvTokens", "prefillChunk", "verify", "weights"];
+
+export async function loadPackage({ root, build }: PackageInfo, options: LoadOptions = {}): Promise<Engine> {
+  for (const name of Object.keys(options)) if (!LOAD_OPTIONS.includes(name)) throw invalidOption(name, `one of ${LOAD_OPTIONS.join(", ")}`, name);
+  const { threads = 0, kvTokens = 0, prefillChunk = 0, verify = false, weights = "auto" } = options;
+  inRange("threads", threads, { min: 0, max: 1024, integer: true, fallback: 0 });
+  inRange("kvTokens", kvTokens, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+  inRange("prefillChunk", prefillChunk, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+  if (!Object.hasOwn(WEIGHTS, weights)) throw invalidOption("weights", '"auto", "map" or "copy"', weights);
+  const folder = join(root, build);
+  const binding = loadBinding(join(folder, "lib", "ern_node.node"));
+  const native = await asDiagnostic(
+    binding.createEngine(join(folder, "lib", "libern_model.so"), root, { threads, kvTokens, prefillChunk, verify: Boolean(verify), weights: WEIGHTS[weights] }),
+  );
+  const chat = JSON.parse(readFileSync(join(folder, "chat.json"), "utf8")) as ChatConfig;
+  return new PackageEngine(native, chat, join(folder, "jinja-worker.cjs"));
+}
+
+function loadBinding(file: string): NativeBinding {
+  const module = { exports: {} as unknown };
+  try {
+    // Not require(): the bundle is CommonJS inside and outside, and dlopen names its error plainly.
+    process.dlopen(module, file);
+  } catch (error) {
+    throw new Diagnostic({
+      code: "addon-load",
+      kind: "environment",
+      place: file,
+      message: error instanceof Error ? error.message : String(error),
+      hint: "build the package again on this machine with `ernie-compile build`",
+      cause: error,
+    });
+  }
+  return module.exports as NativeBinding;
+}
+
+/** Errors of the addon carry the status name in `code`; they become diagnostics. */
+async function asDiagnostic<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    throw nativeError(error);
+  }
+}
+
+function nativeError(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof Diagnostic) return error;
+  const code = "code" in error && typeof error.code === "string" ? error.code : "engine";
+  return new Diagnostic({ code: code.toLowerCase().replaceAll("_", "-"), message: error.message, cause: error });
+}
+
+class PackageEngine implements Engine {
+  readonly #native: NativeEngine;
+  readonly #chat: ChatConfig;
+  readonly #worker: string;
+  readonly #defaults: GenerationDefaults;
+  readonly #vocabSize: number;
+  /** All of `info` but what changes while the engine runs. */
+  readonly #facts: Omit<EngineInfo, "kvFreeBlocks">;
+  #disposed: Promise<void> | undefined;
+
+  constructor(native: NativeEngine, chat: ChatConfig, worker: string) {
+    this.#native = native;
+    this.#chat = chat;
+    this.#worker = worker;
+    const { json } = native.info();
+    const { generation = {}, ...facts } = JSON.parse(json) as Omit<EngineInfo, "kvFreeBlocks"> & { generation?: GenerationDefaults };
+    this.#facts = facts;
+    this.#defaults = generation;
+    this.#vocabSize = facts.model.vocabSize;
+  }
+
+  get info(): EngineInfo {
+    return { ...this.#facts, kvFreeBlocks: this.#live().info().kvFreeBlocks };
+  }
+
+  generate(prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array, options: GenerateOptions = {}): AsyncIterable<Piece | Finish> {
+    const request = this.#request(options);
+    return this.#stream({ ...request, ...this.#prompt(prompt), keepSpecials: false }, options, false);
+  }
+
+  async *chat(messages: readonly Message[], options: ChatOptions = {}): AsyncGenerator<Piece | Finish, void, undefined> {
+    const request = this.#request(options);
+    const thinking = this.#chat.form === "ernie-thinking";
+    const segments = await this.#render(messages, options.addGenerationPrompt ?? true);
+    yield* this.#stream({ ...request, segments, keepSpecials: thinking }, options, thinking);
+  }
+
+  async logits(ids: readonly number[] | Int32Array, { chunk = 0, trace = false, greedy = 0 }: LogitsOptions = {}): Promise<LogitsResult> {
+    const native = this.#live();
+    const checked = checkIds("ids", ids, this.#vocabSize);
+    if (checked.length === 0) throw invalidOption("ids", "at least one token id", ids);
+    inRange("chunk", chunk, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+    inRange("greedy", greedy, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+    const collector = new LogitsCollector(checked.length, this.#vocabSize, greedy);
+    await asDiagnostic(native.logits(checked, chunk, Boolean(trace), greedy, (part) => collector.add(part)));
+    return collector.result();
+  }
+
+  tokenize(text: string | readonly PromptSegment[]): Int32Array {
+    const segments = typeof text === "string" ? [{ kind: "user" as const, text }] : checkSegments(text);
+    return this.#live().tokenize(segments);
+  }
+
+  detokenize(ids: readonly number[] | Int32Array, { keepSpecials = false }: { keepSpecials?: boolean } = {}): string {
+    return this.#live().detokenize(checkIds("ids", ids, this.#vocabSize), keepSpecials);
+  }
+
+  dispose(): Promise<void> {
+    this.#disposed ??= this.#native.dispose();
+    return this.#disposed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  #live(): NativeEngine {
+    if (this.#disposed) throw new Diagnostic({ code: "engine-disposed", message: "the engine was disposed of", hint: "load() the package again" });
+    return this.#native;
+  }
+
+  #request(options: GenerateOptions) {
+    return resolveOptions(options, this.#defaults, this.#vocabSize);
+  }
+
+  #prompt(prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array): Pick<NativeSubmit, "ids" | "segments"> {
+    if (typeof prompt === "string") return { segments: [{ kind: "user", text: prompt }] };
+    if (prompt instanceof Int32Array || (Array.isArray(prompt) && typeof prompt[0] === "number")) {
+      return { ids: checkIds("prompt", prompt as readonly number[], this.#vocabSize) };
+    }
+    if (Array.isArray(prompt)) return { segments: checkSegments(prompt as readonly PromptSegment[]) };
+    throw invalidOption("prompt", "a string, segments or token ids", prompt);
+  }
+
+  #render(messages: readonly Message[], addGenerationPrompt: boolean): Promise<readonly PromptSegment[]> | readonly PromptSegment[] {
+    const { form, source = "", variables = {}, specials = [] } = this.#chat;
+    if (form === "ernie-text") return ernieText(messages, { addGenerationPrompt });
+    if (form === "ernie-thinking") return ernieThinking(messages, { addGenerationPrompt });
+    return renderJinja({ source, variables, specials, worker: this.#worker }, messages, { addGenerationPrompt });
+  }
+
+  async *#stream(submit: NativeSubmit, { signal }: GenerateOptions, thinking: boolean): AsyncGenerator<Piece | Finish, void, undefined> {
+    const native = this.#live();
+    try {
+      yield* stream((onEvent) => native.submit(submit, onEvent), { signal, thinking });
+    } catch (error) {
+      throw nativeError(error);
+    }
+  }
+}
