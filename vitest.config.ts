@@ -1,5 +1,8 @@
 import { defineConfig } from "vitest/config";
 
+/** REPORT names the JSON report that .ci/run adds up; the plain run is `tests`. */
+const report = process.env.REPORT ?? "tests";
+
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
@@ -7,5 +10,6 @@ export default defineConfig({
     testTimeout: 240_000,
     hookTimeout: 480_000,
     maxWorkers: 2,
+    reporters: process.env.CI ? ["default", ["json", { outputFile: `build/reports/${report}.json` }]] : ["default"],
   },
 });
