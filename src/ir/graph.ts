@@ -4,7 +4,17 @@
  */
 
 import { bug } from "../diagnostics.js";
-import { type AttrKind, type AttrKinds, type AttrValue, type InferArgs, type OpDef, type OpName, OPS, opDef, TypeMismatch } from "./ops.js";
+import {
+  type AttrKind,
+  type AttrKinds,
+  type AttrValue,
+  type InferArgs,
+  type OPS,
+  type OpDef,
+  type OpName,
+  opDef,
+  TypeMismatch,
+} from "./ops.js";
 import type { SymbolBounds, TensorType, Type } from "./types.js";
 
 declare const valueIdBrand: unique symbol;
@@ -34,7 +44,11 @@ type AttrType<K extends AttrKind> = K extends keyof AttrKinds ? AttrKinds[K] : n
 type Attrs<A extends { readonly [name: string]: AttrKind }> = {
   readonly [N in keyof A as A[N] extends `${string}?` ? never : N]: AttrType<A[N]>;
 } & {
-  readonly [N in keyof A as A[N] extends `${string}?` ? N : never]?: A[N] extends `${infer K}?` ? (K extends keyof AttrKinds ? AttrKinds[K] : never) : never;
+  readonly [N in keyof A as A[N] extends `${string}?` ? N : never]?: A[N] extends `${infer K}?`
+    ? K extends keyof AttrKinds
+      ? AttrKinds[K]
+      : never
+    : never;
 };
 
 export type OperandsOf<K extends OpName> = Operands<(typeof OPS)[K]["operands"]>;
@@ -70,8 +84,24 @@ export function operandValues(node: Node): readonly Value[] {
   return operandList(node.op, node.operands as LooseOperands);
 }
 
+/** The result of a node that has one, the first of one that has several. */
+export function resultOf(node: Node): Value {
+  const [first] = node.results;
+  if (!first) throw bug(`${node.op} has no results`);
+  return first;
+}
+
 export type LooseOperands = { readonly [name: string]: Value | readonly Value[] | undefined };
 export type LooseAttrs = { readonly [name: string]: AttrValue | undefined };
+
+/** Operands with each value replaced; absent ones stay absent. */
+export function mapOperands(operands: LooseOperands, map: (value: Value) => Value): LooseOperands {
+  const mapped: { [name: string]: Value | readonly Value[] } = {};
+  for (const [name, entry] of Object.entries(operands)) {
+    if (entry !== undefined) mapped[name] = Array.isArray(entry) ? entry.map(map) : map(entry as Value);
+  }
+  return mapped;
+}
 
 export function baseName(operand: string): string {
   return operand.replace(/[?*]$/, "");
@@ -125,9 +155,22 @@ export function inferTypes(op: OpName, operands: LooseOperands, attrs: LooseAttr
     int: (name) => attr(name) as number,
     ints: (name) => attr(name) as readonly number[],
     dtype: (name) => attr(name) as TensorType["dtype"],
+    layout: (name) => attr(name) as TensorType["layout"],
     stated,
   };
   return def.infer(args);
+}
+
+/** A copy without absent entries; lists and records inside are copied and frozen as well. */
+function frozen(entries: LooseOperands | LooseAttrs): { readonly [name: string]: unknown } {
+  const copy: { [name: string]: unknown } = {};
+  for (const [name, entry] of Object.entries(entries)) if (entry !== undefined) copy[name] = frozenEntry(entry);
+  return Object.freeze(copy);
+}
+
+function frozenEntry(entry: Value | readonly Value[] | AttrValue): unknown {
+  if (Array.isArray(entry)) return Object.freeze([...entry]);
+  return typeof entry === "object" ? Object.freeze(Object.isFrozen(entry) ? entry : { ...entry }) : entry;
 }
 
 /** Makes the values and nodes of one graph, in order. Names are free text for people; ids count up. */
@@ -157,7 +200,7 @@ export class Builder {
 
   /** A tensor of the checkpoint. */
   weight(name: string, type: TensorType): Value {
-    return this.at({ kind: "weight", name }).node("weight", {}, { name }, [type]).results[0] as Value;
+    return this.nodeLoose("weight", {}, { name }, [type], Object.freeze({ kind: "weight", name })).results[0] as Value;
   }
 
   /** Adds a node; result types are inferred, or `stated` for ops that carry them. */
@@ -165,11 +208,15 @@ export class Builder {
     return this.nodeLoose(op, operands as LooseOperands, attrs as LooseAttrs, stated) as unknown as NodeOf<K>;
   }
 
-  /** As `node`, for code that handles any op (parser, rewriter). Operands and attributes are checked by the verifier. */
+  /** As `node`, for code that handles any op. Operands and attributes are checked by the verifier. */
   nodeLoose(op: OpName, operands: LooseOperands, attrs: LooseAttrs, stated: readonly Type[] = [], origin: Origin = this.#origin): Node {
-    const types = inferTypes(op, operands, attrs, stated);
+    return this.nodeUnchecked(op, operands, attrs, inferTypes(op, operands, attrs, stated), origin);
+  }
+
+  /** As `nodeLoose` with the result types taken as they are, right or wrong: for the parser, whose results the verifier judges. */
+  nodeUnchecked(op: OpName, operands: LooseOperands, attrs: LooseAttrs, types: readonly Type[], origin: Origin = this.#origin): Node {
     const results = Object.freeze(types.map((type) => this.#value(type)));
-    const node = Object.freeze({ op, operands: Object.freeze({ ...operands }), attrs: Object.freeze({ ...attrs }), results, origin }) as unknown as Node;
+    const node = Object.freeze({ op, operands: frozen(operands), attrs: frozen(attrs), results, origin }) as unknown as Node;
     this.#nodes.push(node);
     return node;
   }

@@ -7,13 +7,27 @@
  * `dtype` is the type that the result is rounded to, once, after f32 (reference: f64) arithmetic.
  */
 
-import { type Dim, type DType, kvCache, type Layout, sameDim, sameShape, sameType, scaleDim, sym, type TensorType, type Type, tensor } from "./types.js";
+import {
+  type Dim,
+  type DType,
+  type kvCache,
+  type Layout,
+  sameDim,
+  sameShape,
+  sameType,
+  scaleDim,
+  sym,
+  type TensorType,
+  type Type,
+  tensor,
+} from "./types.js";
 
 /** Each level allows the ops of those before it. */
 export const LEVELS = ["model", "fused", "kernel", "plan"] as const;
 export type Level = (typeof LEVELS)[number];
 
-export type AttrRecord = { readonly [key: string]: number | string | boolean };
+/** Flat data: the parameters of a kernel variant, or the attributes of the op that a launch stands for. */
+export type AttrRecord = { readonly [key: string]: number | string | boolean | readonly number[] };
 
 /** Attribute kinds and the TypeScript type of each. A `?` after the kind makes the attribute optional. */
 export interface AttrKinds {
@@ -24,13 +38,13 @@ export interface AttrKinds {
   ints: readonly number[];
   dtype: DType;
   layout: Layout;
-  /** Flat key-value data, e.g. the parameters of a kernel variant. */
   record: AttrRecord;
 }
 export type AttrKind = keyof AttrKinds | `${keyof AttrKinds}?`;
 export type AttrValue = AttrKinds[keyof AttrKinds];
 
-export type Traits = readonly ("pure" | "weight" | "rowwise" | "view")[];
+export type Trait = "pure" | "weight" | "rowwise" | "view" | "commutative";
+export type Traits = readonly Trait[];
 
 export interface OpDef {
   readonly level: Level;
@@ -39,9 +53,12 @@ export interface OpDef {
   readonly attrs: { readonly [name: string]: AttrKind };
   /** Names of the results; a `*` name stands for any number. */
   readonly results: readonly string[];
-  /** `pure`: no effect but its results. `weight`: computed from weights alone, folded into the packed file. `rowwise`: row i of the result needs row i only. */
+  /**
+   * `pure`: no effect but its results. `weight`: computed from weights alone, folded into the packed file. `rowwise`: row i of each result
+   * needs row i only of the operands that have as many rows. `view`: moves no data. `commutative`: the first two operands may change places.
+   */
   readonly traits: Traits;
-  /** Result types, or throws `TypeMismatch`. `dims` has one entry per operand value, in order; variadic operands are flattened. */
+  /** Result types, or throws `TypeMismatch`. */
   readonly infer: (args: InferArgs) => readonly Type[];
 }
 
@@ -54,6 +71,7 @@ export interface InferArgs {
   readonly int: (name: string) => number;
   readonly ints: (name: string) => readonly number[];
   readonly dtype: (name: string) => DType;
+  readonly layout: (name: string) => Layout;
   /** Types of the results as written; only ops whose results can't be derived read it. */
   readonly stated: readonly Type[];
 }
@@ -100,7 +118,10 @@ function joinable(parts: readonly TensorType[]): number {
   let rows = 0;
   for (const part of parts) {
     expect(part.dtype === first.dtype, `parts differ in dtype: ${part.dtype} and ${first.dtype}`);
-    expect(part.shape.length === first.shape.length && part.shape.every((dim, i) => i === axis || sameDim(dim, first.shape[i] as Dim)), "parts differ in shape outside the joined axis");
+    expect(
+      part.shape.length === first.shape.length && part.shape.every((dim, i) => i === axis || sameDim(dim, first.shape[i] as Dim)),
+      "parts differ in shape outside the joined axis",
+    );
     rows += num(part.shape[axis], "the joined axis");
   }
   return rows;
@@ -156,7 +177,10 @@ export const OPS = {
     infer: ({ one, int }) => {
       const x = one("x");
       const rows = num(x.shape[rowAxis(x)], "rows");
-      expect(int("start") >= 0 && int("length") > 0 && int("start") + int("length") <= rows, `rows ${int("start")} + ${int("length")} lie outside ${rows}`);
+      expect(
+        int("start") >= 0 && int("length") > 0 && int("start") + int("length") <= rows,
+        `rows ${int("start")} + ${int("length")} lie outside ${rows}`,
+      );
       return [withRows(x, int("length"))];
     },
   },
@@ -274,13 +298,14 @@ export const OPS = {
       return [tensor(dtype("dtype"), one("gate").shape)];
     },
   },
+  /** a + b, rounded once to their type. */
   add: {
     level: "model",
     summary: "a + b",
     operands: ["a", "b"],
     attrs: {},
     results: ["out"],
-    traits: ["pure", "rowwise"],
+    traits: ["pure", "rowwise", "commutative"],
     infer: ({ one }) => {
       expect(sameType(one("a"), one("b")), "a and b differ in type");
       return [one("a")];
@@ -299,6 +324,8 @@ export const OPS = {
   /**
    * Rotates adjacent pairs (2p, 2p+1) of each head by pos * theta^(-2p/head_dim). `sections` = [h, w, t] pair counts: pairs below h+w take
    * the h position where even and the w position where odd, the rest take t; text is [0, 0, head_dim/2]. Columns of positions are t, h, w.
+   * The angle is a product of two f32 (position, and theta^(-2p/head_dim) rounded) rounded to f32, as the family was trained: an angle in
+   * f64 is another one, by up to 0.004 rad at the far end of the context.
    */
   rope: {
     level: "model",
@@ -351,7 +378,10 @@ export const OPS = {
       const [rows, width] = rowsCols(one("q"), "q");
       expect(width === int("heads") * cache.headDim, `q has width ${width}, expected ${int("heads")} heads of ${cache.headDim}`);
       expect(int("heads") % cache.heads === 0, `${int("heads")} query heads do not divide over ${cache.heads} kv heads`);
-      expect(sameShape(one("query_start").shape, [sym("S", 1, 1)]) && sameShape(one("context").shape, [sym("S")]), "query_start must be [S+1] and context [S]");
+      expect(
+        sameShape(one("query_start").shape, [sym("S", 1, 1)]) && sameShape(one("context").shape, [sym("S")]),
+        "query_start must be [S+1] and context [S]",
+      );
       expect(sameShape(one("block_table").shape, [sym("S"), sym("C")]), "block_table must be [S, C]");
       return [tensor(dtype("dtype"), [rows, width])];
     },
@@ -461,7 +491,7 @@ export const OPS = {
     },
   },
 
-  /** sum = x + residual; out = rms_norm(sum). */
+  /** sum = x + residual, rounded to their type; out = rms_norm(sum). */
   add_rms_norm: {
     level: "fused",
     summary: "sum = x + residual; out = rms_norm(sum)",
@@ -490,7 +520,7 @@ export const OPS = {
       return [tensor(dtype("dtype"), [rows, n / 2])];
     },
   },
-  /** Splits qkv, rotates q and k, puts k and v into the cache, gives q. */
+  /** Splits qkv, rotates q and k (both rounded to `dtype`), puts k and v into the cache, gives q. */
   rope_kv_append: {
     level: "fused",
     summary: "rotates q and k of a fused qkv and appends k and v to the cache",
@@ -515,7 +545,7 @@ export const OPS = {
     operands: ["x", "indices", "weights", "gate_up", "down", "addend?"],
     attrs: { group: "int", dtype: "dtype" },
     results: ["out"],
-    traits: ["pure"],
+    traits: ["pure", "rowwise"],
     infer: ({ one, maybe, int }) => {
       const [rows, width] = rowsCols(one("x"), "x");
       const [experts, n, k] = dims(one("gate_up"), 3, "gate_up");
@@ -541,6 +571,27 @@ export const OPS = {
     },
   },
 
+  /**
+   * A weight as its kernels read it: in `layout`, and as `dtype`, which holds every value of x exactly (bf16 widened to f32) or is x's own.
+   * The packer does it at compile time; in the graph it makes the one layout of a weight visible.
+   */
+  pack: {
+    level: "kernel",
+    summary: "a weight in the layout and element type that its kernels read",
+    operands: ["x"],
+    attrs: { layout: "layout", dtype: "dtype" },
+    results: ["out"],
+    traits: ["pure", "weight"],
+    infer: ({ one, dtype, layout }) => {
+      const x = one("x");
+      expect(x.layout === "row", "x is packed already");
+      expect(
+        dtype("dtype") === x.dtype || (x.dtype !== "f32" && dtype("dtype") === "f32"),
+        `${x.dtype} does not widen to ${dtype("dtype")}`,
+      );
+      return [tensor(dtype("dtype"), x.shape, { encoding: x.encoding, layout: layout("layout"), shard: x.shard })];
+    },
+  },
   /**
    * One launch of one kernel: `op` with its attributes as `op_attrs` says what it computes, `kernel` and `params` how. Results are those of `op`.
    * Operands that `op` may lack are listed in order; `present` has one 0 or 1 for each operand name of `op`.
@@ -585,6 +636,10 @@ export function isOpName(name: string): name is OpName {
 
 export function opDef(name: OpName): OpDef {
   return OPS[name];
+}
+
+export function hasTrait(name: OpName, trait: Trait): boolean {
+  return opDef(name).traits.includes(trait);
 }
 
 export function levelIndex(level: Level): number {

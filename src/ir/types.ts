@@ -36,7 +36,9 @@ export interface Bounds {
 export type SymbolBounds = { readonly [K in DimSymbol]?: Bounds };
 
 /** How numbers are encoded: plain, or a quantisation scheme with its group size and axis. */
-export type Encoding = { readonly kind: "plain" } | { readonly kind: "scheme"; readonly scheme: string; readonly group: number; readonly axis: number };
+export type Encoding =
+  | { readonly kind: "plain" }
+  | { readonly kind: "scheme"; readonly scheme: string; readonly group: number; readonly axis: number };
 export const PLAIN: Encoding = Object.freeze({ kind: "plain" });
 
 /** The one list of memory layouts; each is a header in runtime/device/layout. */
@@ -83,7 +85,11 @@ export interface TensorOptions {
   readonly shard?: Shard | null;
 }
 
-export function tensor(dtype: DType, shape: readonly Dim[], { encoding = PLAIN, layout = "row", shard = null }: TensorOptions = {}): TensorType {
+export function tensor(
+  dtype: DType,
+  shape: readonly Dim[],
+  { encoding = PLAIN, layout = "row", shard = null }: TensorOptions = {},
+): TensorType {
   return Object.freeze({ kind: "tensor", dtype, shape: Object.freeze([...shape]), encoding, layout, shard });
 }
 

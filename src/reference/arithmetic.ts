@@ -1,0 +1,114 @@
+/** The numeric core that several ops share. Everything is f64 until a result is rounded, once, to its dtype. */
+
+import { bug } from "../diagnostics.js";
+import type { DType } from "../ir/types.js";
+import { matrix, type RefData, type RefTensor, refTensor, row } from "./tensor.js";
+
+export function dot(a: RefData, b: RefData): number {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
+  return sum;
+}
+
+/** x . weight^T + bias, not rounded: [rows, N]. */
+export function product(x: RefTensor, weight: RefTensor, bias: RefTensor | undefined): Float64Array {
+  const [rows] = matrix(x);
+  const [n] = matrix(weight);
+  const out = new Float64Array(rows * n);
+  for (let r = 0; r < rows; r++) {
+    const xs = row(x, r);
+    for (let i = 0; i < n; i++) out[r * n + i] = dot(xs, row(weight, i)) + (bias ? (bias.data[i] as number) : 0);
+  }
+  return out;
+}
+
+export function silu(z: number): number {
+  return z / (1 + Math.exp(-z));
+}
+
+/** silu(gate) * up for rows that hold both, interleaved in groups; not rounded: [rows, width / 2]. */
+export function swigluInterleaved(gateUp: ArrayLike<number>, rows: number, width: number, group: number): Float64Array {
+  const half = width / 2;
+  const out = new Float64Array(rows * half);
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < half; c++) {
+      const gate = r * width + Math.floor(c / group) * 2 * group + (c % group);
+      out[r * half + c] = silu(gateUp[gate] as number) * (gateUp[gate + group] as number);
+    }
+  }
+  return out;
+}
+
+export function rmsNorm(x: RefTensor, weight: RefTensor, eps: number, dtype: DType): RefTensor {
+  const [rows, width] = matrix(x);
+  const out = new Float64Array(rows * width);
+  for (let r = 0; r < rows; r++) {
+    const xs = row(x, r);
+    const scale = 1 / Math.sqrt(dot(xs, xs) / width + eps);
+    for (let i = 0; i < width; i++) out[r * width + i] = (xs[i] as number) * scale * (weight.data[i] as number);
+  }
+  return refTensor(dtype, x.shape, out);
+}
+
+export function addTensors(a: RefTensor, b: RefTensor): RefTensor {
+  return refTensor(
+    a.dtype,
+    a.shape,
+    Float64Array.from(a.data, (value, i) => value + (b.data[i] as number)),
+  );
+}
+
+export function argmaxRows(x: RefTensor): RefTensor {
+  const [rows, width] = matrix(x);
+  const out = new Int32Array(rows);
+  for (let r = 0; r < rows; r++) {
+    let best = Number.NEGATIVE_INFINITY;
+    for (let i = 0; i < width; i++) {
+      const value = x.data[r * width + i] as number;
+      if (value > best) {
+        best = value;
+        out[r] = i;
+      }
+    }
+  }
+  return refTensor("i32", [rows], out);
+}
+
+export interface RopeAttrs {
+  readonly heads: number;
+  readonly head_dim: number;
+  readonly theta: number;
+  readonly sections: readonly number[];
+  readonly dtype: DType;
+}
+
+/** Angles are products of two f32 in f32: see the op table. */
+export function rope(x: RefTensor, positions: RefTensor, { heads, head_dim, theta, sections, dtype }: RopeAttrs): RefTensor {
+  const [rows, width] = matrix(x);
+  if (width !== heads * head_dim) throw bug(`x has width ${width}, not ${heads} heads of ${head_dim}`);
+  const spatial = (sections[0] ?? 0) + (sections[1] ?? 0);
+  const out = new Float64Array(rows * width);
+  for (let r = 0; r < rows; r++) {
+    for (let p = 0; p < head_dim / 2; p++) {
+      const [t, h, w] = [0, 1, 2];
+      const axis = p >= spatial ? t : p % 2 === 0 ? h : w;
+      const angle = Math.fround((positions.data[r * 3 + axis] as number) * Math.fround(theta ** ((-2 * p) / head_dim)));
+      const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+      for (let head = 0; head < heads; head++) {
+        const at = r * width + head * head_dim + 2 * p;
+        const [a, b] = [x.data[at] as number, x.data[at + 1] as number];
+        out[at] = a * cos - b * sin;
+        out[at + 1] = b * cos + a * sin;
+      }
+    }
+  }
+  return refTensor(dtype, x.shape, out);
+}
+
+/** Columns `start` .. `start + length` of a matrix. */
+export function columns(x: RefTensor, start: number, length: number): RefTensor {
+  const [rows] = matrix(x);
+  const out = new Float64Array(rows * length);
+  for (let r = 0; r < rows; r++) out.set(row(x, r).subarray(start, start + length), r * length);
+  return refTensor(x.dtype, [rows, length], out);
+}

@@ -1,0 +1,104 @@
+/** The router, the experts and their sum. */
+
+import { dot, product, swigluInterleaved } from "./arithmetic.js";
+import type { Meanings } from "./meaning.js";
+import { matrix, type RefTensor, refTensor, row } from "./tensor.js";
+
+/** The k experts of one row and their weights. What decides the choice is f32, as in a kernel, so that ties are the same ties. */
+function choose(
+  logits: ArrayLike<number>,
+  correction: RefTensor | undefined,
+  k: number,
+  normMin: number,
+): { indices: number[]; weights: number[] } {
+  const top = Array.from(logits).reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = Array.from(logits, (logit) => Math.exp(logit - top));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  const p = powers.map((power) => Math.fround(power / sum));
+  const keys = p.map((value, i) => Math.fround(value + (correction ? (correction.data[i] as number) : 0)));
+  const indices = keys
+    .map((_, i) => i)
+    .sort((a, b) => (keys[b] as number) - (keys[a] as number) || a - b)
+    .slice(0, k);
+  const chosen = indices.map((i) => p[i] as number);
+  const norm = Math.max(
+    chosen.reduce((a, b) => a + b, 0),
+    normMin,
+  );
+  return { indices, weights: chosen.map((value) => value / norm) };
+}
+
+/** Row `x` through the rows of expert `expert` of a stack, not rounded. */
+function throughExpert(
+  x: ArrayLike<number> & { subarray: unknown },
+  weight: RefTensor,
+  expert: number,
+  out: Float64Array,
+  at: number,
+): void {
+  const [, n = 0, width = 0] = weight.shape;
+  for (let i = 0; i < n; i++) {
+    const start = (expert * n + i) * width;
+    out[at + i] = dot(x as Float32Array, weight.data.subarray(start, start + width));
+  }
+}
+
+/** A row for each (token, choice). `x` has a row a token, or one a choice. */
+function expertLinear(x: RefTensor, indices: RefTensor, weight: RefTensor, dtype: RefTensor["dtype"]): RefTensor {
+  const [tokens, k] = matrix(indices);
+  const perToken = matrix(x)[0] === tokens;
+  const n = weight.shape[1] ?? 0;
+  const out = new Float64Array(tokens * k * n);
+  for (let choice = 0; choice < tokens * k; choice++) {
+    throughExpert(row(x, perToken ? Math.floor(choice / k) : choice), weight, indices.data[choice] as number, out, choice * n);
+  }
+  return refTensor(dtype, [tokens * k, n], out);
+}
+
+/** The weighted sum of the rows of each token, plus the addend. */
+function combine(rows: RefTensor, indices: RefTensor, weights: RefTensor, addend: RefTensor | undefined): RefTensor {
+  const [tokens, k] = matrix(indices);
+  const [, width] = matrix(rows);
+  const out = addend ? Float64Array.from(addend.data) : new Float64Array(tokens * width);
+  for (let t = 0; t < tokens; t++) {
+    for (let j = 0; j < k; j++) {
+      const expertRow = row(rows, t * k + j);
+      const weight = weights.data[t * k + j] as number;
+      for (let i = 0; i < width; i++) out[t * width + i] = (out[t * width + i] as number) + weight * (expertRow[i] as number);
+    }
+  }
+  return refTensor("f32", [tokens, width], out);
+}
+
+export const moeMeanings: Meanings<"moe_router" | "expert_linear" | "moe_combine" | "moe_ffn"> = {
+  moe_router: ({ x, gate, correction }, { k, norm_min }) => {
+    const [tokens] = matrix(x);
+    const [experts] = matrix(gate);
+    const logits = refTensor("f32", [tokens, experts], product(x, gate, undefined));
+    const chosen = Array.from({ length: tokens }, (_, t) => choose(row(logits, t), correction, k, norm_min));
+    return [
+      logits,
+      refTensor(
+        "i32",
+        [tokens, k],
+        chosen.flatMap(({ indices }) => indices),
+      ),
+      refTensor(
+        "f32",
+        [tokens, k],
+        chosen.flatMap(({ weights }) => weights),
+      ),
+    ];
+  },
+
+  expert_linear: ({ x, indices, weight }, { dtype }) => [expertLinear(x, indices, weight, dtype)],
+
+  moe_combine: ({ rows, indices, weights }) => [combine(rows, indices, weights, undefined)],
+
+  moe_ffn: ({ x, indices, weights, gate_up, down, addend }, { group, dtype }) => {
+    const gateUp = expertLinear(x, indices, gate_up, "f32");
+    const [choices, width] = matrix(gateUp);
+    const hidden = refTensor(dtype, [choices, width / 2], swigluInterleaved(gateUp.data, choices, width, group));
+    return [combine(expertLinear(hidden, indices, down, "f32"), indices, weights, addend)];
+  },
+};

@@ -1,0 +1,67 @@
+/** Ops that treat rows one by one, and those that pick rows. */
+
+import { addTensors, argmaxRows, columns, product, rmsNorm, rope, silu, swigluInterleaved } from "./arithmetic.js";
+import type { Meanings } from "./meaning.js";
+import { castTo, matrix, type RefTensor, refTensor, row } from "./tensor.js";
+
+function pickRows(table: RefTensor, picks: RefTensor, dtype: RefTensor["dtype"]): RefTensor {
+  const [, width] = matrix(table);
+  const count = picks.data.length;
+  const out = new Float64Array(count * width);
+  for (let i = 0; i < count; i++) out.set(row(table, picks.data[i] as number), i * width);
+  return refTensor(dtype, [count, width], out);
+}
+
+export const rowMeanings: Meanings<
+  | "embedding"
+  | "rms_norm"
+  | "linear"
+  | "split"
+  | "swiglu"
+  | "add"
+  | "cast"
+  | "rope"
+  | "gather_rows"
+  | "argmax"
+  | "add_rms_norm"
+  | "linear_swiglu"
+  | "head_argmax"
+> = {
+  embedding: ({ table, ids }, { dtype }) => [pickRows(table, ids, dtype)],
+  gather_rows: ({ x, rows }) => [pickRows(x, rows, x.dtype)],
+  rms_norm: ({ x, weight }, { eps, dtype }) => [rmsNorm(x, weight, eps, dtype)],
+  linear: ({ x, weight, bias }, { dtype }) => [refTensor(dtype, [matrix(x)[0], matrix(weight)[0]], product(x, weight, bias))],
+  add: ({ a, b }) => [addTensors(a, b)],
+  cast: ({ x }, { dtype }) => [castTo(dtype, x)],
+  rope: ({ x, positions }, attrs) => [rope(x, positions, attrs)],
+  argmax: ({ x }) => [argmaxRows(x)],
+
+  split: ({ x }, { sizes }) => {
+    let start = 0;
+    return sizes.map((size) => {
+      const piece = columns(x, start, size);
+      start += size;
+      return piece;
+    });
+  },
+
+  swiglu: ({ gate, up }, { dtype }) => {
+    const out = Float64Array.from(gate.data, (value, i) => silu(value) * (up.data[i] as number));
+    return [refTensor(dtype, gate.shape, out)];
+  },
+
+  add_rms_norm: ({ x, residual, weight }, { eps, dtype }) => {
+    const sum = addTensors(x, residual);
+    return [sum, rmsNorm(sum, weight, eps, dtype)];
+  },
+
+  linear_swiglu: ({ x, weight, bias }, { group, dtype }) => {
+    const [rows, width] = [matrix(x)[0], matrix(weight)[0]];
+    return [refTensor(dtype, [rows, width / 2], swigluInterleaved(product(x, weight, bias), rows, width, group))];
+  },
+
+  head_argmax: ({ x, weight, bias }) => {
+    const logits = refTensor("f32", [matrix(x)[0], matrix(weight)[0]], product(x, weight, bias));
+    return [logits, argmaxRows(logits)];
+  },
+};
