@@ -5,17 +5,17 @@
  * "Says the same" is found by rendering a few conversations both ways. A template that behaves in some other way elsewhere is then not used at all.
  */
 
-import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bug, Diagnostic } from "../diagnostics.js";
 import { ernieText } from "../host/chat/ernie-text.js";
 import { ernieThinking } from "../host/chat/ernie-thinking.js";
+import type { JinjaInput, JinjaOutput } from "../host/chat/jinja-worker.js";
 import type { ChatMessage, ChatTemplate, Segment } from "../host/chat/messages.js";
+import { runJinja } from "../host/chat/run-jinja.js";
 import type { ChatConfig } from "../host/engine.js";
 import { readFully, withFile } from "../weights/file.js";
-import type { ProbeInput, ProbeOutput } from "./chat-probe.js";
 import { isFile, isJsonObject, type Json, type JsonObject, readOptionalJsonObject } from "./json.js";
 
 export type ChatForm = ChatConfig;
@@ -41,10 +41,7 @@ const PROBES: readonly { readonly messages: readonly ChatMessage[]; readonly add
 const MAX_TEMPLATE_BYTES = 2 ** 20;
 
 /** Beside this file once it is built; run from its source, as tests do, it takes the built one. */
-const PROGRAMS = ["./chat-probe.js", "../../dist/frontend/chat-probe.js"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
-/** Real templates take milliseconds; a node process takes 50 ms to start. */
-const DEADLINE_MS = 5000;
-const MAX_OUTPUT_BYTES = 2 ** 20;
+const WORKERS = ["../host/chat/jinja-worker.js", "../../dist/host/chat/jinja-worker.js"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
 
 /** The folder's template, from wherever transformers keeps it; undefined if there is none. */
 export async function readChatTemplate(folder: string): Promise<string | undefined> {
@@ -106,7 +103,7 @@ export async function detectChatForm(
   { variables, specials, thinks, warn }: TemplateContext,
 ): Promise<ChatForm> {
   if (source === undefined) return { format: 1, form: thinks ? "ernie-thinking" : "ernie-text" };
-  const own: ChatForm = { format: 1, form: "jinja", source, variables, specials };
+  const own: ChatForm = { format: 1, form: "jinja", source, variables, specials, ...(thinks ? { thinking: true } : {}) };
   const contexts = PROBES.map(({ messages, addGenerationPrompt }) => ({
     ...variables,
     messages,
@@ -130,20 +127,10 @@ export async function detectChatForm(
   return match ? { format: 1, form: match[0] } : own;
 }
 
-function runProbe(input: ProbeInput): Promise<ProbeOutput> {
-  const program = PROGRAMS.find((path) => existsSync(path));
-  if (program === undefined) throw bug("the program that tries chat templates is not built", PROGRAMS[0]);
-  return new Promise((resolve) => {
-    const options = { timeout: DEADLINE_MS, killSignal: "SIGKILL", maxBuffer: MAX_OUTPUT_BYTES, encoding: "utf8" } as const;
-    const child = execFile(process.execPath, ["--max-old-space-size=128", program], options, (error, stdout) => {
-      if (error)
-        resolve({ error: error.killed ? `it takes more than ${DEADLINE_MS} ms or writes without end` : "it needs too much memory" });
-      else resolve(JSON.parse(stdout) as ProbeOutput);
-    });
-    // The child may be gone before it has read all.
-    child.stdin?.on("error", () => undefined);
-    child.stdin?.end(JSON.stringify(input));
-  });
+function runProbe(input: JinjaInput): Promise<JinjaOutput> {
+  const worker = WORKERS.find((path) => existsSync(path));
+  if (worker === undefined) throw bug("the program that renders chat templates is not built", WORKERS[0]);
+  return runJinja(worker, input);
 }
 
 function joinSegments(segments: readonly Segment[]): string {

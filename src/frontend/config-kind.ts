@@ -10,6 +10,11 @@ import { nearest } from "./nearest.js";
 
 export type ModelKind = "dense" | "moe";
 
+/** Whatever spelling a file has, reports and bindings say one of these. */
+export const ARCHITECTURE_NAMES = { dense: "Ernie4_5ForCausalLM", moe: "Ernie4_5_MoeForCausalLM" } as const satisfies {
+  readonly [K in ModelKind]: string;
+};
+
 type Found = ModelKind | "ancestor" | "vl";
 
 /**

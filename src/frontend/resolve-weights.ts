@@ -8,23 +8,10 @@ import { quoteName } from "../weights/tensor-type.js";
 import type { ModelConfig } from "./config.js";
 import { nearest } from "./nearest.js";
 import { type Orientation, orientationOf, SquareRule } from "./orientation.js";
-import { PREFIXES, type Prefix, type Spelling, spellings, type TensorRef, UNUSED_TENSORS } from "./spellings.js";
+import { type Prefix, type Spelling, spellings, type TensorRef, UNUSED_TENSORS } from "./spellings.js";
+import { findPrefix, type TensorIndex, type TensorInfo, tensorPlace } from "./tensor-index.js";
 import type { ResolvedWeight, WeightExpr, WeightSet } from "./weight-set.js";
 import { listWeights, type WeightSpec } from "./weights.js";
-
-/** What is needed of a checkpoint (src/weights/checkpoint.ts has it all). */
-export interface TensorIndex {
-  readonly folder: string;
-  readonly files: readonly { readonly path: string }[];
-  readonly tensors: ReadonlyMap<string, TensorInfo>;
-}
-
-export interface TensorInfo {
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** Into `files`. */
-  readonly file: number;
-}
 
 export interface CheckpointWeights extends WeightSet {
   readonly warnings: readonly Diagnostic[];
@@ -245,9 +232,7 @@ class Resolver {
   }
 
   #place(name: string): string {
-    const info = this.index.tensors.get(name);
-    const file = info && this.index.files[info.file]?.path;
-    return `${file ?? this.index.folder}: ${quoteName(name)}`;
+    return tensorPlace(this.index, name);
   }
 }
 
@@ -266,26 +251,4 @@ function isOptional({ name }: WeightSpec, { moe }: ModelConfig): boolean {
 
 function transposed(shape: readonly number[]): number[] {
   return [...shape.slice(0, -2), shape.at(-1) as number, shape.at(-2) as number];
-}
-
-function findPrefix({ folder, tensors }: TensorIndex): Prefix {
-  const found = PREFIXES.filter((prefix) => tensors.has(`${prefix}embed_tokens.weight`));
-  const [prefix, other] = found;
-  if (prefix === undefined) {
-    const [first] = tensors.keys();
-    throw new Diagnostic({
-      code: "tensor-missing",
-      message: `found ${tensors.size} tensors${first === undefined ? "" : `, the first being ${quoteName(first)}`}, expected "model.embed_tokens.weight" or "ernie.embed_tokens.weight" among them`,
-      place: folder,
-      hint: "config.json and the weights may be of different models",
-    });
-  }
-  if (other !== undefined) {
-    throw new Diagnostic({
-      code: "tensor-duplicate",
-      message: `found "${prefix}embed_tokens.weight" and "${other}embed_tokens.weight", expected one of them`,
-      place: folder,
-    });
-  }
-  return prefix;
 }

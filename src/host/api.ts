@@ -56,6 +56,8 @@ export interface GenerateOptions extends SamplingOptions {
 export interface ChatOptions extends GenerateOptions {
   /** Ends the prompt with the opening of an assistant turn. Default true. */
   addGenerationPrompt?: boolean;
+  /** More for a model folder's own Jinja template: `tools`, `enable_thinking` and the like. */
+  templateVariables?: Readonly<Record<string, unknown>>;
 }
 
 export interface TokenLogprob {

@@ -43,6 +43,8 @@ export interface ChatConfig {
   readonly source?: string;
   readonly variables?: Readonly<Record<string, string>>;
   readonly specials?: readonly string[];
+  /** The vocabulary has the tokens of the Thinking form: reasoning and tool calls are split out of the text, whatever template it is. */
+  readonly thinking?: boolean;
 }
 
 const WEIGHTS = { auto: 0, map: 1, copy: 2 } as const;
@@ -129,8 +131,8 @@ class PackageEngine implements Engine {
 
   async *chat(messages: readonly Message[], options: ChatOptions = {}): AsyncGenerator<Piece | Finish, void, undefined> {
     const request = this.#request(options);
-    const thinking = this.#chat.form === "ernie-thinking";
-    const segments = await this.#render(messages, options.addGenerationPrompt ?? true);
+    const thinking = this.#chat.form === "ernie-thinking" || this.#chat.thinking === true;
+    const segments = await this.#render(messages, options);
     yield* this.#stream({ ...request, segments, keepSpecials: thinking }, options, thinking);
   }
 
@@ -181,11 +183,24 @@ class PackageEngine implements Engine {
     throw invalidOption("prompt", "a string, segments or token ids", prompt);
   }
 
-  #render(messages: readonly Message[], addGenerationPrompt: boolean): Promise<readonly PromptSegment[]> | readonly PromptSegment[] {
+  #render(
+    messages: readonly Message[],
+    { addGenerationPrompt = true, templateVariables }: ChatOptions,
+  ): Promise<readonly PromptSegment[]> | readonly PromptSegment[] {
     const { form, source = "", variables = {}, specials = [] } = this.#chat;
-    if (form === "ernie-text") return ernieText(messages, { addGenerationPrompt });
-    if (form === "ernie-thinking") return ernieThinking(messages, { addGenerationPrompt });
-    return renderJinja({ source, variables, specials, worker: this.#worker }, messages, { addGenerationPrompt });
+    if (form === "jinja") {
+      return renderJinja({ source, variables, specials, worker: this.#worker }, messages, { ...templateVariables, addGenerationPrompt });
+    }
+    if (templateVariables) {
+      throw new Diagnostic({
+        code: "generate-option",
+        kind: "unsupported",
+        place: "templateVariables",
+        message: `this model speaks the ${form} template, which has no variables`,
+        hint: "how the released models list tools is not published: put them into the system message",
+      });
+    }
+    return form === "ernie-text" ? ernieText(messages, { addGenerationPrompt }) : ernieThinking(messages, { addGenerationPrompt });
   }
 
   async *#stream(submit: NativeSubmit, { signal }: GenerateOptions, thinking: boolean): AsyncGenerator<Piece | Finish, void, undefined> {

@@ -36,7 +36,7 @@ const RANGES = {
 } as const satisfies Record<string, Range>;
 type Numeric = keyof typeof RANGES;
 
-const OTHERS = ["logitBias", "seed", "stop", "stopIds", "signal", "addGenerationPrompt"];
+const OTHERS = ["logitBias", "seed", "stop", "stopIds", "signal", "addGenerationPrompt", "templateVariables"];
 
 export function invalidOption(name: string, expected: string, found: unknown): Diagnostic {
   const shown = typeof found === "bigint" ? `${found}n` : (JSON.stringify(found) ?? String(found));

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { Diagnostic } from "../../src/diagnostics.js";
 import { type ModelConfig, type ParsedConfig, parseConfig } from "../../src/frontend/config.js";
 import type { JsonObject } from "../../src/frontend/json.js";
-import type { TensorIndex, TensorInfo } from "../../src/frontend/resolve-weights.js";
+import type { TensorIndex, TensorInfo } from "../../src/frontend/tensor-index.js";
 import { expertNames } from "../../src/frontend/weight-set.js";
 import { listWeights } from "../../src/frontend/weights.js";
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { ModelConfig } from "../../src/frontend/config.js";
-import { resolveWeights, type TensorInfo } from "../../src/frontend/resolve-weights.js";
+import { resolveWeights } from "../../src/frontend/resolve-weights.js";
+import type { TensorInfo } from "../../src/frontend/tensor-index.js";
 import { declareWeights, type WeightExpr } from "../../src/frontend/weight-set.js";
 import { openCheckpoint } from "../../src/weights/checkpoint.js";
 import { config, GOLDENS, index, paddleTensors, path, ptTensors, readJson, refusal } from "./support.js";

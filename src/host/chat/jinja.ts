@@ -1,6 +1,6 @@
 /**
- * A model folder's own chat template, rendered by @huggingface/jinja in a worker with a deadline: the template is data from
- * somebody else's folder and may loop for ever.
+ * A model folder's own chat template, rendered by @huggingface/jinja in a process of its own (run-jinja.ts): the template is data from
+ * somebody else's folder and may loop or grow for ever.
  *
  * Rendering gives one string, in which text of the template and of the users is mixed. So that a user's text never becomes a special token,
  * each special inside a message is replaced by a mark that nobody can guess before rendering, and becomes a `user` segment after it.
@@ -8,9 +8,9 @@
  */
 
 import { randomUUID } from "node:crypto";
-import { Worker } from "node:worker_threads";
 import { Diagnostic } from "../../diagnostics.js";
 import { type ChatMessage, checkMessages, type Segment, SegmentList, type TemplateOptions } from "./messages.js";
+import { runJinja } from "./run-jinja.js";
 
 export interface JinjaTemplate {
   readonly source: string;
@@ -18,9 +18,9 @@ export interface JinjaTemplate {
   readonly variables: Readonly<Record<string, string>>;
   /** Strings that are special tokens for this model. */
   readonly specials: readonly string[];
-  /** File of the worker (jinja-worker). */
-  readonly worker: string | URL;
-  /** Milliseconds until the template counts as hanging. Default 2000. */
+  /** The built file of jinja-worker.ts. */
+  readonly worker: string;
+  /** Milliseconds until the template counts as hanging. Default 5000. */
   readonly deadline?: number;
 }
 
@@ -87,26 +87,15 @@ function overlaps(a: string, b: string): boolean {
   return false;
 }
 
-function renderInWorker(template: JinjaTemplate, context: Record<string, unknown>): Promise<string> {
-  const deadline = template.deadline ?? 2000;
-  const worker = new Worker(template.worker, {
-    workerData: { template: template.source, context },
-    resourceLimits: { maxOldGenerationSizeMb: 128 },
-    stdout: true,
-    stderr: true,
-  });
-  let timer: NodeJS.Timeout | undefined;
-  return new Promise<string>((resolve, reject) => {
-    const fail = (message: string) => reject(new Diagnostic({ code: "chat-template", message, place: "chat_template", hint: "give the prompt as text to generate() instead" }));
-    timer = setTimeout(() => fail(`the chat template took longer than ${deadline} ms`), deadline);
-    worker.once("message", (answer: { text?: string; error?: string }) => {
-      if (answer.text === undefined) fail(`the chat template failed: ${answer.error}`);
-      else resolve(answer.text);
+async function renderInWorker({ source, worker, deadline }: JinjaTemplate, context: Readonly<Record<string, unknown>>): Promise<string> {
+  const answer = await runJinja(worker, { template: source, contexts: [context] }, deadline);
+  if ("error" in answer) {
+    throw new Diagnostic({
+      code: "chat-template",
+      message: `the chat template failed: ${answer.error}`,
+      place: "chat_template",
+      hint: "give the prompt as text to generate() instead",
     });
-    worker.once("error", (error) => fail(`the chat template failed: ${error.message}`));
-    worker.once("exit", () => fail("the chat template's worker ended without an answer"));
-  }).finally(() => {
-    clearTimeout(timer);
-    void worker.terminate();
-  });
+  }
+  return answer.texts[0] as string;
 }
