@@ -1,0 +1,165 @@
+/**
+ * `ernie-compile bench`: llama-bench's rows (pp512, tg128) and columns for a compiled package, plus the share of the machine's measured
+ * read bandwidth that decoding reaches. Figures are mean and standard deviation over the repeats; times are the engine's own.
+ */
+
+import type { Command } from "commander";
+import type { Engine, EngineInfo, Finish } from "../host/api.js";
+import { measureBandwidth } from "../toolchain/bandwidth.js";
+import { integer, oneOf } from "./numbers.js";
+import { withEngine } from "./package-folder.js";
+import { formatBytes, note, printLine } from "./terminal.js";
+
+interface BenchFlags {
+  prompt: number;
+  generate: number;
+  depth: number;
+  repeats: number;
+  batch: number;
+  threads?: number;
+  format: "md" | "json" | "csv";
+}
+
+export interface BenchRow {
+  model: string;
+  size: number;
+  params: number;
+  backend: string;
+  threads: number;
+  /** `pp512`, `tg128`, with ` @ d1024` at a depth and ` b8` for a batch. */
+  test: string;
+  /** Tokens per second, one for each repeat. */
+  samples: number[];
+  mean: number;
+  deviation: number;
+  /** Bytes that the step must read (weights and cache) times steps per second, over the measured bandwidth; decode rows only. */
+  bandwidthShare: number | null;
+}
+
+export function registerBench(program: Command): void {
+  program
+    .command("bench")
+    .description("measure prefill and decode speed of a compiled package")
+    .argument("<package>", "folder that `build` made")
+    .option("-p, --prompt <n>", "prompt tokens of the pp row; 0 leaves it out", integer(0), 512)
+    .option("-n, --generate <n>", "generated tokens of the tg row; 0 leaves it out", integer(0), 128)
+    .option("-d, --depth <n>", "tokens in the cache before the measured ones", integer(0), 0)
+    .option("-r, --repeats <n>", "repeats of each row", integer(1, 1000), 5)
+    .option("-b, --batch <n>", "sequences at a time", integer(1, 1024), 1)
+    .option("-t, --threads <n>", "threads of the engine", integer(1, 1024))
+    .option("--format <format>", "md, json or csv", oneOf("md", "json", "csv"), "md" as const)
+    .addHelpText("after", "\nExample:\n  ernie-compile bench ./ernie -p 512 -n 128 -r 5 --format json")
+    .action(async (folder: string, flags: BenchFlags) => {
+      await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
+        const bandwidth = await measureBandwidth(engine.info.threads);
+        note(`read bandwidth with ${engine.info.threads} threads: ${formatBytes(bandwidth)}/s`);
+        const rows: BenchRow[] = [];
+        if (flags.prompt > 0) rows.push(await prefillRow(engine, flags));
+        if (flags.generate > 0) rows.push(await decodeRow(engine, flags, bandwidth));
+        printLine(render(rows, flags.format));
+      });
+    });
+}
+
+/** Ids that no earlier run used at the same place, so that nothing comes from the prefix cache. */
+let fresh = 0;
+function randomIds(count: number, vocab: number): number[] {
+  fresh++;
+  let state = (fresh * 2654435761) >>> 0;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return 3 + (state % Math.min(vocab - 3, 90_000));
+  });
+}
+
+interface Timed {
+  firstMs: number;
+  endMs: number;
+  finish: Finish;
+}
+
+/** Runs one request to its end; times are wall time since the call. */
+async function timed(engine: Engine, ids: readonly number[], tokens: number): Promise<Timed> {
+  const start = performance.now();
+  let firstMs = 0;
+  for await (const piece of engine.generate(ids, { maxTokens: tokens, minTokens: tokens, temperature: 0 })) {
+    if (firstMs === 0 && piece.ids.length > 0) firstMs = performance.now() - start;
+    if ("finishReason" in piece) return { firstMs, endMs: performance.now() - start, finish: piece };
+  }
+  throw new Error("a generation ended without its last item");
+}
+
+async function prefillRow(engine: Engine, { prompt, repeats, batch, depth }: BenchFlags): Promise<BenchRow> {
+  const vocab = engine.info.model.vocabSize;
+  const samples: number[] = [];
+  for (let i = -1; i < repeats; i++) {
+    const prefixes = await Promise.all(Array.from({ length: batch }, () => warmPrefix(engine, depth)));
+    const runs = await Promise.all(prefixes.map((prefix) => timed(engine, [...prefix, ...randomIds(prompt, vocab)], 1)));
+    const ms = batch === 1 ? (runs[0] as Timed).finish.timings.prefill : Math.max(...runs.map((run) => run.endMs));
+    if (i >= 0) samples.push((1000 * batch * prompt) / ms);
+  }
+  return row(engine.info, `pp${prompt}`, { batch, depth }, samples, null);
+}
+
+async function decodeRow(engine: Engine, { generate, repeats, batch, depth }: BenchFlags, bandwidth: number): Promise<BenchRow> {
+  const samples: number[] = [];
+  for (let i = -1; i < repeats; i++) {
+    const prefixes = await Promise.all(Array.from({ length: batch }, () => warmPrefix(engine, depth)));
+    const runs = await Promise.all(prefixes.map((prefix) => timed(engine, [...prefix, ...randomIds(1, engine.info.model.vocabSize)], generate + 1)));
+    const ms = batch === 1 ? (runs[0] as Timed).finish.timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
+    if (i >= 0) samples.push((1000 * batch * generate) / ms);
+  }
+  const { decodeBytes, kvBytesPerToken } = engine.info;
+  const context = depth + 1 + generate / 2;
+  const bytesPerStep = decodeBytes + batch * context * kvBytesPerToken;
+  return row(engine.info, `tg${generate}`, { batch, depth }, samples, (mean(samples) / batch) * (bytesPerStep / bandwidth));
+}
+
+/** Puts `depth` tokens into the prefix cache, and gives them. */
+async function warmPrefix(engine: Engine, depth: number): Promise<number[]> {
+  if (depth === 0) return [];
+  const ids = randomIds(depth, engine.info.model.vocabSize);
+  await timed(engine, ids, 1);
+  return ids;
+}
+
+function row(info: EngineInfo, test: string, at: { batch: number; depth: number }, samples: number[], bandwidthShare: number | null): BenchRow {
+  const name = `${test}${at.depth > 0 ? ` @ d${at.depth}` : ""}${at.batch > 1 ? ` b${at.batch}` : ""}`;
+  const average = mean(samples);
+  const variance = samples.reduce((sum, value) => sum + (value - average) ** 2, 0) / Math.max(1, samples.length - 1);
+  return {
+    model: `${info.model.architecture} ${info.activations}`,
+    size: info.weightBytes,
+    params: info.model.parameters,
+    backend: `${info.target} ${info.arch}`,
+    threads: info.threads,
+    test: name,
+    samples,
+    mean: average,
+    deviation: Math.sqrt(variance),
+    bandwidthShare,
+  };
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+const COLUMNS = ["model", "size", "params", "backend", "threads", "test", "t/s", "of bandwidth"];
+
+function render(rows: readonly BenchRow[], format: BenchFlags["format"]): string {
+  if (format === "json") return JSON.stringify(rows, null, 2);
+  const cells = rows.map((r) => [
+    r.model,
+    formatBytes(r.size),
+    `${(r.params / 1e6).toFixed(2)} M`,
+    r.backend,
+    String(r.threads),
+    r.test,
+    `${r.mean.toFixed(2)} ± ${r.deviation.toFixed(2)}`,
+    r.bandwidthShare === null ? "" : `${(100 * r.bandwidthShare).toFixed(1)} %`,
+  ]);
+  if (format === "csv") return [COLUMNS, ...cells].map((line) => line.map((cell) => JSON.stringify(cell)).join(",")).join("\n");
+  const lines = [COLUMNS, COLUMNS.map(() => "---"), ...cells];
+  return lines.map((line) => `| ${line.join(" | ")} |`).join("\n");
+}
