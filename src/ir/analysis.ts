@@ -64,21 +64,6 @@ export class GraphInfo {
     };
     return position(value) > position(other);
   }
-
-  /** Whether `node` must run for `value` to be known. */
-  dependsOn(value: Value, node: Node): boolean {
-    const floor = this.position(node);
-    const seen = new Set<Node>();
-    const pending = [value];
-    for (let next = pending.pop(); next; next = pending.pop()) {
-      const producer = this.producer(next);
-      if (!producer || seen.has(producer) || this.position(producer) < floor) continue;
-      if (producer === node) return true;
-      seen.add(producer);
-      pending.push(...operandValues(producer));
-    }
-    return false;
-  }
 }
 
 /** The op that a node stands for: its own, or that of a launch. */

@@ -41,6 +41,19 @@ export function op<K extends OpName, const O extends { readonly [N in OperandNam
 
 export type Bindings = ReadonlyMap<string, Node | Value>;
 
+/** Names of a pattern that can't be reached from its root; there must be none. */
+export function unreachableNames(pattern: Patterns): readonly string[] {
+  const reached = new Set<string>();
+  const visit = (name: string): void => {
+    const wanted = pattern[name];
+    if (!wanted || reached.has(name)) return;
+    reached.add(name);
+    for (const ref of Object.values(wanted.operands as { readonly [name: string]: string })) visit(ref.split(".")[0] as string);
+  };
+  visit(Object.keys(pattern).at(-1) ?? "");
+  return Object.keys(pattern).filter((name) => !reached.has(name));
+}
+
 /** All ways in which `pattern` matches with `root` as its last node; more than one only through commutative ops. */
 export function matchAll(pattern: Patterns, root: Node, info: GraphInfo): Bindings[] {
   const rootName = Object.keys(pattern).at(-1);

@@ -1,8 +1,9 @@
 /** What a rule is, and rules over patterns. rewrite.ts applies them. */
 
+import { bug } from "../diagnostics.js";
 import type { GraphInfo } from "./analysis.js";
 import type { Node, Value } from "./graph.js";
-import { type Bindings, type Captures, matchAll, type Patterns } from "./match.js";
+import { type Bindings, type Captures, matchAll, type Patterns, unreachableNames } from "./match.js";
 import type { Rebuild } from "./replace.js";
 
 /** The value that takes the place of the root's only result, or pairs of a value of the old graph and what takes its place. */
@@ -51,6 +52,8 @@ export function rule<const M extends Patterns>({
   rewrite,
 }: RuleDefinition<M>): Rule {
   const names = Object.keys(match);
+  const loose = unreachableNames(match);
+  if (loose.length) throw bug(`rule ${name}: ${loose.join(", ")} can't be reached from the root, ${names.at(-1)}`);
   const rootOp = match[names.at(-1) as string]?.op;
   const goes = names.filter((entry) => !keep.includes(entry));
   const captured = (bindings: Bindings) => Object.fromEntries(bindings) as unknown as Captures<M>;

@@ -2,22 +2,31 @@
 
 import { bug } from "../diagnostics.js";
 import type { DType } from "../ir/types.js";
-import { matrix, type RefData, type RefTensor, refTensor, row } from "./tensor.js";
+import { floats, matrix, type RefTensor, refTensor, row, zeros } from "./tensor.js";
 
-export function dot(a: RefData, b: RefData): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (a[i] as number) * (b[i] as number);
-  return sum;
+/** a[aAt ..] . b[bAt ..] over `length` elements; four sums, so that additions need not wait for one another. */
+export function dot(a: Float32Array, aAt: number, b: Float32Array, bAt: number, length: number): number {
+  let [s0, s1, s2, s3] = [0, 0, 0, 0];
+  const whole = length & ~3;
+  let i = 0;
+  for (; i < whole; i += 4) {
+    s0 += (a[aAt + i] as number) * (b[bAt + i] as number);
+    s1 += (a[aAt + i + 1] as number) * (b[bAt + i + 1] as number);
+    s2 += (a[aAt + i + 2] as number) * (b[bAt + i + 2] as number);
+    s3 += (a[aAt + i + 3] as number) * (b[bAt + i + 3] as number);
+  }
+  for (; i < length; i++) s0 += (a[aAt + i] as number) * (b[bAt + i] as number);
+  return s0 + s1 + s2 + s3;
 }
 
 /** x . weight^T + bias, not rounded: [rows, N]. */
 export function product(x: RefTensor, weight: RefTensor, bias: RefTensor | undefined): Float64Array {
-  const [rows] = matrix(x);
+  const [rows, width] = matrix(x);
   const [n] = matrix(weight);
+  const [xs, ws] = [floats(x), floats(weight)];
   const out = new Float64Array(rows * n);
   for (let r = 0; r < rows; r++) {
-    const xs = row(x, r);
-    for (let i = 0; i < n; i++) out[r * n + i] = dot(xs, row(weight, i)) + (bias ? (bias.data[i] as number) : 0);
+    for (let i = 0; i < n; i++) out[r * n + i] = dot(xs, r * width, ws, i * width, width) + (bias ? (bias.data[i] as number) : 0);
   }
   return out;
 }
@@ -41,11 +50,12 @@ export function swigluInterleaved(gateUp: ArrayLike<number>, rows: number, width
 
 export function rmsNorm(x: RefTensor, weight: RefTensor, eps: number, dtype: DType): RefTensor {
   const [rows, width] = matrix(x);
+  const xs = floats(x);
   const out = new Float64Array(rows * width);
   for (let r = 0; r < rows; r++) {
-    const xs = row(x, r);
-    const scale = 1 / Math.sqrt(dot(xs, xs) / width + eps);
-    for (let i = 0; i < width; i++) out[r * width + i] = (xs[i] as number) * scale * (weight.data[i] as number);
+    const at = r * width;
+    const scale = 1 / Math.sqrt(dot(xs, at, xs, at, width) / width + eps);
+    for (let i = 0; i < width; i++) out[at + i] = (xs[at + i] as number) * scale * (weight.data[i] as number);
   }
   return refTensor(dtype, x.shape, out);
 }
@@ -108,7 +118,7 @@ export function rope(x: RefTensor, positions: RefTensor, { heads, head_dim, thet
 /** Columns `start` .. `start + length` of a matrix. */
 export function columns(x: RefTensor, start: number, length: number): RefTensor {
   const [rows] = matrix(x);
-  const out = new Float64Array(rows * length);
-  for (let r = 0; r < rows; r++) out.set(row(x, r).subarray(start, start + length), r * length);
-  return refTensor(x.dtype, [rows, length], out);
+  const out = zeros(x.dtype, [rows, length]);
+  for (let r = 0; r < rows; r++) out.data.set(row(x, r).subarray(start, start + length), r * length);
+  return out;
 }

@@ -2,9 +2,9 @@
 
 import { bug } from "../diagnostics.js";
 import { columns, dot, rope } from "./arithmetic.js";
-import type { KvStore } from "./kv.js";
+import type { KvEntry, KvStore } from "./kv.js";
 import type { Meanings } from "./meaning.js";
-import { matrix, type RefTensor, refTensor, row } from "./tensor.js";
+import { floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
 
 function append(cache: KvStore, k: RefTensor, v: RefTensor, slots: RefTensor): void {
   const [rows] = matrix(k);
@@ -28,39 +28,50 @@ export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_ap
   },
 
   attention: ({ q, cache, query_start, context, block_table }, { heads, scale, dtype }, { blockSize }) => {
-    const [rows, width] = matrix(q);
-    const [sequences, stride] = matrix(block_table);
-    const { headDim } = cache;
-    const out = new Float64Array(rows * width);
-    for (let s = 0; s < sequences; s++) {
+    const [, width] = matrix(q);
+    const queries = floats(q);
+    const out = new Float64Array(queries.length);
+    for (const [s, total] of context.data.entries()) {
       const [start, end] = [query_start.data[s] as number, query_start.data[s + 1] as number];
-      const total = context.data[s] as number;
-      const entries = Array.from({ length: total }, (_, i) => {
-        if (Math.floor(i / blockSize) >= stride) throw bug(`sequence ${s} has ${total} entries, its block table ${stride} blocks`);
-        const block = block_table.data[s * stride + Math.floor(i / blockSize)] as number;
-        return cache.get(block * blockSize + (i % blockSize));
-      });
+      const entries = entriesOf(cache, block_table, s, total, blockSize);
       for (let r = start; r < end; r++) {
-        const seen = total - (end - start) + (r - start) + 1;
+        const seen = entries.slice(0, total - (end - start) + (r - start) + 1);
         for (let head = 0; head < heads; head++) {
-          const at = r * width + head * headDim;
-          const kvAt = Math.floor(head / (heads / cache.heads)) * headDim;
-          const query = q.data.subarray(at, at + headDim);
-          const scores = Float64Array.from(
-            { length: seen },
-            (_, i) => dot(query, (entries[i] as (typeof entries)[0]).k.subarray(kvAt, kvAt + headDim)) * scale,
-          );
-          const top = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-          const powers = scores.map((score) => Math.exp(score - top));
-          const sum = powers.reduce((a, b) => a + b, 0);
-          for (let i = 0; i < seen; i++) {
-            const { v } = entries[i] as (typeof entries)[0];
-            const weight = (powers[i] as number) / sum;
-            for (let d = 0; d < headDim; d++) out[at + d] = (out[at + d] as number) + weight * (v[kvAt + d] as number);
-          }
+          const kvHead = Math.floor(head / (heads / cache.heads));
+          attend(queries, r * width + head * cache.headDim, seen, kvHead * cache.headDim, cache.headDim, scale, out);
         }
       }
     }
     return [refTensor(dtype, q.shape, out)];
   },
 };
+
+/** All entries of a sequence, in order, through its row of the block table. */
+function entriesOf(cache: KvStore, table: RefTensor, sequence: number, total: number, blockSize: number): readonly KvEntry[] {
+  const [, stride] = matrix(table);
+  if (total > stride * blockSize) throw bug(`sequence ${sequence} has ${total} entries, its block table ${stride} blocks`);
+  return Array.from({ length: total }, (_, i) => {
+    const block = table.data[sequence * stride + Math.floor(i / blockSize)] as number;
+    return cache.get(block * blockSize + (i % blockSize));
+  });
+}
+
+/** One query head over the entries that it sees: `at` is its place in `queries` and `out`, `kvAt` that of its kv head in an entry. */
+function attend(
+  queries: Float32Array,
+  at: number,
+  seen: readonly KvEntry[],
+  kvAt: number,
+  headDim: number,
+  scale: number,
+  out: Float64Array,
+): void {
+  const scores = seen.map(({ k }) => dot(queries, at, k, kvAt, headDim) * scale);
+  const top = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = scores.map((score) => Math.exp(score - top));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  for (const [i, { v }] of seen.entries()) {
+    const weight = (powers[i] as number) / sum;
+    for (let d = 0; d < headDim; d++) out[at + d] = (out[at + d] as number) + weight * (v[kvAt + d] as number);
+  }
+}

@@ -13,13 +13,19 @@ export async function loadWeights(checkpoint: Checkpoint): Promise<(name: string
     if (!source) throw bug(`the checkpoint has no file ${file}`);
     loaded.set(name, (await readFloats(source, name)).data);
   }
+  const made = new Map<string, RefTensor>();
   return (name, { dtype, shape }) => {
+    const key = JSON.stringify([name, dtype, shape]);
+    const known = made.get(key);
+    if (known) return known;
     const data = loaded.get(name);
     if (!data) throw bug(`the graph reads a weight ${JSON.stringify(name)} that the checkpoint lacks`);
     const sizes = shape.map((dim) => {
       if (typeof dim !== "number") throw bug("a weight has fixed sizes");
       return dim;
     });
-    return refTensor(dtype, sizes, data);
+    const tensor = refTensor(dtype, sizes, data);
+    made.set(key, tensor);
+    return tensor;
   };
 }

@@ -2,16 +2,16 @@
 
 import { bug } from "../diagnostics.js";
 import type { DType } from "../ir/types.js";
-import { type RefData, refTensor } from "./tensor.js";
+import { floats, type RefData, refTensor } from "./tensor.js";
 
-interface Entry {
+export interface KvEntry {
   /** [heads * headDim], rounded to the cache's dtype. */
-  readonly k: RefData;
-  readonly v: RefData;
+  readonly k: Float32Array;
+  readonly v: Float32Array;
 }
 
 export class KvStore {
-  readonly #slots = new Map<number, Entry>();
+  readonly #slots = new Map<number, KvEntry>();
 
   constructor(
     readonly dtype: DType,
@@ -21,10 +21,10 @@ export class KvStore {
 
   put(slot: number, k: RefData, v: RefData): void {
     const width = [this.heads * this.headDim];
-    this.#slots.set(slot, { k: refTensor(this.dtype, width, k).data, v: refTensor(this.dtype, width, v).data });
+    this.#slots.set(slot, { k: floats(refTensor(this.dtype, width, k)), v: floats(refTensor(this.dtype, width, v)) });
   }
 
-  get(slot: number): Entry {
+  get(slot: number): KvEntry {
     const entry = this.#slots.get(slot);
     if (!entry) throw bug(`attention reads slot ${slot} of the cache, which was never written`);
     return entry;
@@ -38,7 +38,7 @@ export class KvStore {
   }
 
   /** All entries by slot, to compare two caches. */
-  entries(): readonly (readonly [number, Entry])[] {
+  entries(): readonly (readonly [number, KvEntry])[] {
     return [...this.#slots].sort(([a], [b]) => a - b);
   }
 }

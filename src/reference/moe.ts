@@ -2,7 +2,7 @@
 
 import { dot, product, swigluInterleaved } from "./arithmetic.js";
 import type { Meanings } from "./meaning.js";
-import { matrix, type RefTensor, refTensor, row } from "./tensor.js";
+import { floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
 
 /** The k experts of one row and their weights. What decides the choice is f32, as in a kernel, so that ties are the same ties. */
 function choose(
@@ -28,29 +28,17 @@ function choose(
   return { indices, weights: chosen.map((value) => value / norm) };
 }
 
-/** Row `x` through the rows of expert `expert` of a stack, not rounded. */
-function throughExpert(
-  x: ArrayLike<number> & { subarray: unknown },
-  weight: RefTensor,
-  expert: number,
-  out: Float64Array,
-  at: number,
-): void {
-  const [, n = 0, width = 0] = weight.shape;
-  for (let i = 0; i < n; i++) {
-    const start = (expert * n + i) * width;
-    out[at + i] = dot(x as Float32Array, weight.data.subarray(start, start + width));
-  }
-}
-
 /** A row for each (token, choice). `x` has a row a token, or one a choice. */
 function expertLinear(x: RefTensor, indices: RefTensor, weight: RefTensor, dtype: RefTensor["dtype"]): RefTensor {
   const [tokens, k] = matrix(indices);
+  const [, n = 0, width = 0] = weight.shape;
+  const [xs, ws] = [floats(x), floats(weight)];
   const perToken = matrix(x)[0] === tokens;
-  const n = weight.shape[1] ?? 0;
   const out = new Float64Array(tokens * k * n);
   for (let choice = 0; choice < tokens * k; choice++) {
-    throughExpert(row(x, perToken ? Math.floor(choice / k) : choice), weight, indices.data[choice] as number, out, choice * n);
+    const xAt = (perToken ? Math.floor(choice / k) : choice) * width;
+    const expertAt = (indices.data[choice] as number) * n * width;
+    for (let i = 0; i < n; i++) out[choice * n + i] = dot(xs, xAt, ws, expertAt + i * width, width);
   }
   return refTensor(dtype, [tokens * k, n], out);
 }

@@ -2,14 +2,14 @@
 
 import { addTensors, argmaxRows, columns, product, rmsNorm, rope, silu, swigluInterleaved } from "./arithmetic.js";
 import type { Meanings } from "./meaning.js";
-import { castTo, matrix, type RefTensor, refTensor, row } from "./tensor.js";
+import { castTo, matrix, type RefTensor, refTensor, row, zeros } from "./tensor.js";
 
 function pickRows(table: RefTensor, picks: RefTensor, dtype: RefTensor["dtype"]): RefTensor {
   const [, width] = matrix(table);
   const count = picks.data.length;
-  const out = new Float64Array(count * width);
-  for (let i = 0; i < count; i++) out.set(row(table, picks.data[i] as number), i * width);
-  return refTensor(dtype, [count, width], out);
+  const out = zeros(table.dtype, [count, width]);
+  for (let i = 0; i < count; i++) out.data.set(row(table, picks.data[i] as number), i * width);
+  return castTo(dtype, out);
 }
 
 export const rowMeanings: Meanings<

@@ -2,7 +2,7 @@
 
 import { bug } from "../diagnostics.js";
 import type { Meanings } from "./meaning.js";
-import { castTo, type RefTensor, refTensor, sizeOf } from "./tensor.js";
+import { castTo, type RefTensor, sizeOf, zeros } from "./tensor.js";
 
 /** A weight as matrices one after the other: a stack has several, a vector is a matrix one wide. */
 function matrices({ shape }: RefTensor): { count: number; rows: number; width: number } {
@@ -20,15 +20,15 @@ function gatherRows(sources: readonly RefTensor[], rows: readonly { readonly fro
   const [first] = sources;
   if (!first) throw bug("no weights to join");
   const { count, width } = matrices(first);
-  const out = new Float64Array(count * rows.length * width);
+  const out = zeros(first.dtype, withRows(first, rows.length));
   for (let m = 0; m < count; m++) {
     for (const [i, { from, row }] of rows.entries()) {
       const source = sources[from] as RefTensor;
       const start = (m * matrices(source).rows + row) * width;
-      out.set(source.data.subarray(start, start + width), (m * rows.length + i) * width);
+      out.data.set(source.data.subarray(start, start + width), (m * rows.length + i) * width);
     }
   }
-  return refTensor(first.dtype, withRows(first, rows.length), out);
+  return out;
 }
 
 function count(n: number): number[] {
@@ -64,12 +64,12 @@ export const weightMeanings: Meanings<"weight" | "concat_rows" | "slice_rows" | 
 
   transpose: ({ x }) => {
     const { count: stacked, rows, width } = matrices(x);
-    const out = new Float64Array(x.data.length);
+    const out = zeros(x.dtype, [...x.shape.slice(0, -2), width, rows]);
     for (let m = 0; m < stacked; m++) {
       const base = m * rows * width;
-      for (let r = 0; r < rows; r++) for (let c = 0; c < width; c++) out[base + c * rows + r] = x.data[base + r * width + c] as number;
+      for (let r = 0; r < rows; r++) for (let c = 0; c < width; c++) out.data[base + c * rows + r] = x.data[base + r * width + c] as number;
     }
-    return [refTensor(x.dtype, [...x.shape.slice(0, -2), width, rows], out)];
+    return [out];
   },
 
   // A layout is a matter of addresses, which values here don't have.
@@ -78,8 +78,8 @@ export const weightMeanings: Meanings<"weight" | "concat_rows" | "slice_rows" | 
   stack: ({ parts }) => {
     const [first] = parts;
     if (!first) throw bug("no weights to stack");
-    const out = new Float64Array(parts.length * first.data.length);
-    for (const [i, part] of parts.entries()) out.set(part.data, i * first.data.length);
-    return [refTensor(first.dtype, [parts.length, ...first.shape], out)];
+    const out = zeros(first.dtype, [parts.length, ...first.shape]);
+    for (const [i, part] of parts.entries()) out.data.set(part.data, i * first.data.length);
+    return [out];
   },
 };
