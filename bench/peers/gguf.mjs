@@ -76,7 +76,11 @@ class Bytes {
 /** A placeholder SentencePiece-like vocabulary of the right size: the speed of decoding does not depend on its text. */
 function vocabulary(head, size) {
   const type = { normal: 1, unknown: 2, control: 3, byte: 6 };
-  const pieces = [["<unk>", type.unknown], ["<s>", type.control], ["</s>", type.control]];
+  const pieces = [
+    ["<unk>", type.unknown],
+    ["<s>", type.control],
+    ["</s>", type.control],
+  ];
   for (let i = 0; i < 256; i++) pieces.push([`<0x${i.toString(16).toUpperCase().padStart(2, "0")}>`, type.byte]);
   while (pieces.length < size) pieces.push([`t${pieces.length}`, type.normal]);
   head.keyString("tokenizer.ggml.model", "llama");

@@ -105,8 +105,13 @@ async function decodeRow(engine: Engine, { generate, repeats, batch, depth }: Be
   const samples: number[] = [];
   for (let i = -1; i < repeats; i++) {
     const prefixes = await Promise.all(Array.from({ length: batch }, () => warmPrefix(engine, depth)));
-    const runs = await Promise.all(prefixes.map((prefix) => timed(engine, [...prefix, ...randomIds(1, engine.info.model.vocabSize)], generate + 1)));
-    const ms = batch === 1 ? (runs[0] as Timed).finish.timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
+    const runs = await Promise.all(
+      prefixes.map((prefix) => timed(engine, [...prefix, ...randomIds(1, engine.info.model.vocabSize)], generate + 1)),
+    );
+    const ms =
+      batch === 1
+        ? (runs[0] as Timed).finish.timings.decode
+        : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
     if (i >= 0) samples.push((1000 * batch * generate) / ms);
   }
   const { decodeBytes, kvBytesPerToken } = engine.info;
@@ -123,7 +128,13 @@ async function warmPrefix(engine: Engine, depth: number): Promise<number[]> {
   return ids;
 }
 
-function row(info: EngineInfo, test: string, at: { batch: number; depth: number }, samples: number[], bandwidthShare: number | null): BenchRow {
+function row(
+  info: EngineInfo,
+  test: string,
+  at: { batch: number; depth: number },
+  samples: number[],
+  bandwidthShare: number | null,
+): BenchRow {
   const name = `${test}${at.depth > 0 ? ` @ d${at.depth}` : ""}${at.batch > 1 ? ` b${at.batch}` : ""}`;
   const average = mean(samples);
   const variance = samples.reduce((sum, value) => sum + (value - average) ** 2, 0) / Math.max(1, samples.length - 1);

@@ -66,9 +66,16 @@ export function registerBuild(program: Command): void {
       const json = flags.json ?? false;
       const request = await resolveRequest(input, requestFlags(flags));
       if (!flags.dryRun && request.out === null) {
-        throw new Diagnostic({ code: "usage", message: "expected an output folder", place: "-o", hint: "-o ./ernie, or --dry-run to write nothing" });
+        throw new Diagnostic({
+          code: "usage",
+          message: "expected an output folder",
+          place: "-o",
+          hint: "-o ./ernie, or --dry-run to write nothing",
+        });
       }
-      const result = await withProgress(flags.dryRun || flags.printIr ? "none" : progressKind(json), (onProgress) => compile(request, { ...compileFlags(flags), onProgress, signal: interrupted() }));
+      const result = await withProgress(flags.dryRun || flags.printIr ? "none" : progressKind(json), (onProgress) =>
+        compile(request, { ...compileFlags(flags), onProgress, signal: interrupted() }),
+      );
       if (json) printJson(toJson(result));
       else {
         for (const text of Object.values(result.ir)) printLine(text.trimEnd());
@@ -79,8 +86,38 @@ export function registerBuild(program: Command): void {
 }
 
 function requestFlags(flags: BuildFlags): RequestFlags {
-  const { target, arch, activations, weights, tuning, out, threads, maxContext, maxBatch, kvTokens, prefillChunk, blockSize, deterministic, dryRun } = flags;
-  return { target, arch, activations, weights, tuning, out, threads, maxContext, maxBatch, kvTokens, prefillChunk, blockSize, deterministic, dryRun };
+  const {
+    target,
+    arch,
+    activations,
+    weights,
+    tuning,
+    out,
+    threads,
+    maxContext,
+    maxBatch,
+    kvTokens,
+    prefillChunk,
+    blockSize,
+    deterministic,
+    dryRun,
+  } = flags;
+  return {
+    target,
+    arch,
+    activations,
+    weights,
+    tuning,
+    out,
+    threads,
+    maxContext,
+    maxBatch,
+    kvTokens,
+    prefillChunk,
+    blockSize,
+    deterministic,
+    dryRun,
+  };
 }
 
 function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: BuildFlags) {
@@ -110,16 +147,35 @@ function report({ out, build, arch, kernels, programs, memory, compiled, phases,
   const total = phases.reduce((sum, phase) => sum + phase.ms, 0);
   note("");
   if (out === null) note(bold(`nothing written (dry run), ${arch}`));
-  else note(`${bold(out)} ${dim(`${build}, ${arch}, ${formatMs(total)} of work, ${compiled.units} units of which ${compiled.cached} from the cache`)}`);
+  else
+    note(
+      `${bold(out)} ${dim(`${build}, ${arch}, ${formatMs(total)} of work, ${compiled.units} units of which ${compiled.cached} from the cache`)}`,
+    );
   note(`${kernels.length} kernels; ${programs.map((program) => `${program.name} ${program.launches} launches`).join(", ")}`);
-  note(`memory: weights ${formatBytes(memory.weights)}, KV cache ${formatBytes(memory.kvBytesPerToken)} a token, scratch at most ${formatBytes(memory.arena)}`);
+  note(
+    `memory: weights ${formatBytes(memory.weights)}, KV cache ${formatBytes(memory.kvBytesPerToken)} a token, scratch at most ${formatBytes(memory.arena)}`,
+  );
   const reasons = new Map<string, number>();
   for (const { reason } of unused) reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
   for (const [reason, count] of reasons) note(`${count} tensors not used: ${reason}`);
   if (out !== null) note(dim(`generated sources: ${out}/${build}/kernels and ${out}/${build}/src`));
 }
 
-function toJson({ out, build, buildId, arch, kernels, programs, memory, compiled, phases, passes, warnings, unused, ir }: CompileResult): object {
+function toJson({
+  out,
+  build,
+  buildId,
+  arch,
+  kernels,
+  programs,
+  memory,
+  compiled,
+  phases,
+  passes,
+  warnings,
+  unused,
+  ir,
+}: CompileResult): object {
   return {
     out,
     build,

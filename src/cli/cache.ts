@@ -22,7 +22,10 @@ export function registerCache(program: Command): void {
       const cache = new Cache();
       const entries = await cache.list();
       if (json) return printJson({ root: cache.root, entries });
-      for (const entry of entries) printLine(`${entry.key.slice(0, 12)}  ${entry.kind.padEnd(8)} ${formatBytes(entry.bytes).padStart(8)}  ${entry.lastUsed.toISOString().slice(0, 16)}  ${entry.label}`);
+      for (const entry of entries)
+        printLine(
+          `${entry.key.slice(0, 12)}  ${entry.kind.padEnd(8)} ${formatBytes(entry.bytes).padStart(8)}  ${entry.lastUsed.toISOString().slice(0, 16)}  ${entry.label}`,
+        );
       printLine(`${entries.length} entries, ${formatBytes(entries.reduce((sum, entry) => sum + entry.bytes, 0))} in ${cache.root}`);
     });
   command

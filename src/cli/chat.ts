@@ -13,7 +13,10 @@ export function registerChat(program: Command): void {
     .description("talk with a compiled package")
     .argument("<package>", "folder that `build` made")
     .option("--system <text>", "system message")
-    .addHelpText("after", "\nExample:\n  ernie-compile chat ./ernie --system 'Answer in one sentence.'\nAn empty line or Ctrl-D ends the conversation; Ctrl-C stops the answer.");
+    .addHelpText(
+      "after",
+      "\nExample:\n  ernie-compile chat ./ernie --system 'Answer in one sentence.'\nAn empty line or Ctrl-D ends the conversation; Ctrl-C stops the answer.",
+    );
   addSamplingFlags(command).action(async (folder: string, flags: SamplingFlags & { system?: string }) => {
     await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
       const messages: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];

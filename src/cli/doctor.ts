@@ -23,6 +23,11 @@ export function registerDoctor(program: Command): void {
 }
 
 function printCheck({ name, status, found, remedy }: Check): void {
-  const mark = status === "ok" ? green(MARKS.ok, process.stdout) : status === "fail" ? red(MARKS.fail, process.stdout) : bold(MARKS.warn, process.stdout);
+  const mark =
+    status === "ok"
+      ? green(MARKS.ok, process.stdout)
+      : status === "fail"
+        ? red(MARKS.fail, process.stdout)
+        : bold(MARKS.warn, process.stdout);
   printLine(`${mark}  ${name.padEnd(11)} ${found}${remedy ? `\n      ${" ".repeat(11)} -> ${remedy}` : ""}`);
 }

@@ -26,12 +26,19 @@ export function registerEval(program: Command): void {
     .addHelpText("after", "\nExample:\n  ernie-compile eval ./ernie --data examples/models/ernie-mini-moe/held_out.jsonl")
     .action(async (folder: string, flags: EvalFlags) => {
       await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
-        const result = await evaluate(engine, flags.data, flags.json ? undefined : (done) => process.stderr.isTTY && process.stderr.write(`\r${done} documents`));
+        const result = await evaluate(
+          engine,
+          flags.data,
+          flags.json ? undefined : (done) => process.stderr.isTTY && process.stderr.write(`\r${done} documents`),
+        );
         if (flags.json) printJson(result);
         else {
           if (process.stderr.isTTY) note("");
-          printLine(`nll per token ${result.nllPerToken.toFixed(6)}, perplexity ${result.perplexity.toFixed(4)} over ${result.tokens} tokens of ${result.documents} documents`);
-          if (result.referenceNllPerToken !== null) printLine(`the file's own reference: nll per token ${result.referenceNllPerToken.toFixed(6)}`);
+          printLine(
+            `nll per token ${result.nllPerToken.toFixed(6)}, perplexity ${result.perplexity.toFixed(4)} over ${result.tokens} tokens of ${result.documents} documents`,
+          );
+          if (result.referenceNllPerToken !== null)
+            printLine(`the file's own reference: nll per token ${result.referenceNllPerToken.toFixed(6)}`);
         }
       });
     });
@@ -64,8 +71,15 @@ export async function evaluate(engine: Engine, file: string, onDocument?: (done:
     tokens += ids.length - 1;
     onDocument?.(++documents);
   }
-  if (tokens === 0) throw new Diagnostic({ code: "eval-data", place: file, message: "no document has two tokens or more: nothing to predict" });
-  return { nllPerToken: sum / tokens, perplexity: Math.exp(sum / tokens), tokens, documents, referenceNllPerToken: reference === null ? null : reference / tokens };
+  if (tokens === 0)
+    throw new Diagnostic({ code: "eval-data", place: file, message: "no document has two tokens or more: nothing to predict" });
+  return {
+    nllPerToken: sum / tokens,
+    perplexity: Math.exp(sum / tokens),
+    tokens,
+    documents,
+    referenceNllPerToken: reference === null ? null : reference / tokens,
+  };
 }
 
 async function* readDocuments(file: string): AsyncGenerator<Document> {
@@ -73,7 +87,8 @@ async function* readDocuments(file: string): AsyncGenerator<Document> {
   for await (const text of createInterface({ input: createReadStream(file), crlfDelay: Number.POSITIVE_INFINITY })) {
     line++;
     if (text.trim() === "") continue;
-    const bad = (message: string) => new Diagnostic({ code: "eval-data", place: `${file}:${line}`, message, hint: 'a line is {"ids": [token ids]}' });
+    const bad = (message: string) =>
+      new Diagnostic({ code: "eval-data", place: `${file}:${line}`, message, hint: 'a line is {"ids": [token ids]}' });
     let value: unknown;
     try {
       value = JSON.parse(text);

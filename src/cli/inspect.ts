@@ -40,17 +40,35 @@ async function showModel(input: string, { memory, json }: InspectFlags): Promise
   const fits = memory === undefined ? [] : whatFits(tokensThatFit(config, memory * 1e9, { tied: weights.tied }), config.maxPositions);
   if (json) {
     const { kind, layers, hiddenSize, heads, kvHeads, headDim, vocabSize, maxPositions } = config;
-    printJson({ kind, layers, hiddenSize, heads, kvHeads, headDim, vocabSize, maxPositions, ...count, kvBytesPerToken: kv, fits, unused, warnings: warnings.map((warning) => warning.toJSON()) });
+    printJson({
+      kind,
+      layers,
+      hiddenSize,
+      heads,
+      kvHeads,
+      headDim,
+      vocabSize,
+      maxPositions,
+      ...count,
+      kvBytesPerToken: kv,
+      fits,
+      unused,
+      warnings: warnings.map((warning) => warning.toJSON()),
+    });
     return;
   }
   for (const warning of warnings) note(warning.message);
-  printLine(`${config.kind === "moe" ? "mixture of experts" : "dense"}, ${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} kv) of ${config.headDim}`);
+  printLine(
+    `${config.kind === "moe" ? "mixture of experts" : "dense"}, ${config.layers} layers, hidden ${config.hiddenSize}, ${config.heads} heads (${config.kvHeads} kv) of ${config.headDim}`,
+  );
   printLine(`${count.parameters.toLocaleString("en")} parameters, ${count.activeParameters.toLocaleString("en")} used for a token`);
   printLine(`memory: weights ${formatBytes(count.bytes)}, KV cache ${formatBytes(kv)} a token`);
-  for (const { part, parameters, bytes } of count.parts) printLine(`  ${part.padEnd(16)} ${formatBytes(bytes).padStart(9)}  ${parameters.toLocaleString("en")}`);
+  for (const { part, parameters, bytes } of count.parts)
+    printLine(`  ${part.padEnd(16)} ${formatBytes(bytes).padStart(9)}  ${parameters.toLocaleString("en")}`);
   if (memory !== undefined) {
     if (fits.length === 0) printLine(`${memory} GB: the weights alone don't fit`);
-    for (const { batch, context } of fits) printLine(`  ${memory} GB hold ${String(batch).padStart(2)} sequences of ${context.toLocaleString("en")} tokens`);
+    for (const { batch, context } of fits)
+      printLine(`  ${memory} GB hold ${String(batch).padStart(2)} sequences of ${context.toLocaleString("en")} tokens`);
   }
 }
 
@@ -65,14 +83,25 @@ function showPackage(manifest: Manifest, { json }: InspectFlags): void {
     printJson({ build, target, model, limits, memory, programs, kernels, files });
     return;
   }
-  printLine(`${model.architecture}, ${model.parameters.toLocaleString("en")} parameters, ${target.target} ${target.arch}, activations ${target.activations}`);
-  printLine(`memory: weights ${formatBytes(memory.weights)}, KV cache ${formatBytes(memory.kvBytesPerToken)} a token, scratch at most ${formatBytes(memory.arena)}`);
-  for (const [tokens, bytes] of Object.entries(memory.byContext)) printLine(`  ${tokens.padStart(7)} tokens of context: ${formatBytes(bytes)}`);
-  printLine(`limits: ${Object.entries(limits).map(([name, value]) => `${name} ${value}`).join(", ")}`);
+  printLine(
+    `${model.architecture}, ${model.parameters.toLocaleString("en")} parameters, ${target.target} ${target.arch}, activations ${target.activations}`,
+  );
+  printLine(
+    `memory: weights ${formatBytes(memory.weights)}, KV cache ${formatBytes(memory.kvBytesPerToken)} a token, scratch at most ${formatBytes(memory.arena)}`,
+  );
+  for (const [tokens, bytes] of Object.entries(memory.byContext))
+    printLine(`  ${tokens.padStart(7)} tokens of context: ${formatBytes(bytes)}`);
+  printLine(
+    `limits: ${Object.entries(limits)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(", ")}`,
+  );
   printLine("programs:");
-  for (const { name, launches, arenaBytes } of programs) printLine(`  ${name.padEnd(16)} ${String(launches).padStart(5)} launches, scratch ${formatBytes(arenaBytes)}`);
+  for (const { name, launches, arenaBytes } of programs)
+    printLine(`  ${name.padEnd(16)} ${String(launches).padStart(5)} launches, scratch ${formatBytes(arenaBytes)}`);
   printLine("kernels:");
-  for (const { name, op, kernel, launches } of kernels) printLine(`  ${name.padEnd(44)} ${op} by ${kernel}, ${Object.values(launches).reduce((a, b) => a + b, 0)} launches`);
+  for (const { name, op, kernel, launches } of kernels)
+    printLine(`  ${name.padEnd(44)} ${op} by ${kernel}, ${Object.values(launches).reduce((a, b) => a + b, 0)} launches`);
   const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0);
   printLine(`${Object.keys(files).length} files, ${formatBytes(bytes)} in ${build}`);
 }

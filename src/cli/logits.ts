@@ -52,7 +52,12 @@ function idsOf({ ids, idsFile }: LogitsFlags): number[] {
   try {
     value = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    throw new Diagnostic({ code: "ids-file", place: file, message: `not a JSON file: ${error instanceof Error ? error.message : String(error)}`, cause: error });
+    throw new Diagnostic({
+      code: "ids-file",
+      place: file,
+      message: `not a JSON file: ${error instanceof Error ? error.message : String(error)}`,
+      cause: error,
+    });
   }
   if (!Array.isArray(value) || value.length === 0 || !value.every((id) => Number.isInteger(id))) {
     throw new Diagnostic({ code: "ids-file", place: file, message: "expected a JSON array of token ids that is not empty" });
@@ -70,5 +75,7 @@ async function forward(engine: Engine, ids: readonly number[], flags: LogitsFlag
 
 /** Ids are i64 in files, as in the goldens. */
 function named(name: string, { data, shape }: NamedTensor): TensorToWrite {
-  return data instanceof Float32Array ? { name, dtype: "F32", shape, data } : { name, dtype: "I64", shape, data: BigInt64Array.from(data, BigInt) };
+  return data instanceof Float32Array
+    ? { name, dtype: "F32", shape, data }
+    : { name, dtype: "I64", shape, data: BigInt64Array.from(data, BigInt) };
 }

@@ -10,9 +10,19 @@ export interface Manifest {
   readonly target: { readonly arch: string; readonly activations: string; readonly target: string };
   readonly model: { readonly architecture: string; readonly parameters: number; readonly layers: number; readonly vocabSize: number };
   readonly limits: { readonly [name: string]: number };
-  readonly memory: { readonly weights: number; readonly arena: number; readonly kvBytesPerToken: number; readonly byContext: { readonly [tokens: string]: number } };
+  readonly memory: {
+    readonly weights: number;
+    readonly arena: number;
+    readonly kvBytesPerToken: number;
+    readonly byContext: { readonly [tokens: string]: number };
+  };
   readonly programs: readonly { readonly name: string; readonly kind: string; readonly launches: number; readonly arenaBytes: number }[];
-  readonly kernels: readonly { readonly name: string; readonly op: string; readonly kernel: string; readonly launches: { readonly [program: string]: number } }[];
+  readonly kernels: readonly {
+    readonly name: string;
+    readonly op: string;
+    readonly kernel: string;
+    readonly launches: { readonly [program: string]: number };
+  }[];
   readonly files: { readonly [path: string]: { readonly sha256: string; readonly bytes: number } };
 }
 
@@ -33,7 +43,8 @@ export async function readManifest(root: string): Promise<Manifest> {
   } catch (error) {
     throw refuse("not JSON", error);
   }
-  if (typeof manifest !== "object" || manifest === null || typeof manifest.files !== "object" || manifest.files === null) throw refuse("no list of files");
+  if (typeof manifest !== "object" || manifest === null || typeof manifest.files !== "object" || manifest.files === null)
+    throw refuse("no list of files");
   if (!BUILD.test(String(manifest.build))) throw refuse(`found the build folder ${JSON.stringify(manifest.build)}, expected build-<hash>`);
   for (const [file, entry] of Object.entries(manifest.files)) {
     if (!FILE.test(file)) throw refuse(`found the file name ${JSON.stringify(file)}, expected a plain path inside the package`);

@@ -5,7 +5,8 @@ import { InvalidArgumentError } from "commander";
 export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!/^-?\d+$/.test(text.trim()) || value < min || value > max) throw new InvalidArgumentError(`expected an integer from ${min} to ${max}.`);
+    if (!/^-?\d+$/.test(text.trim()) || value < min || value > max)
+      throw new InvalidArgumentError(`expected an integer from ${min} to ${max}.`);
     return value;
   };
 }
@@ -13,7 +14,8 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: stri
 export function decimal(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === "" || !Number.isFinite(value) || value < min || value > max) throw new InvalidArgumentError(`expected a number from ${min} to ${max}.`);
+    if (text.trim() === "" || !Number.isFinite(value) || value < min || value > max)
+      throw new InvalidArgumentError(`expected a number from ${min} to ${max}.`);
     return value;
   };
 }

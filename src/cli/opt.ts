@@ -25,7 +25,10 @@ export function registerOpt(program: Command): void {
     .command("opt")
     .description("run passes over a graph in text form")
     .argument("<file.ir>", "graphs to read; - for standard input")
-    .option("--passes <names>", `passes in order, separated by commas (default: all of ${[...new Set(FUSION_PASSES.map((pass) => pass.name))].join(", ")})`)
+    .option(
+      "--passes <names>",
+      `passes in order, separated by commas (default: all of ${[...new Set(FUSION_PASSES.map((pass) => pass.name))].join(", ")})`,
+    )
     .option("--dump-dir <dir>", "write the graph after each pass, numbered")
     .option("--limit <n>", "stop after n rewrites, to find the guilty one by halving", integer(0))
     .option("--time", "print what each pass did and how long it took")
@@ -39,7 +42,9 @@ export function registerOpt(program: Command): void {
         ...(flags.limit === undefined ? {} : { limit: flags.limit }),
         onPass: ({ pass, changed, milliseconds, applied, refused }) => {
           if (!flags.time) return;
-          note(`${pass.padEnd(22)} ${milliseconds.toFixed(2).padStart(8)} ms  ${changed ? `${applied.length} rewrites` : "nothing changed"}`);
+          note(
+            `${pass.padEnd(22)} ${milliseconds.toFixed(2).padStart(8)} ms  ${changed ? `${applied.length} rewrites` : "nothing changed"}`,
+          );
           for (const { rule, guard, at } of refused) note(`  not ${rule}: "${guard}" does not hold at ${at}`);
         },
       });
@@ -51,7 +56,12 @@ function readText(file: string): string {
   try {
     return readFileSync(file === "-" ? 0 : file, "utf8");
   } catch (error) {
-    throw new Diagnostic({ code: "file-unreadable", place: file, message: error instanceof Error ? error.message : String(error), cause: error });
+    throw new Diagnostic({
+      code: "file-unreadable",
+      place: file,
+      message: error instanceof Error ? error.message : String(error),
+      cause: error,
+    });
   }
 }
 

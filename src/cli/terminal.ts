@@ -34,7 +34,10 @@ export function printFailure(error: unknown, json: boolean): void {
     return;
   }
   if (error instanceof Diagnostic) note(error.message.replace(/^[^:]*:/, (head) => red(bold(head))));
-  else note(`${red(bold("internal (bug):"))} ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n  command: ${process.argv.slice(1).join(" ")}`);
+  else
+    note(
+      `${red(bold("internal (bug):"))} ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n  command: ${process.argv.slice(1).join(" ")}`,
+    );
 }
 
 export function messageOf(error: unknown): string {

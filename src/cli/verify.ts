@@ -48,7 +48,8 @@ export async function verifyPackage(root: string): Promise<{ findings: Finding[]
     if (problem) findings.push({ file, problem });
     bytes += expected.bytes;
   }
-  for (const file of await filesBelow(folder)) if (!Object.hasOwn(manifest.files, file)) findings.push({ file, problem: "not in the manifest" });
+  for (const file of await filesBelow(folder))
+    if (!Object.hasOwn(manifest.files, file)) findings.push({ file, problem: "not in the manifest" });
   return { findings, files: Object.keys(manifest.files).length, bytes };
 }
 
@@ -65,6 +66,8 @@ async function check(path: string, { sha256, bytes }: { sha256: string; bytes: n
 
 async function filesBelow(folder: string, prefix = ""): Promise<string[]> {
   const entries = await readdir(join(folder, prefix), { withFileTypes: true });
-  const lists = await Promise.all(entries.map((entry) => (entry.isDirectory() ? filesBelow(folder, `${prefix}${entry.name}/`) : [`${prefix}${entry.name}`])));
+  const lists = await Promise.all(
+    entries.map((entry) => (entry.isDirectory() ? filesBelow(folder, `${prefix}${entry.name}/`) : [`${prefix}${entry.name}`])),
+  );
   return lists.flat();
 }

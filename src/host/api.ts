@@ -180,7 +180,10 @@ export interface PromptSegment {
 export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   /** Continues a prompt: text (never read as special tokens), segments, or token ids. */
-  generate(prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array, options?: GenerateOptions): AsyncIterable<Piece | Finish>;
+  generate(
+    prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array,
+    options?: GenerateOptions,
+  ): AsyncIterable<Piece | Finish>;
   /** Answers a conversation, through the model's chat template. */
   chat(messages: readonly Message[], options?: ChatOptions): AsyncIterable<Piece | Finish>;
   /** Logits of every position of a sequence of ids; nothing of it stays in the cache. */

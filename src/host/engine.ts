@@ -24,7 +24,7 @@ import { ernieThinking } from "./chat/ernie-thinking.js";
 import { renderJinja } from "./chat/jinja.js";
 import { LogitsCollector } from "./logits.js";
 import type { NativeBinding, NativeEngine, NativeSubmit } from "./native.js";
-import { checkIds, checkSegments, type GenerationDefaults, invalidOption, inRange, resolveOptions } from "./options.js";
+import { checkIds, checkSegments, type GenerationDefaults, inRange, invalidOption, resolveOptions } from "./options.js";
 import { stream } from "./stream.js";
 
 /** Where a package lies and what its generated index.js knows of it. */
@@ -51,7 +51,8 @@ const WEIGHTS = { auto: 0, map: 1, copy: 2 } as const;
 const LOAD_OPTIONS = ["threads", "kvTokens", "prefillChunk", "verify", "weights"];
 
 export async function loadPackage({ root, build }: PackageInfo, options: LoadOptions = {}): Promise<Engine> {
-  for (const name of Object.keys(options)) if (!LOAD_OPTIONS.includes(name)) throw invalidOption(name, `one of ${LOAD_OPTIONS.join(", ")}`, name);
+  for (const name of Object.keys(options))
+    if (!LOAD_OPTIONS.includes(name)) throw invalidOption(name, `one of ${LOAD_OPTIONS.join(", ")}`, name);
   const { threads = 0, kvTokens = 0, prefillChunk = 0, verify = false, weights = "auto" } = options;
   inRange("threads", threads, { min: 0, max: 1024, integer: true, fallback: 0 });
   inRange("kvTokens", kvTokens, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
@@ -60,7 +61,13 @@ export async function loadPackage({ root, build }: PackageInfo, options: LoadOpt
   const folder = join(root, build);
   const binding = loadBinding(join(folder, "lib", "ern_node.node"));
   const native = await asDiagnostic(
-    binding.createEngine(join(folder, "lib", "libern_model.so"), root, { threads, kvTokens, prefillChunk, verify: Boolean(verify), weights: WEIGHTS[weights] }),
+    binding.createEngine(join(folder, "lib", "libern_model.so"), root, {
+      threads,
+      kvTokens,
+      prefillChunk,
+      verify: Boolean(verify),
+      weights: WEIGHTS[weights],
+    }),
   );
   const chat = JSON.parse(readFileSync(join(folder, "chat.json"), "utf8")) as ChatConfig;
   return new PackageEngine(native, chat, join(folder, "jinja-worker.cjs"));
@@ -124,7 +131,10 @@ class PackageEngine implements Engine {
     return { ...this.#facts, kvFreeBlocks: this.#live().info().kvFreeBlocks };
   }
 
-  generate(prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array, options: GenerateOptions = {}): AsyncIterable<Piece | Finish> {
+  generate(
+    prompt: string | readonly PromptSegment[] | readonly number[] | Int32Array,
+    options: GenerateOptions = {},
+  ): AsyncIterable<Piece | Finish> {
     const request = this.#request(options);
     return this.#stream({ ...request, ...this.#prompt(prompt), keepSpecials: false }, options, false);
   }
@@ -166,7 +176,8 @@ class PackageEngine implements Engine {
   }
 
   #live(): NativeEngine {
-    if (this.#disposed) throw new Diagnostic({ code: "engine-disposed", message: "the engine was disposed of", hint: "load() the package again" });
+    if (this.#disposed)
+      throw new Diagnostic({ code: "engine-disposed", message: "the engine was disposed of", hint: "load() the package again" });
     return this.#native;
   }
 

@@ -37,7 +37,9 @@ export class LogitsCollector {
 
 function joinTrace(chunks: readonly NativeLogitsChunk[]): Record<string, NamedTensor> {
   const names = chunks[0]?.trace.map((tensor) => tensor.name) ?? [];
-  return Object.fromEntries(names.map((name, i) => [name, join(chunks.map((chunk) => ({ rows: chunk.rows, ...(chunk.trace[i] as Part) })))]));
+  return Object.fromEntries(
+    names.map((name, i) => [name, join(chunks.map((chunk) => ({ rows: chunk.rows, ...(chunk.trace[i] as Part) })))]),
+  );
 }
 
 type Part = NativeLogitsChunk["trace"][number];

@@ -44,10 +44,15 @@ export function invalidOption(name: string, expected: string, found: unknown): D
 }
 
 /** The request for the addon, without its prompt. */
-export function resolveOptions(options: GenerateOptions, defaults: GenerationDefaults, vocabSize: number): Omit<NativeSubmit, "ids" | "segments" | "keepSpecials"> {
+export function resolveOptions(
+  options: GenerateOptions,
+  defaults: GenerationDefaults,
+  vocabSize: number,
+): Omit<NativeSubmit, "ids" | "segments" | "keepSpecials"> {
   if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
   for (const name of Object.keys(options)) {
-    if (!(name in RANGES) && !OTHERS.includes(name)) throw invalidOption(name, `one of ${[...Object.keys(RANGES), ...OTHERS].join(", ")}`, name);
+    if (!(name in RANGES) && !OTHERS.includes(name))
+      throw invalidOption(name, `one of ${[...Object.keys(RANGES), ...OTHERS].join(", ")}`, name);
   }
   const numeric = (name: Numeric): number => {
     const given = options[name] ?? (defaults as { [K in Numeric]?: number })[name];
@@ -88,20 +93,27 @@ export function checkIds(place: string, ids: readonly number[] | Int32Array, voc
 
 export function checkSegments(prompt: readonly PromptSegment[]): readonly PromptSegment[] {
   prompt.forEach((segment, i) => {
-    const ok = typeof segment === "object" && segment !== null && typeof segment.text === "string" && ["template", "user"].includes(segment.kind);
+    const ok =
+      typeof segment === "object" && segment !== null && typeof segment.text === "string" && ["template", "user"].includes(segment.kind);
     if (!ok) throw invalidOption(`prompt[${i}]`, '{ kind: "template" | "user", text }', segment);
   });
   return prompt;
 }
 
 function tokenId(place: string, id: unknown, vocabSize: number): number {
-  if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= vocabSize) throw invalidOption(place, `a token id from 0 to ${vocabSize - 1}`, id);
+  if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= vocabSize)
+    throw invalidOption(place, `a token id from 0 to ${vocabSize - 1}`, id);
   return id;
 }
 
 export function inRange(name: string, value: unknown, { min, max, above = false, integer = false }: Range): number {
   const ok = typeof value === "number" && (above ? value > min : value >= min) && value <= max && (!integer || Number.isInteger(value));
-  if (!ok) throw invalidOption(name, `${integer ? "an integer" : "a number"} ${above ? "above" : "from"} ${min} ${above ? "up " : ""}to ${max}`, value);
+  if (!ok)
+    throw invalidOption(
+      name,
+      `${integer ? "an integer" : "a number"} ${above ? "above" : "from"} ${min} ${above ? "up " : ""}to ${max}`,
+      value,
+    );
   return value;
 }
 

@@ -69,9 +69,14 @@ function agreeingRows({ golden, environment }: GoldenModel, found: (tensor: stri
     const type = { kind: "tensor", dtype: "f32", shape: [experts], encoding: { kind: "plain" }, layout: "row", shard: null } as const;
     const correction = environment.weights(`model.layers.${layer}.mlp.moe_statics.e_score_correction_bias`, type).data;
     for (let t = 0; t < rows; t++) {
-      const chosen = (all: ArrayLike<number>) => Array.from(all).slice(t * k, (t + 1) * k).sort((a, b) => a - b);
+      const chosen = (all: ArrayLike<number>) =>
+        Array.from(all)
+          .slice(t * k, (t + 1) * k)
+          .sort((a, b) => a - b);
       if (chosen(indices).join() === chosen(expected).join()) continue;
-      expect(margin(Array.from(logits).slice(t * experts, (t + 1) * experts), correction, k), `layer ${layer}, token ${t}`).toBeLessThan(MARGIN);
+      expect(margin(Array.from(logits).slice(t * experts, (t + 1) * experts), correction, k), `layer ${layer}, token ${t}`).toBeLessThan(
+        MARGIN,
+      );
       rows = t;
     }
   }

@@ -33,10 +33,13 @@ describe.each(CASES)("%s", (name) => {
     const folder = await buildPackage(join(GOLDENS, name), "--activations", "f32");
     const out = join(WORK, `${name}-f32-trace${chunk.join("")}.safetensors`);
     await cliOk(["logits", folder, "--ids", await promptIds(golden), "--trace", ...chunk, "-o", out]);
-    const traced = [...(await readSafetensorsHeader(golden)).tensors.values()].filter(({ name: tensor }) => /^(hidden|final_norm|router)/.test(tensor));
+    const traced = [...(await readSafetensorsHeader(golden)).tensors.values()].filter(({ name: tensor }) =>
+      /^(hidden|final_norm|router)/.test(tensor),
+    );
     expect(traced.length).toBeGreaterThan(2);
     for (const { name: tensor, dtype } of traced) {
-      if (dtype === "F32") expect(nmse((await readFloats(out, tensor)).data, (await readFloats(golden, tensor)).data), tensor).toBeLessThan(LIMIT);
+      if (dtype === "F32")
+        expect(nmse((await readFloats(out, tensor)).data, (await readFloats(golden, tensor)).data), tensor).toBeLessThan(LIMIT);
       else expect((await readIntegers(out, tensor)).data, tensor).toEqual((await readIntegers(golden, tensor)).data);
     }
   });

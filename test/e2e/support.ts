@@ -22,7 +22,10 @@ export interface CliResult {
 }
 
 /** Runs `ernie-compile` and gives back whatever happened. */
-export async function cli(args: readonly string[], options: { env?: Record<string, string>; cwd?: string; input?: string } = {}): Promise<CliResult> {
+export async function cli(
+  args: readonly string[],
+  options: { env?: Record<string, string>; cwd?: string; input?: string } = {},
+): Promise<CliResult> {
   const { exitCode, stdout, stderr } = await execa(process.execPath, [CLI, ...args], {
     reject: false,
     env: { NO_COLOR: "1", ...options.env },
@@ -37,7 +40,8 @@ export async function cli(args: readonly string[], options: { env?: Record<strin
 /** As `cli`, for calls that must succeed. */
 export async function cliOk(args: readonly string[], options: Parameters<typeof cli>[1] = {}): Promise<CliResult> {
   const result = await cli(args, options);
-  if (result.exitCode !== 0) throw new Error(`ernie-compile ${args.join(" ")} ended with ${result.exitCode}\n${result.stdout}\n${result.stderr}`);
+  if (result.exitCode !== 0)
+    throw new Error(`ernie-compile ${args.join(" ")} ended with ${result.exitCode}\n${result.stdout}\n${result.stderr}`);
   return result;
 }
 

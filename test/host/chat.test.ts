@@ -84,23 +84,32 @@ describe("ernie-thinking", () => {
     };
   };
   const answer = "I think\nhard <thin\n</think>\n\n<response>\n4 < 5\n\nyes\n</response>\n";
-  const call = 'need it\n</think>\n\n\n<tool_call>\n{"name":"add","arguments":{"a":[1]}}\n</tool_call>\n<tool_call>\n{"name":"b"}\n</tool_call>\n';
+  const call =
+    'need it\n</think>\n\n\n<tool_call>\n{"name":"add","arguments":{"a":[1]}}\n</tool_call>\n<tool_call>\n{"name":"b"}\n</tool_call>\n';
 
   it("splits reasoning, answer and tool calls wherever the stream is cut", () => {
-    const cuts = (whole: string) => fc.array(fc.nat(whole.length), { maxLength: 12 }).map((at) => {
-      const points = [0, ...at.sort((a, b) => a - b), whole.length];
-      return points.slice(1).map((end, i) => whole.slice(points[i], end));
-    });
-    fc.assert(fc.property(cuts(answer), (pieces) => {
-      expect(read(pieces)).toEqual({ reasoning: "I think\nhard <thin", text: "4 < 5\n\nyes", toolCalls: [] });
-    }));
-    fc.assert(fc.property(cuts(call), (pieces) => {
-      expect(read(pieces)).toEqual({
-        reasoning: "need it",
-        text: "",
-        toolCalls: [{ name: "add", arguments: { a: [1] } }, { name: "b", arguments: {} }],
+    const cuts = (whole: string) =>
+      fc.array(fc.nat(whole.length), { maxLength: 12 }).map((at) => {
+        const points = [0, ...at.sort((a, b) => a - b), whole.length];
+        return points.slice(1).map((end, i) => whole.slice(points[i], end));
       });
-    }));
+    fc.assert(
+      fc.property(cuts(answer), (pieces) => {
+        expect(read(pieces)).toEqual({ reasoning: "I think\nhard <thin", text: "4 < 5\n\nyes", toolCalls: [] });
+      }),
+    );
+    fc.assert(
+      fc.property(cuts(call), (pieces) => {
+        expect(read(pieces)).toEqual({
+          reasoning: "need it",
+          text: "",
+          toolCalls: [
+            { name: "add", arguments: { a: [1] } },
+            { name: "b", arguments: {} },
+          ],
+        });
+      }),
+    );
   });
 
   it("loses nothing of what breaks off or is not JSON", () => {
@@ -132,7 +141,9 @@ describe("jinja", () => {
     const hang = "{% for a in range(100000) %}{% for b in range(100000) %}{% for c in range(100000) %}{% endfor %}{% endfor %}{% endfor %}";
     const grow = "{% for i in range(100000000) %}{% endfor %}";
     for (const source of [hang, grow, "{{ raise_exception('no') }}", "{% for %}"]) {
-      await expect(renderJinja({ ...mini, source, deadline: 1500 }, talk)).rejects.toThrow(expect.objectContaining({ code: "chat-template" }));
+      await expect(renderJinja({ ...mini, source, deadline: 1500 }, talk)).rejects.toThrow(
+        expect.objectContaining({ code: "chat-template" }),
+      );
     }
   });
 });

@@ -32,7 +32,12 @@ export async function renderJinja(
   checkMessages(messages, ["system", "user", "assistant", "tool"]);
   const marks = new Marks(template.specials);
   const marked = messages.map((message) => ({ ...message, content: marks.hide(message.content) }));
-  const text = await renderInWorker(template, { ...more, ...template.variables, messages: marked, add_generation_prompt: addGenerationPrompt });
+  const text = await renderInWorker(template, {
+    ...more,
+    ...template.variables,
+    messages: marked,
+    add_generation_prompt: addGenerationPrompt,
+  });
   return marks.segments(text);
 }
 

@@ -38,12 +38,17 @@ export function checkMessages(messages: readonly ChatMessage[], roles: readonly 
   if (!Array.isArray(messages)) throw invalid("messages", `expected an array of messages, found ${describe(messages)}`);
   if (messages.length === 0) throw invalid("messages", "expected at least one message, found none");
   messages.forEach((message, i) => {
-    if (typeof message !== "object" || message === null) throw invalid(`messages[${i}]`, `expected { role, content }, found ${describe(message)}`);
+    if (typeof message !== "object" || message === null)
+      throw invalid(`messages[${i}]`, `expected { role, content }, found ${describe(message)}`);
     if (!roles.includes(message.role)) {
       throw invalid(`messages[${i}].role`, `expected one of ${roles.join(", ")}, found ${describe(message.role)}`);
     }
     if (typeof message.content !== "string") {
-      throw invalid(`messages[${i}].content`, `expected a string, found ${describe(message.content)}`, "text models take text alone: join the parts into one string");
+      throw invalid(
+        `messages[${i}].content`,
+        `expected a string, found ${describe(message.content)}`,
+        "text models take text alone: join the parts into one string",
+      );
     }
   });
 }
