@@ -16,7 +16,6 @@ using Shared = std::shared_ptr<Session>;
 void cleanup(void* data) {
   auto* session = static_cast<Shared*>(data);
   (*session)->close();
-  delete session;
 }
 
 Shared* unwrap(napi_env env, napi_callback_info info, size_t* argc, napi_value* argv) {
@@ -148,7 +147,7 @@ napi_value make_engine(napi_env env, const Shared& session) {
   napi_value object = nullptr;
   napi_create_object(env, &object);
   napi_define_properties(env, object, std::size(methods), methods);
-  // One handle for the object, which goes with it; one for the environment's end, which outlives it only if JavaScript never lets go.
+  // One handle for the object, which goes with it; one for the environment's end, whose hooks run before the last objects are finalized.
   auto* hook = new Shared(session);
   napi_add_env_cleanup_hook(env, cleanup, hook);
   struct Handle {

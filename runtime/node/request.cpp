@@ -156,6 +156,7 @@ struct Request {
   std::vector<std::string> stops;
   std::vector<const char*> stop_pointers;
   ern_request c = {};
+  ern_sampling sampling = {};
 
   void read(napi_env env, napi_value js) {
     prompt.read(env, get(env, js, "ids"), get(env, js, "segments"));
@@ -182,7 +183,8 @@ struct Request {
     c.stop_ids = stop_ids.data();
     c.stop_id_count = stop_ids.size();
     c.keep_specials = boolean(env, get(env, js, "keepSpecials"));
-    ern_sampling& s = c.sampling;
+    c.sampling = &sampling;
+    ern_sampling& s = sampling;
     s.size = sizeof s;
     s.temperature = static_cast<float>(number(env, js, "temperature"));
     s.top_p = static_cast<float>(number(env, js, "topP"));

@@ -1,17 +1,21 @@
 /**
- * Compiles C++ tests into build/test-tools, object by object. An object's name is a hash of its flags, its source and every header beside it, so a
- * second run compiles nothing and two test files never disturb each other. What a test does is its own business.
+ * Compiles C++ tests and tools into build/test-tools, object by object. An object's name is a hash of its flags, its source and the headers that
+ * this reaches, so a second run compiles nothing and two test files never disturb each other. What a test does is its own business.
+ * With SANITIZE=address,undefined (or thread) everything is compiled with those sanitizers: `npm run test:sanitize`. CXX names the compiler.
  */
 
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { mkdir, readFile, rename, stat } from "node:fs/promises";
+import { basename, dirname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { execa } from "execa";
 
 export const root = fileURLToPath(new URL("../../", import.meta.url));
 const out = join(root, "build", "test-tools");
-const headerFolders = ["runtime/src", "runtime/include", "test/native"];
+const includeFolders = ["runtime", "runtime/src", "runtime/include", "test/native"];
+
+/** What this run compiles in, "" for nothing. Timing and memory bounds mean little then. */
+export const sanitizers = process.env.SANITIZE ?? "";
 
 export interface NativeProgram {
   readonly name: string;
@@ -32,24 +36,19 @@ export async function buildNative(program: NativeProgram): Promise<string> {
     "-Wextra",
     "-Werror",
     "-pthread",
-    ...headerFolders.map((folder) => `-I${folder}`),
+    ...includeFolders.map((folder) => `-I${folder}`),
     ...(program.flags ?? []),
+    ...(sanitizers ? ["-O1", `-fsanitize=${sanitizers}`, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] : []),
   ];
-  const headers = await hashHeaders();
   await mkdir(out, { recursive: true });
 
   const pending = [...program.sources];
   const objects = new Map<string, string>();
   const worker = async (): Promise<void> => {
     for (let source = pending.shift(); source !== undefined; source = pending.shift()) {
-      const hash = createHash("sha256").update([compiler, ...flags, source, headers].join("\0"));
-      const object = join(
-        out,
-        `${basename(source, ".cpp")}-${hash
-          .update(await readFile(join(root, source)))
-          .digest("hex")
-          .slice(0, 16)}.o`,
-      );
+      const hash = createHash("sha256").update([compiler, ...flags, source].join("\0"));
+      for (const text of await closure(source)) hash.update(text);
+      const object = join(out, `${basename(source, ".cpp")}-${hash.digest("hex").slice(0, 16)}.o`);
       const current = source;
       await produce(object, (partial) => execa(compiler, [...flags, "-c", current, "-o", partial], { cwd: root }));
       objects.set(source, object);
@@ -79,12 +78,19 @@ async function produce(path: string, make: (partial: string) => PromiseLike<unkn
   await rename(partial, path);
 }
 
-async function hashHeaders(): Promise<string> {
-  const hash = createHash("sha256");
-  for (const folder of headerFolders) {
-    const names = await readdir(join(root, folder)).catch(() => []);
-    for (const name of names.filter((each) => /\.(hpp|h)$/.test(each)).sort())
-      hash.update(name).update(await readFile(join(root, folder, name)));
-  }
-  return hash.digest("hex");
+/** Texts of a source and of every header of ours that it reaches, in order of their paths. */
+async function closure(source: string): Promise<readonly string[]> {
+  const seen = new Map<string, string>();
+  const visit = async (path: string): Promise<boolean> => {
+    if (seen.has(path)) return true;
+    const text = await readFile(join(root, path), "utf8").catch(() => undefined);
+    if (text === undefined) return false;
+    seen.set(path, text);
+    for (const [, name] of text.matchAll(/^[ \t]*#[ \t]*include[ \t]*"([^"]+)"/gm)) {
+      for (const folder of [dirname(path), ...includeFolders]) if (await visit(normalize(join(folder, name as string)))) break;
+    }
+    return true;
+  };
+  await visit(source);
+  return [...seen].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, text]) => text);
 }

@@ -1,0 +1,232 @@
+#include "engine.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+#include <system_error>
+
+#include "cpu_check.hpp"
+#include "plan_check.hpp"
+
+namespace ern {
+namespace {
+
+// 0 and what is more than the plan allows become the plan's.
+int32_t limited(int32_t chosen, int32_t plan) { return chosen > 0 ? std::min(chosen, plan) : plan; }
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(const std::string& folder, const Plan& plan, const EngineOptions& options) {
+  try {
+    const int64_t begin = now_ns();
+    if (Status status = check_plan(plan); !status.ok()) return status;
+    if (Status status = check_cpu(plan.arch); !status.ok()) return status;
+    std::unique_ptr<Engine> engine(new Engine(plan, options));
+    if (Status status = engine->load(folder); !status.ok()) return status;
+    engine->counters_.load_ns = static_cast<uint64_t>(now_ns() - begin);
+    const BlockSignals block;
+    engine->thread_ = std::thread([e = engine.get()] { e->run(); });
+    return engine;
+  } catch (const std::bad_alloc&) {
+    return Status{Code::out_of_memory, "no memory for the engine"};
+  } catch (const std::system_error& error) {
+    return Status{Code::out_of_memory, std::string("can't start a thread: ") + error.what()};
+  }
+}
+
+Status Engine::load(const std::string& folder) {
+  EngineOptions& o = options_;
+  o.threads = std::min(o.threads > 0 ? o.threads : plan_.threads > 0 ? plan_.threads : available_cores(), max_team);
+  o.max_batch = limited(o.max_batch, plan_.max_batch);
+  o.prefill_chunk = limited(o.prefill_chunk, plan_.prefill_chunk);
+  if (o.kv_tokens <= 0) o.kv_tokens = plan_.kv_tokens;
+  const int64_t size = plan_.kv_block_size;
+  // Slots are int32.
+  if (o.kv_tokens > std::numeric_limits<int32_t>::max() - size) {
+    return {Code::invalid_argument, "kv_tokens is " + std::to_string(o.kv_tokens) + ", expected less than 2^31"};
+  }
+  const auto blocks = static_cast<int32_t>((o.kv_tokens + size - 1) / size);
+  o.kv_tokens = blocks * size;
+
+  auto package = Package::open(folder, plan_);
+  if (!package.ok()) return package.status();
+  auto threads = ThreadPool::create(o.threads);
+  if (!threads.ok()) return threads.status();
+  threads_ = std::move(threads.value());
+
+  Result<TextParts> text = Status{Code::out_of_memory, "no memory for the tokenizer"};
+  std::jthread reader;  // joined whatever happens below
+  {
+    const BlockSignals block;
+    reader = std::jthread([&] {
+      try {
+        text = package.value().load_text(plan_);
+      } catch (const std::bad_alloc&) {
+      }
+    });
+  }
+  Result<std::shared_ptr<const Weights>> weights = Status{Code::out_of_memory, "no memory for the weights"};
+  try {
+    weights = Weights::load(plan_, package.value(), o.weights, o.verify, *threads_);
+  } catch (const std::bad_alloc&) {
+  }
+  reader.join();
+  if (!weights.ok()) return weights.status();
+  if (!text.ok()) return text.status();
+  weights_ = std::move(weights.value());
+  text_ = std::move(text.value());
+
+  auto pool = KvPool::create(blocks, plan_.kv_block_size, plan_.kv_block_bytes);
+  if (!pool.ok()) return pool.status();
+  pool_.emplace(std::move(pool.value()));
+  auto executor = Executor::create(plan_, weights_->data(), pool_->base(), *threads_);
+  if (!executor.ok()) return executor.status();
+  executor_.emplace(std::move(executor.value()));
+  const SchedulerLimits limits{o.max_batch, o.prefill_chunk, executor_->most_rows(ProgramKind::prefill, o.max_batch)};
+  scheduler_.emplace(*pool_, limits);
+  generation_.emplace(Generation::Parts{*executor_, *pool_, *scheduler_, *threads_, counters_, queued_, plan_.vocab_size, allowed()});
+  generation_->publish_counters();
+  return {};
+}
+
+bool Engine::on_own_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+
+Engine::~Engine() {
+  if (thread_.joinable()) {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      changed_.notify_all();
+    }
+    thread_.join();
+  }
+  // Whoever waited in logits() was told; it must be out before the memory goes.
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return callers_ == 0; });
+}
+
+// Every id that has a piece; all, for a package without a tokenizer.
+std::span<const uint32_t> Engine::allowed() const { return text_.tokenizer ? text_.tokenizer->piece_mask() : std::span<const uint32_t>(); }
+
+int64_t Engine::most_tokens() const { return std::min<int64_t>(plan_.max_context, options_.kv_tokens); }
+
+Status Engine::submit(std::unique_ptr<Sequence> sequence, uint64_t* number) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return {Code::cancelled, "the engine is going"};
+  if (queued_.load(std::memory_order_relaxed) >= options_.max_queue) {
+    return {Code::busy, std::to_string(options_.max_queue) + " requests wait already; try again when some are done"};
+  }
+  sequence->number = last_number_ + 1;
+  sequence->submitted_at = now_ns();
+  inbox_.push_back(Message(Message::Kind::sequence));
+  inbox_.back().sequence = std::move(sequence);
+  queued_.fetch_add(1, std::memory_order_relaxed);
+  *number = ++last_number_;
+  changed_.notify_all();
+  return {};
+}
+
+void Engine::send(Message message) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return;  // everything ends anyway
+  inbox_.push_back(std::move(message));
+  changed_.notify_all();
+}
+
+void Engine::cancel(uint64_t number) { send(Message(Message::Kind::cancel, number)); }
+void Engine::ack(uint64_t number, int64_t tokens) { send(Message(Message::Kind::ack, number, tokens)); }
+
+Status Engine::logits(const ern_logits_request& request) {
+  LogitsPass pass(request);
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return {Code::cancelled, "the engine is going"};
+    inbox_.push_back(Message(Message::Kind::pass));
+    inbox_.back().pass = &pass;
+    ++callers_;
+    changed_.notify_all();
+  }
+  Status status = pass.deliver([this] { send(Message(Message::Kind::wake)); });
+  const std::lock_guard lock(mutex_);
+  --callers_;
+  changed_.notify_all();
+  return status;
+}
+
+// The engine's thread. Memory may run out anywhere below: then what is under way ends with that, and the engine goes on.
+void Engine::run() {
+  pthread_setname_np(pthread_self(), "ern-engine");
+  std::vector<Message> messages;
+  bool moved = false;
+  for (;;) {
+    {
+      std::unique_lock lock(mutex_);
+      if (!moved) changed_.wait(lock, [this] { return stopping_ || !inbox_.empty(); });
+      if (stopping_) break;
+      messages.swap(inbox_);
+    }
+    for (Message& message : messages) handle(message);
+    messages.clear();
+    try {
+      moved = advance_passes();
+      moved = generation_->step() || moved;
+    } catch (const std::bad_alloc&) {
+      end_passes({Code::out_of_memory, "memory ran out"});
+      generation_->end_all(ERN_FINISH_ERROR, "memory ran out");
+      moved = false;
+    }
+    generation_->publish_counters();
+  }
+  // Nobody sends any more. What came last was never begun.
+  for (Message& message : inbox_) handle(message);
+  end_passes({Code::cancelled, "the engine was destroyed"});
+  generation_->end_all(ERN_FINISH_CANCELLED, "");
+}
+
+void Engine::handle(Message& message) {
+  switch (message.kind) {
+    case Message::Kind::wake: break;
+    case Message::Kind::sequence: generation_->add(std::move(message.sequence)); break;
+    case Message::Kind::pass:
+      try {
+        passes_.push_back(message.pass);
+      } catch (const std::bad_alloc&) {
+        end_pass(*message.pass, {Code::out_of_memory, "memory ran out"});
+      }
+      break;
+    case Message::Kind::cancel: generation_->cancel(message.number); break;
+    case Message::Kind::ack: generation_->ack(message.number, message.tokens); break;
+  }
+}
+
+LogitsPass::Parts Engine::pass_parts() { return {*executor_, *pool_, *scheduler_, generation_->sampler(), plan_.vocab_size, allowed()}; }
+
+// One chunk of each pass whose caller has taken the last one.
+bool Engine::advance_passes() {
+  bool moved = false;
+  for (size_t i = 0; i < passes_.size();) {
+    LogitsPass& pass = *passes_[i];
+    const auto progress = pass.advance(pass_parts());
+    moved = moved || progress != LogitsPass::Progress::waits;
+    if (progress != LogitsPass::Progress::ended) {
+      ++i;
+      continue;
+    }
+    passes_.erase(passes_.begin() + static_cast<ptrdiff_t>(i));
+    end_pass(pass, {});
+  }
+  return moved;
+}
+
+void Engine::end_pass(LogitsPass& pass, const Status& status) {
+  pass.release(pass_parts());
+  generation_->publish_counters();  // whoever hears of the end finds the blocks given back
+  pass.tell(status);
+}
+
+void Engine::end_passes(const Status& status) {
+  for (LogitsPass* pass : passes_) end_pass(*pass, status);
+  passes_.clear();
+}
+
+}  // namespace ern

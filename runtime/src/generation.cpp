@@ -1,0 +1,186 @@
+#include "generation.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace ern {
+
+Generation::Generation(const Parts& parts) : parts_(parts) {
+  samplers_.reserve(static_cast<size_t>(parts.threads.size()));
+  for (int i = 0; i < parts.threads.size(); ++i) samplers_.emplace_back(parts.vocab);
+}
+
+void Generation::add(std::unique_ptr<Sequence> sequence) {
+  Sequence& added = *sequence;
+  try {
+    sequences_.try_emplace(added.number, nullptr).first->second = std::move(sequence);
+    parts_.scheduler.add(added);
+  } catch (const std::bad_alloc&) {
+    if (sequence) {
+      parts_.queued.fetch_sub(1, std::memory_order_relaxed);
+      text_.clear();
+      tell(added, nullptr, ERN_FINISH_ERROR, "memory ran out");
+    } else {
+      end(added, ERN_FINISH_ERROR, "memory ran out", nullptr);
+    }
+  }
+}
+
+void Generation::cancel(uint64_t number) {
+  const auto found = sequences_.find(number);
+  if (found != sequences_.end()) end(*found->second, ERN_FINISH_CANCELLED, "", nullptr);
+}
+
+void Generation::ack(uint64_t number, int64_t tokens) {
+  const auto found = sequences_.find(number);
+  if (found == sequences_.end()) return;
+  Sequence& sequence = *found->second;
+  sequence.unread -= std::min(sequence.unread, tokens);
+}
+
+void Generation::end_all(ern_finish reason, const char* message) {
+  while (!sequences_.empty()) end(*sequences_.begin()->second, reason, message, nullptr);
+}
+
+bool Generation::step() {
+  const auto entries = parts_.scheduler.next_step();
+  if (entries.empty()) return false;
+  const int64_t begin = now_ns();
+  items_.clear();
+  int64_t rows = 0;
+  for (const auto& [sequence, count] : entries) {
+    items_.push_back({sequence->tokens.data() + sequence->computed, sequence->computed, count, sequence->blocks});
+    rows += count;
+    if (sequence->started_at != 0) continue;
+    sequence->started_at = begin;
+    parts_.queued.fetch_sub(1, std::memory_order_relaxed);
+    parts_.counters.cached_tokens += static_cast<uint64_t>(sequence->cached);
+  }
+  const bool decode = rows == static_cast<int64_t>(entries.size());
+  const StepResult result = parts_.executor.run(decode ? ProgramKind::decode : ProgramKind::prefill, items_);
+  const int64_t ran = now_ns();
+  draws_.clear();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    Sequence* const sequence = entries[i].sequence;
+    if (sequence->pending() > entries[i].rows) continue;  // more of its prompt is to come
+    draws_.push_back({sequence, result.logits + i * result.logits_stride, result.next_ids ? result.next_ids[i] : -1, {}});
+  }
+  parts_.scheduler.commit();
+  sample(draws_);
+  Counters& counters = parts_.counters;
+  (decode ? counters.decode_steps : counters.prefill_steps) += 1;
+  (decode ? counters.decode_tokens : counters.prefill_tokens) += static_cast<uint64_t>(rows);
+  (decode ? counters.decode_ns : counters.prefill_ns) += static_cast<uint64_t>(ran - begin);
+  counters.sample_ns += static_cast<uint64_t>(now_ns() - ran);
+  for (Draw& draw : draws_) accept(*draw.sequence, std::move(draw.result));
+  return true;
+}
+
+void Generation::sample(std::vector<Draw>& draws) {
+  // Greedy rows cost nothing, so waking the team is worth it from the second row that does.
+  const auto costly = std::ranges::count_if(draws, [](const Draw& draw) {
+    const SamplingParams& params = draw.sequence->sampling;
+    return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() || draw.next_id < 0;
+  });
+  if (costly < 2) {
+    for (Draw& draw : draws) draw.result = sample(draw, samplers_.front());
+    return;
+  }
+  std::atomic<size_t> next{0};
+  std::atomic<bool> no_memory{false};
+  parts_.threads.run([&](Team& team) {
+    try {
+      for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < draws.size();) {
+        draws[i].result = sample(draws[i], samplers_[static_cast<size_t>(team.rank)]);
+      }
+    } catch (const std::bad_alloc&) {
+      no_memory = true;
+    }
+  });
+  if (no_memory) throw std::bad_alloc();
+}
+
+Sampled Generation::sample(const Draw& draw, Sampler& sampler) const {
+  const Sequence& sequence = *draw.sequence;
+  const bool too_short = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
+  return sampler.sample({.logits = draw.logits,
+                         .next_id = draw.next_id,
+                         .allowed = parts_.allowed,
+                         .suppressed = too_short ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
+                         .params = sequence.sampling,
+                         .counts = sequence.counts,
+                         .position = sequence.tokens.size()});
+}
+
+void Generation::accept(Sequence& sequence, Sampled sampled) {
+  if (sampled.id < 0) return end(sequence, ERN_FINISH_ERROR, "the logits hold no number to choose a token by", nullptr);
+  sequence.tokens.push_back(sampled.id);
+  if (sequence.sampling.penalised()) ++sequence.counts[sampled.id];
+  sequence.last_token_at = now_ns();
+  if (sequence.first_token_at == 0) sequence.first_token_at = sequence.last_token_at;
+  ++sequence.unread;
+  text_.clear();
+  if (std::ranges::find(sequence.stop_ids, sampled.id) != sequence.stop_ids.end()) return end(sequence, ERN_FINISH_STOP, "", &sampled);
+  if (sequence.text.push(sampled.id, text_)) return end(sequence, ERN_FINISH_STOP, "", &sampled);
+  if (static_cast<int64_t>(sequence.tokens.size()) >= sequence.most) return end(sequence, ERN_FINISH_LENGTH, "", &sampled);
+  tell(sequence, &sampled, ERN_RUNNING, "");
+}
+
+// `last`: the token that ended it, whose text is in text_ already.
+void Generation::end(Sequence& sequence, ern_finish reason, const char* message, const Sampled* last) {
+  if (!last) text_.clear();
+  try {
+    sequence.text.finish(text_);
+  } catch (const std::bad_alloc&) {
+    // The end matters more than its last characters.
+  }
+  if (sequence.started_at == 0) parts_.queued.fetch_sub(1, std::memory_order_relaxed);
+  // Whoever hears of the end finds the blocks given back.
+  parts_.scheduler.remove(sequence);
+  const std::unique_ptr<Sequence> owned = std::move(sequences_.find(sequence.number)->second);
+  sequences_.erase(owned->number);
+  publish_counters();
+  tell(*owned, last, reason, message);
+}
+
+void Generation::tell(const Sequence& sequence, const Sampled* last, ern_finish reason, const char* message) {
+  ern_event event = {};
+  event.request = sequence.number;
+  event.text = text_.c_str();
+  event.text_bytes = text_.size();
+  event.finish = reason;
+  event.message = message;
+  if (last) {
+    event.ids = &last->id;
+    event.id_count = 1;
+    if (!last->logprobs.empty()) {
+      logprobs_.clear();
+      for (const auto& [id, logprob] : last->logprobs) logprobs_.push_back({id, logprob});
+      event.logprobs = logprobs_.data();
+      event.logprob_top = logprobs_.size() - 1;
+    }
+  }
+  if (reason != ERN_RUNNING) {
+    const int64_t now = now_ns();
+    const auto or_now = [now](int64_t time) { return time != 0 ? time : now; };
+    const int64_t started = or_now(sequence.started_at), first = or_now(sequence.first_token_at);
+    event.prompt_tokens = sequence.prompt;
+    event.cached_tokens = sequence.cached;
+    event.completion_tokens = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt;
+    event.queue_ns = started - sequence.submitted_at;
+    event.prefill_ns = first - started;
+    event.decode_ns = or_now(sequence.last_token_at) - first;
+  }
+  sequence.on_event(sequence.user, &event);
+}
+
+void Generation::publish_counters() {
+  Counters& counters = parts_.counters;
+  counters.preemptions = parts_.scheduler.preemptions();
+  counters.running = parts_.scheduler.resident();
+  counters.waiting = parts_.scheduler.waiting();
+  counters.free_blocks = static_cast<uint64_t>(parts_.pool.free_blocks());
+  counters.cached_blocks = static_cast<uint64_t>(parts_.pool.cached_blocks());
+}
+
+}  // namespace ern

@@ -1,0 +1,75 @@
+// From steps to tokens to events: runs what the scheduler chose, samples where a sequence's last token was computed, and tells its reader.
+// Owns the sequences that are in the engine. For the engine's thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "counters.hpp"
+#include "executor.hpp"
+#include "kv_pool.hpp"
+#include "sampler.hpp"
+#include "scheduler.hpp"
+#include "sequence.hpp"
+#include "threads.hpp"
+
+namespace ern {
+
+class Generation {
+ public:
+  struct Parts {
+    Executor& executor;
+    KvPool& pool;
+    Scheduler& scheduler;
+    ThreadPool& threads;
+    Counters& counters;
+    std::atomic<int32_t>& queued;  // requests that were submitted and have not had a step; one less for each that gets its first, or ends before
+    int32_t vocab;
+    std::span<const uint32_t> allowed;  // ids that may be sampled; empty: all
+  };
+  explicit Generation(const Parts& parts);
+
+  // Always takes it: without memory for one more, it ends with an error.
+  void add(std::unique_ptr<Sequence> sequence);
+  // Both are fine for a number that is not here.
+  void cancel(uint64_t number);
+  void ack(uint64_t number, int64_t tokens);
+  // Ends every sequence.
+  void end_all(ern_finish reason, const char* message);
+
+  // One step of the model for whoever can go on. False if nobody can.
+  bool step();
+
+  // The scheduler's and the pool's numbers, for everybody.
+  void publish_counters();
+  Sampler& sampler() { return samplers_.front(); }
+
+ private:
+  struct Draw {  // one row to sample from
+    Sequence* sequence;
+    float* logits;
+    int32_t next_id;
+    Sampled result;
+  };
+
+  void sample(std::vector<Draw>& draws);
+  Sampled sample(const Draw& draw, Sampler& sampler) const;
+  void accept(Sequence& sequence, Sampled sampled);
+  void end(Sequence& sequence, ern_finish reason, const char* message, const Sampled* last);
+  void tell(const Sequence& sequence, const Sampled* last, ern_finish reason, const char* message);
+
+  Parts parts_;
+  std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sampler> samplers_;  // one a thread
+  // Of the step at hand; kept for their memory.
+  std::vector<StepItem> items_;
+  std::vector<Draw> draws_;
+  std::string text_;
+  std::vector<ern_logprob> logprobs_;
+};
+
+}  // namespace ern

@@ -1,0 +1,160 @@
+/**
+ * What a kernel is to the compiler: which op it computes, which nodes it fits, what makes its source, what it reads and costs. The kernels
+ * themselves are headers in runtime/device; which ones there are is the table in kernels.ts.
+ */
+
+import type { Node, NodeOf } from "../ir/graph.js";
+import type { OpName } from "../ir/ops.js";
+import { type Dim, type DType, DTYPES, type Layout, type TensorType, type Type } from "../ir/types.js";
+import { bug } from "../diagnostics.js";
+import type { ArchLevel } from "../toolchain/arch.js";
+import type { View } from "./render.js";
+
+/** What kernels depend on besides their node. */
+export interface KernelTarget {
+  readonly arch: ArchLevel;
+  /** Tokens in a block of the KV pool, and bytes of all layers of one. */
+  readonly kvBlockSize: number;
+  readonly kvBlockBytes: number;
+  /** Tokens of the longest sequence. */
+  readonly maxContext: number;
+}
+
+/** How a weight lies in memory. */
+export interface WeightFormat {
+  readonly layout: Layout;
+  readonly dtype: DType;
+}
+
+/** All that makes a kernel's source: two launches with equal parameters call one function. */
+export type KernelParams = { readonly [name: string]: number | string | boolean };
+
+/** Work of one launch, for choices and reports: bytes moved to or from memory, and multiply-adds counted as two operations. */
+export interface Cost {
+  readonly bytes: number;
+  readonly operations: number;
+}
+
+/**
+ * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
+ * bits for equal rows, whatever the number of rows, sequences and threads.
+ */
+export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert";
+
+/** A parameter that changes speed and nothing else. */
+export interface Tunable {
+  readonly name: string;
+  readonly values: (params: KernelParams) => readonly number[];
+  readonly default: (params: KernelParams) => number;
+}
+
+export interface KernelDef<K extends OpName> {
+  readonly op: K;
+  /** Name of the variant; also of its template in templates/cpu and its header in runtime/device/cpu, unless those are given. */
+  readonly name: string;
+  readonly order: ReductionOrder;
+  /** What it can read for each operand that is a weight, best first. */
+  readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
+  /** The parameters for a node, or why it does not fit. Weight operands are read by `weights`, not here. */
+  readonly fit: (node: NodeOf<K>, target: KernelTarget) => KernelParams | string;
+  readonly tunables?: readonly Tunable[];
+  /** What a launch passes to it, in order. */
+  readonly args: (params: KernelParams) => readonly Argument[];
+  /** Results that may lie where an operand lay that nobody reads afterwards. */
+  readonly inPlace?: { readonly [result: string]: string };
+  /** Bytes of scratch in the arena for at most `rows` rows. */
+  readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly cost: (params: KernelParams, rows: number) => Cost;
+  /** Base name of the generated file and of its function; how rows are counted is no part of it. */
+  readonly file: (params: KernelParams) => string;
+  /** What its template sees, besides `args` and `functions`. */
+  readonly view: (params: KernelParams) => View;
+}
+
+/** A generated file: one kernel, with a function for each way in which its rows are counted, so that it is compiled once. */
+export interface UsedKernel {
+  readonly name: string;
+  readonly kernel: AnyKernel;
+  /** Without `rows`. */
+  readonly params: KernelParams;
+  readonly functions: readonly KernelFunction[];
+  /** Of all its functions, by program. */
+  readonly launches: { readonly [program: string]: number };
+}
+
+export interface KernelFunction {
+  readonly name: string;
+  /** Which field of Step counts the rows; undefined where the kernel's own code says so. */
+  readonly rows: Rows["step"] | undefined;
+}
+
+export interface Argument {
+  /** An operand or result of the op, `pieces.1` for one of many results, or `workspace`. */
+  readonly name: string;
+  /** Of what it points at, in C++. */
+  readonly type: string;
+}
+
+export type AnyKernel = { [K in OpName]: KernelDef<K> }[OpName];
+
+/** Keeps the op's own types inside a definition. */
+export function defineKernel<K extends OpName>(kernel: KernelDef<K>): AnyKernel {
+  return Object.freeze(kernel) as unknown as AnyKernel;
+}
+
+/** The parameters of `kernel` for a node of its op, or why it does not fit. */
+export function fitKernel(kernel: AnyKernel, node: Node, target: KernelTarget): KernelParams | string {
+  if (kernel.op !== node.op) throw bug(`kernel ${kernel.name} was asked about ${node.op}`);
+  return (kernel.fit as (node: Node, target: KernelTarget) => KernelParams | string)(node, target);
+}
+
+export function tensorType(type: Type): TensorType {
+  if (type.kind !== "tensor") throw bug("expected a tensor, found a kv cache");
+  return type;
+}
+
+/** A fixed size of a type. */
+export function sizeOf(type: Type, axis: number): number {
+  const size = tensorType(type).shape.at(axis);
+  if (typeof size !== "number") throw bug("expected a fixed size");
+  return size;
+}
+
+/** The count of rows as the runtime gives it: a field of Step, times a constant. */
+export interface Rows {
+  readonly step: "tokens" | "sequences";
+  readonly times: number;
+}
+
+export function rowsOf(dim: Dim | undefined): Rows | undefined {
+  if (dim === undefined || typeof dim === "number" || dim.plus !== 0) return undefined;
+  return dim.symbol === "T" ? { step: "tokens", times: dim.times } : dim.symbol === "S" ? { step: "sequences", times: dim.times } : undefined;
+}
+
+/** The function of a kernel's file that a launch with these parameters calls: `_last` is for the last row of each sequence. */
+export function kernelFunction(kernel: AnyKernel, params: KernelParams): KernelFunction {
+  const rows = params.rows === "tokens" || params.rows === "sequences" ? params.rows : undefined;
+  return { name: `${kernel.file(params)}${rows === "sequences" ? "_last" : ""}`, rows };
+}
+
+export function bytesOf(dtype: DType): number {
+  return DTYPES[dtype].bytes;
+}
+
+export function numberParam(params: KernelParams, name: string): number {
+  const value = params[name];
+  if (typeof value !== "number") throw bug(`kernel parameter ${name} is ${JSON.stringify(value)}, expected a number`);
+  return value;
+}
+
+export function stringParam(params: KernelParams, name: string): string {
+  const value = params[name];
+  if (typeof value !== "string") throw bug(`kernel parameter ${name} is ${JSON.stringify(value)}, expected a string`);
+  return value;
+}
+
+export function dtypeParam(params: KernelParams, name: string): DType {
+  const value = stringParam(params, name);
+  if (!Object.hasOwn(DTYPES, value)) throw bug(`kernel parameter ${name} is ${value}, expected an element type`);
+  return value as DType;
+}

@@ -1,0 +1,147 @@
+/** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
+
+import type { NodeOf, Value } from "../../ir/graph.js";
+import { type AnyKernel, bytesOf, type Cost, defineKernel, dtypeParam, type KernelParams, numberParam, rowsOf, sizeOf, type Tunable, tensorType } from "../kernel-def.js";
+import type { View } from "../render.js";
+import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
+
+/** Of `Tiling` in runtime/device/cpu/matmul.hpp; no choice changes a bit of a result. */
+export const TILING: readonly Tunable[] = [
+  { name: "tile_rows", values: () => [4, 5, 6], default: () => 6 },
+  { name: "k_block", values: () => [128, 256, 384, 512], default: () => 256 },
+  { name: "row_block", values: () => [48, 96, 192, 384], default: () => 192 },
+  { name: "ahead", values: () => [0, 1024, 2048, 4096], default: () => 2048 },
+];
+
+export function tilingView(params: KernelParams): View {
+  return Object.fromEntries(TILING.map(({ name }) => [name, numberParam(params, name)]));
+}
+
+/** Where a tunable is not at its default, the name says so. */
+export function tilingName(params: KernelParams): string {
+  return TILING.filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+    .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+    .join("_");
+}
+
+/** Sizes and types of x . weight^T, or why no kernel takes it. */
+export function productParams(x: Value, weight: Value, rows: Value): KernelParams | string {
+  const { dtype, shape } = tensorType(x.type);
+  const count = rowsOf(tensorType(rows.type).shape[0]);
+  if (dtype !== "f32" && dtype !== "bf16") return `x is ${dtype}, expected f32 or bf16`;
+  if (!count || count.times !== 1) return "rows are neither tokens nor sequences";
+  if (shape.length !== 2) return "x is no matrix";
+  return { n: sizeOf(weight.type, -2), k: sizeOf(weight.type, -1), x: dtype, rows: count.step };
+}
+
+/** The weight is read once, x and the result once each. */
+export function productCost(params: KernelParams, rows: number, outBytes: number): Cost {
+  const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
+  const weight = n * k * (params.weight_dtype === "f32" ? 4 : 2);
+  return { bytes: weight + rows * (k * bytesOf(dtypeParam(params, "x")) + n * outBytes), operations: 2 * rows * n * k };
+}
+
+function hasBias(node: NodeOf<"linear"> | NodeOf<"linear_swiglu"> | NodeOf<"head_argmax">): boolean {
+  return node.operands.bias !== undefined;
+}
+
+const linear = defineKernel({
+  op: "linear",
+  name: "linear",
+  order: "sequential-k",
+  weights: { weight: PANELS, bias: F32_ROW },
+  fit: (node) => {
+    const { x, weight } = node.operands;
+    const params = productParams(x, weight, x);
+    if (typeof params === "string") return params;
+    if (node.attrs.dtype !== "f32" && node.attrs.dtype !== "bf16") return `writes no ${node.attrs.dtype}`;
+    return { ...params, out: node.attrs.dtype, bias: hasBias(node) };
+  },
+  tunables: TILING,
+  args: (params) => [
+    { name: "x", type: constType(params.x) },
+    { name: "weight", type: constType(params.weight_dtype) },
+    ...(params.bias ? [{ name: "bias", type: "const float" }] : []),
+    { name: "out", type: cType(params.out) },
+  ],
+  cost: (params, rows) => productCost(params, rows, bytesOf(dtypeParam(params, "out"))),
+  file: (params) =>
+    joinName("linear", params.x as string, params.weight_dtype === "f32" && "wf32", params.out as string, `n${params.n}`, `k${params.k}`, params.bias && "bias", tilingName(params)),
+  view: (params) => ({ ...productView(params), out: params.out as string, bias: params.bias as boolean, ...tilingView(params) }),
+});
+
+function productView(params: KernelParams): View {
+  return { n: numberParam(params, "n"), k: numberParam(params, "k"), x: params.x as string, weight: params.weight_dtype as string };
+}
+
+const linearSwiglu = defineKernel({
+  op: "linear_swiglu",
+  name: "linear_swiglu",
+  order: "sequential-k",
+  weights: { weight: PANELS, bias: F32_ROW },
+  fit: (node) => {
+    const { x, weight } = node.operands;
+    const { group, dtype } = node.attrs;
+    const params = productParams(x, weight, x);
+    if (typeof params === "string") return params;
+    if (![8, 16, 32].includes(group)) return `groups of ${group}, expected 8, 16 or 32`;
+    if (dtype !== "f32" && dtype !== "bf16") return `writes no ${dtype}`;
+    return { ...params, group, out: dtype, bias: hasBias(node) };
+  },
+  tunables: TILING,
+  args: (params) => [
+    { name: "x", type: constType(params.x) },
+    { name: "weight", type: constType(params.weight_dtype) },
+    ...(params.bias ? [{ name: "bias", type: "const float" }] : []),
+    { name: "out", type: cType(params.out) },
+  ],
+  cost: (params, rows) => productCost(params, rows, bytesOf(dtypeParam(params, "out")) / 2),
+  file: (params) =>
+    joinName(
+      "linear_swiglu",
+      params.x as string,
+      params.weight_dtype === "f32" && "wf32",
+      params.out as string,
+      `m${numberParam(params, "n") / 2}`,
+      `k${params.k}`,
+      params.group !== 32 && `g${params.group}`,
+      params.bias && "bias",
+      tilingName(params),
+    ),
+  view: (params) => {
+    const { n, ...rest } = productView(params);
+    return { ...rest, m: (n as number) / 2, group: numberParam(params, "group"), out: params.out as string, bias: params.bias as boolean, ...tilingView(params) };
+  },
+});
+
+/** The most threads that a kernel with a slot a thread expects: `max_team` in runtime/device/cpu/kernel.hpp. */
+export const MAX_TEAM = 256;
+
+const headArgmax = defineKernel({
+  op: "head_argmax",
+  name: "head_argmax",
+  order: "sequential-k",
+  weights: { weight: PANELS, bias: F32_ROW },
+  fit: (node) => {
+    const { x, weight } = node.operands;
+    const params = productParams(x, weight, x);
+    return typeof params === "string" ? params : { ...params, bias: hasBias(node) };
+  },
+  tunables: TILING,
+  args: (params) => [
+    { name: "x", type: constType(params.x) },
+    { name: "weight", type: constType(params.weight_dtype) },
+    ...(params.bias ? [{ name: "bias", type: "const float" }] : []),
+    { name: "logits", type: "float" },
+    { name: "ids", type: "int32_t" },
+    { name: "workspace", type: "void" },
+  ],
+  // A value and an id for each row and thread: head_argmax_workspace.
+  workspace: (_, rows) => rows * MAX_TEAM * 8,
+  cost: (params, rows) => productCost(params, rows, 4),
+  file: (params) =>
+    joinName("head_argmax", params.x as string, params.weight_dtype === "f32" && "wf32", `n${params.n}`, `k${params.k}`, params.bias && "bias", tilingName(params)),
+  view: (params) => ({ ...productView(params), bias: params.bias as boolean, ...tilingView(params) }),
+});
+
+export const MATMUL_KERNELS: readonly AnyKernel[] = [linear, linearSwiglu, headArgmax];

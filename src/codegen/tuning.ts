@@ -1,0 +1,91 @@
+/**
+ * Measured choices: rows of tuning/<device class>.json, as schema/tuning.schema.json describes them. A row of exactly this problem counts, else the
+ * nearest of the same kernel family, else the table's default stands. Rows come from sweeps; nothing here measures.
+ */
+
+import { readFileSync } from "node:fs";
+import { Diagnostic } from "../diagnostics.js";
+import type { AnyKernel, KernelParams } from "./kernel-def.js";
+
+export interface TuningRow {
+  readonly op: string;
+  /** Sizes and element types of the problem, as the kernel's parameters name them. */
+  readonly problem: KernelParams;
+  /** Layout of each weight operand. */
+  readonly layouts: { readonly [operand: string]: string };
+  /** Most rows of the bucket that was timed. */
+  readonly rows: number;
+  readonly winner: TimedChoice;
+  readonly runnerUp?: TimedChoice;
+  readonly default?: TimedChoice;
+}
+
+export interface TimedChoice {
+  readonly kernel: string;
+  readonly params: KernelParams;
+  readonly seconds: number;
+}
+
+export interface TuningTable {
+  readonly device: string;
+  readonly rows: readonly TuningRow[];
+}
+
+/** Problems whose sizes differ by more than this factor in all say nothing about each other. */
+const FARTHEST = Math.log(4);
+
+/** Reads a table; only its outline is checked here, the schema is for people and editors. */
+export function readTuning(path: string): TuningTable {
+  try {
+    const table = JSON.parse(readFileSync(path, "utf8")) as TuningTable;
+    if (typeof table.device === "string" && Array.isArray(table.rows)) return table;
+  } catch (cause) {
+    throw new Diagnostic({ code: "tuning-unreadable", message: cause instanceof Error ? cause.message : String(cause), place: path, cause });
+  }
+  throw new Diagnostic({ code: "tuning-unreadable", message: "found no device and rows, expected a table as schema/tuning.schema.json describes it", place: path });
+}
+
+interface Fitting {
+  readonly kernel: AnyKernel;
+  readonly params: KernelParams;
+}
+
+/** The fitting kernel with the parameters that the nearest row names; undefined if no row is near. */
+export function bestRow<F extends Fitting>(table: TuningTable | undefined, fitting: readonly F[], rows: number): F | undefined {
+  let best: F | undefined;
+  let bestDistance = FARTHEST;
+  for (const row of table?.rows ?? []) {
+    const choice = fitting.find(({ kernel }) => kernel.op === row.op && kernel.name === row.winner.kernel);
+    const params = choice && withTuned(choice, row);
+    if (!params) continue;
+    const distance = distanceTo(row, choice.params, rows);
+    if (distance <= bestDistance && (distance < bestDistance || !best)) {
+      best = { ...choice, params };
+      bestDistance = distance;
+    }
+  }
+  return best;
+}
+
+/** A row's parameters, if the kernel still has these tunables with these values. */
+function withTuned({ kernel, params }: Fitting, row: TuningRow): KernelParams | undefined {
+  const tuned: { [name: string]: number } = {};
+  for (const { name, values } of kernel.tunables ?? []) {
+    const value = row.winner.params[name];
+    if (typeof value !== "number" || !values(params).includes(value)) return undefined;
+    tuned[name] = value;
+  }
+  return { ...params, ...tuned };
+}
+
+/** Sum of the logarithms of the ratios of sizes; infinite where something that is no size differs. */
+function distanceTo(row: TuningRow, params: KernelParams, rows: number): number {
+  let distance = Math.abs(Math.log(row.rows / rows));
+  for (const [operand, layout] of Object.entries(row.layouts)) if (params[`${operand}_layout`] !== layout) return Number.POSITIVE_INFINITY;
+  for (const [name, value] of Object.entries(row.problem)) {
+    const found = params[name];
+    if (typeof value === "number" && typeof found === "number" && value > 0 && found > 0) distance += Math.abs(Math.log(value / found));
+    else if (found !== value) return Number.POSITIVE_INFINITY;
+  }
+  return distance;
+}

@@ -1,0 +1,331 @@
+/**
+ * The driver: a compile request becomes a package. Lowering and text are in lower.ts and codegen/, compilers and cache in toolchain/, packing in weights/;
+ * here is their order, what runs beside what, and what is reported. A dry run stops before anything is written.
+ */
+
+import { resolve } from "node:path";
+import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
+import type { UsedKernel } from "./codegen/kernel-def.js";
+import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
+import { BuildFiles, copyFixedFiles, kernelList, rootFiles, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
+import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
+import { cmakeLists, kernelSources } from "./codegen/sources.js";
+import { syntheticFill } from "./codegen/synthetic.js";
+import { readTuning } from "./codegen/tuning.js";
+import { Diagnostic } from "./diagnostics.js";
+import { countParameters } from "./frontend/count.js";
+import { type LoadedModel, loadModel } from "./frontend/load-model.js";
+import type { CompileRequest } from "./frontend/model-json.js";
+import type { Level } from "./ir/ops.js";
+import { type LoweredModel, lowerModel } from "./lower.js";
+import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
+import type { PassReport } from "./passes/run.js";
+import type { LayoutChoice } from "./passes/lower/select-layouts.js";
+import { compilerVersion } from "./project.js";
+import { type ArchLevel, resolveArch } from "./toolchain/arch.js";
+import { Cache, sha256 } from "./toolchain/cache.js";
+import { findCompiler } from "./toolchain/compiler.js";
+import { COMMON_FLAGS } from "./toolchain/cxx.js";
+import { buildAddon, buildPacker, compileLibrary, compilePlan, KERNEL_FLAGS, linkLibrary, type NativeOptions, PLAN_SOURCE, RUNTIME_FLAGS } from "./toolchain/native.js";
+import { fingerprintCheckpoint } from "./weights/fingerprint.js";
+import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
+import { runPacker } from "./weights/packer.js";
+
+/** In the order in which they begin; `compile` and `pack` run side by side. */
+export const PHASES = ["load", "lower", "generate", "compile", "pack", "link", "write"] as const;
+export type Phase = (typeof PHASES)[number];
+
+export type Progress =
+  | { readonly kind: "start"; readonly phase: Phase }
+  /** Units compiled, or bytes packed. */
+  | { readonly kind: "step"; readonly phase: Phase; readonly done: number; readonly total: number; readonly detail?: string }
+  | { readonly kind: "end"; readonly phase: Phase; readonly ms: number; readonly detail?: string };
+
+export interface CompileOptions {
+  readonly onProgress?: (progress: Progress) => void;
+  readonly dryRun?: boolean;
+  readonly disablePasses?: readonly string[];
+  /** At most this many rewrites, for bisecting. */
+  readonly limit?: number;
+  /** Folder for the graphs after each pass. */
+  readonly dumpDir?: string;
+  /** Levels whose graphs are wanted as text. */
+  readonly levels?: readonly Level[];
+  /** Bytes that second copies of weights may take. */
+  readonly copyLimit?: number;
+  /** The C++ compiler to use. */
+  readonly cxx?: string;
+  readonly cacheRoot?: string;
+  readonly signal?: AbortSignal;
+}
+
+export interface CompileResult {
+  /** Absolute path of the package; null after a dry run. */
+  readonly out: string | null;
+  /** `build-<hash>` within it. */
+  readonly build: string | null;
+  readonly buildId: string | null;
+  readonly arch: ArchLevel;
+  readonly kernels: readonly UsedKernel[];
+  readonly programs: readonly ProgramSummary[];
+  readonly layouts: readonly LayoutChoice[];
+  readonly passes: readonly PassReport[];
+  readonly memory: MemorySummary;
+  readonly compiled: { readonly units: number; readonly cached: number };
+  readonly phases: readonly { readonly phase: Phase; readonly ms: number }[];
+  readonly warnings: readonly Diagnostic[];
+  readonly unused: LoadedModel["unused"];
+  readonly ir: LoweredModel["ir"];
+}
+
+export interface ProgramSummary {
+  readonly name: string;
+  readonly kind: string;
+  readonly launches: number;
+  readonly arenaBytes: number;
+}
+
+export interface MemorySummary {
+  readonly weights: number;
+  /** Scratch of the largest program. */
+  readonly arena: number;
+  readonly kvBytesPerToken: number;
+  /** Of the pool at its default size. */
+  readonly kv: number;
+}
+
+export async function compile(request: CompileRequest, options: CompileOptions = {}): Promise<CompileResult> {
+  const clock = new Clock(options.onProgress);
+  if (process.platform !== "linux" || process.arch !== "x64") {
+    throw new Diagnostic({ code: "platform-unsupported", kind: "unsupported", message: `found ${process.platform} ${process.arch}, expected Linux on x86-64` });
+  }
+  const arch = resolveArch(request.arch);
+  if (!options.dryRun) {
+    if (request.out === null) throw new Diagnostic({ code: "output-missing", message: "found no output folder", place: "-o", hint: "name the folder of the package with -o" });
+    await checkOutputFolder(request.out);
+  }
+  const model = await clock.run("load", () => loadModel(request));
+  const lowered = await clock.run("lower", () => lower(request, model, arch, options));
+  const summary = summarize(request, lowered);
+  const common = { arch, kernels: lowered.kernels, layouts: lowered.layouts, passes: lowered.reports, warnings: model.warnings, unused: model.unused, ir: lowered.ir, ...summary };
+  if (options.dryRun || request.out === null) {
+    // Rendering finds what a dry run should: a template that does not fit its view.
+    kernelSources(lowered.kernels);
+    return { out: null, build: null, buildId: null, compiled: { units: 0, cached: 0 }, phases: clock.phases, ...common };
+  }
+  const out = resolve(request.out);
+  const context: BuildContext = { request, model, lowered, arch, summary, options, clock, counts: { units: 0, cached: 0 } };
+  const { buildId, path } = await withOutputFolder(out, (staged) => build(context, staged));
+  return { out, build: path.slice(out.length + 1), buildId, compiled: context.counts, phases: clock.phases, ...common };
+}
+
+function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, options: CompileOptions): LoweredModel {
+  const { config, activations, limits, deterministic, tuning } = request;
+  const input = { config, weights: model.weights, activations, arch, limits, deterministic, tuning: tuning === null ? undefined : readTuning(tuning) };
+  const { disablePasses, limit, dumpDir, levels, copyLimit } = options;
+  return lowerModel(input, {
+    ...(disablePasses ? { disablePasses } : {}),
+    ...(limit === undefined ? {} : { limit }),
+    ...(dumpDir === undefined ? {} : { dumpDir }),
+    ...(levels ? { levels } : {}),
+    ...(copyLimit === undefined ? {} : { copyLimit }),
+  });
+}
+
+function summarize({ limits }: CompileRequest, lowered: LoweredModel): { readonly programs: readonly ProgramSummary[]; readonly memory: MemorySummary } {
+  const programs = lowered.programs.map(({ kind, graph }) => ({
+    name: graph.name,
+    kind,
+    launches: graph.nodes.filter(({ op }) => op === "call").length,
+    arenaBytes: arenaBytes(graph),
+  }));
+  const kvBytesPerToken = lowered.kvBlockBytes / limits.blockSize;
+  const memory = {
+    weights: lowered.weights.bytes,
+    arena: Math.max(...programs.map((program) => program.arenaBytes)),
+    kvBytesPerToken,
+    kv: kvBytesPerToken * limits.kvTokens,
+  };
+  return { programs, memory };
+}
+
+interface BuildContext {
+  readonly request: CompileRequest;
+  readonly model: LoadedModel;
+  readonly lowered: LoweredModel;
+  readonly arch: ArchLevel;
+  readonly summary: ReturnType<typeof summarize>;
+  readonly options: CompileOptions;
+  readonly clock: Clock;
+  readonly counts: { units: number; cached: number };
+}
+
+async function build(context: BuildContext, staged: StagedPackage): Promise<{ readonly buildId: string; readonly path: string }> {
+  const { request, model, lowered, arch, options, clock } = context;
+  const compiler = await findCompiler(options.cxx);
+  const files = new BuildFiles(staged.dir);
+  const packing = model.checkpoint ? resolvePackPlan(lowered.weights, model.checkpoint) : null;
+
+  const { buildId, head } = await clock.run("generate", async () => {
+    await copyFixedFiles(files);
+    for (const [path, text] of kernelSources(lowered.kernels)) await files.write(path, text);
+    await files.write("CMakeLists.txt", cmakeLists(arch, { common: COMMON_FLAGS, kernel: KERNEL_FLAGS }));
+    await files.write("text.json", `${JSON.stringify(model.text.text)}\n`);
+    await files.write("chat.json", `${JSON.stringify(model.text.chat ?? { format: 1, form: "ernie-text" })}\n`);
+    if (model.text.tokenizerModel) await files.copy("tokenizer.model", model.text.tokenizerModel);
+    // The plan without its build id and weights stands for what it is made of.
+    const draft = planSource(context, "draft", { kind: "synthetic", seed: 0, fills: [] });
+    const weights = model.checkpoint ? await fingerprintCheckpoint(model.checkpoint) : request.weights;
+    const parts = { compiler: compiler.identity, flags: [COMMON_FLAGS, KERNEL_FLAGS, RUNTIME_FLAGS], sources: sourcesHash(files), draft, weights, text: model.text.text, chat: model.text.chat };
+    const id = sha256(JSON.stringify(parts)).slice(0, 32);
+    const packed = packing ? layOutPackedHead(packing, { format: "ernie-compile", build_id: id }) : null;
+    await files.write(PLAN_SOURCE, planSource(context, id, planWeights(context, packed)));
+    return { buildId: id, head: packed };
+  });
+
+  // One failing ends the other: nobody waits for weights of a package that does not compile.
+  const failure = new AbortController();
+  const signal = options.signal ? AbortSignal.any([options.signal, failure.signal]) : failure.signal;
+  const units = context.counts;
+  const native: NativeOptions = {
+    compiler,
+    cache: new Cache(options.cacheRoot),
+    signal,
+    onUnit: ({ source, cached }) => {
+      units.units++;
+      if (cached) units.cached++;
+      clock.step("compile", units.units, units.units, source);
+    },
+  };
+  const [objects, addon] = await allOrFirst(failure, [
+    clock.run("compile", () => compileAll(context, native, staged.dir)),
+    // Its compiler goes before the weights, since packing waits for it.
+    buildAddon(native),
+    packing && head ? clock.run("pack", () => pack(native, packing, head, files, clock)) : Promise.resolve(),
+  ] as const);
+
+  await clock.run("link", async () => {
+    await files.copy("lib/libern_model.so", (await linkLibrary(objects, native)).path);
+    await files.copy("lib/ern_node.node", addon.path);
+  });
+  const path = await clock.run("write", async () => {
+    if (packing) await files.add(WEIGHTS_FILE);
+    const bindings = renderBindings(bindingsInput(context));
+    return await staged.commit(buildId.slice(0, 16), rootFiles(bindings), (name) => `${JSON.stringify(manifest(context, files, buildId, name), null, 1)}\n`);
+  });
+  return { buildId, path };
+}
+
+async function compileAll({ lowered, arch }: BuildContext, native: NativeOptions, root: string) {
+  const kernels = lowered.kernels.map(({ name }) => `kernels/${name}.cpp`);
+  const [plan, rest] = await Promise.all([compilePlan(root, native), compileLibrary(root, kernels, arch, native)]);
+  return [...rest, plan];
+}
+
+async function pack(native: NativeOptions, plan: PackPlan, head: PackedHead, files: BuildFiles, clock: Clock): Promise<void> {
+  const packer = await buildPacker(native);
+  const { signal } = native;
+  await runPacker({ packer, plan, head, out: `${files.dir}/${WEIGHTS_FILE}`, onProgress: (done, total) => clock.step("pack", done, total), ...(signal ? { signal } : {}) });
+}
+
+/** All results, or the first failure once everything has come to rest. */
+async function allOrFirst<T extends readonly Promise<unknown>[]>(failure: AbortController, work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  for (const one of work) one.catch((error: unknown) => failure.abort(error));
+  const results = await Promise.allSettled(work);
+  if (results.some(({ status }) => status === "rejected")) throw failure.signal.reason;
+  return results.map((result) => (result as PromiseFulfilledResult<unknown>).value) as { -readonly [K in keyof T]: Awaited<T[K]> };
+}
+
+function planWeights({ request, lowered }: BuildContext, head: PackedHead | null): PlanWeights {
+  if (head) return { kind: "file", name: WEIGHTS_FILE, bytes: head.bytes, dataOffset: head.head.length, headerSha256: head.sha256 };
+  const seed = request.weights.kind === "synthetic" ? request.weights.seed : 0;
+  return { kind: "synthetic", seed, fills: lowered.weights.weights.map(syntheticFill) };
+}
+
+function planSource(context: BuildContext, buildId: string, weights: PlanWeights): string {
+  const { request, lowered, arch } = context;
+  return renderPlan({
+    version: compilerVersion(),
+    arch,
+    buildId,
+    info: { model: modelInfo(context), target: request.target, arch, activations: request.activations, version: compilerVersion() },
+    vocabSize: request.config.vocabSize,
+    limits: request.limits,
+    threads: request.threads ?? 0,
+    kvBlockBytes: lowered.kvBlockBytes,
+    weightsBytes: lowered.weights.bytes,
+    weights,
+    programs: lowered.programs,
+  });
+}
+
+function modelInfo({ request, model }: Pick<BuildContext, "request" | "model">) {
+  const { config } = request;
+  return {
+    architecture: config.kind === "moe" ? "Ernie4_5_MoeForCausalLM" : "Ernie4_5ForCausalLM",
+    parameters: countParameters(config, model.weights.tied),
+    layers: config.layers,
+    hiddenSize: config.hiddenSize,
+    vocabSize: config.vocabSize,
+    experts: config.moe?.experts ?? 0,
+    takesImages: false,
+  };
+}
+
+function bindingsInput(context: BuildContext): BindingsInput {
+  const { limits } = context.request;
+  return { ...modelInfo(context), maxContext: limits.maxContext, maxBatch: limits.maxBatch, tokens: tokenIds(context.request) };
+}
+
+function tokenIds({ config }: CompileRequest): { readonly [name: string]: number } {
+  const ids = { bos: config.bosId, eos: config.eosIds[0] ?? null, pad: config.padId };
+  return Object.fromEntries(Object.entries(ids).filter((entry): entry is [string, number] => entry[1] !== null));
+}
+
+function manifest(context: BuildContext, files: BuildFiles, buildId: string, build: string): object {
+  const { request, lowered, arch, summary, model } = context;
+  return {
+    format: PACKAGE_FORMAT,
+    compiler: { name: PACKAGE_MAKER, version: compilerVersion() },
+    build,
+    build_id: buildId,
+    target: { target: request.target, arch, activations: request.activations, deterministic: request.deterministic, threads: request.threads ?? 0 },
+    model: modelInfo(context),
+    tokens: tokenIds(request),
+    limits: request.limits,
+    weights: request.weights,
+    memory: { ...summary.memory, byContext: memoryByContext(request, summary.memory) },
+    programs: summary.programs,
+    kernels: kernelList(lowered.kernels),
+    copies: lowered.layouts.filter(({ formats }) => formats.length > 1),
+    unused: model.unused,
+    files: files.list(),
+  };
+}
+
+/** Bytes with one sequence of so many tokens. */
+function memoryByContext({ limits }: CompileRequest, { weights, arena, kvBytesPerToken }: MemorySummary): { readonly [tokens: string]: number } {
+  const lengths = [1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072].filter((tokens) => tokens < limits.maxContext);
+  return Object.fromEntries([...lengths, limits.maxContext].map((tokens) => [tokens, weights + arena + tokens * kvBytesPerToken]));
+}
+
+/** Times phases and tells of them. */
+class Clock {
+  readonly phases: { phase: Phase; ms: number }[] = [];
+
+  constructor(private readonly onProgress: ((progress: Progress) => void) | undefined) {}
+
+  async run<T>(phase: Phase, work: () => T | Promise<T>): Promise<T> {
+    const start = performance.now();
+    this.onProgress?.({ kind: "start", phase });
+    const result = await work();
+    const ms = performance.now() - start;
+    this.phases.push({ phase, ms });
+    this.onProgress?.({ kind: "end", phase, ms });
+    return result;
+  }
+
+  step(phase: Phase, done: number, total: number, detail?: string): void {
+    this.onProgress?.({ kind: "step", phase, done, total, ...(detail === undefined ? {} : { detail }) });
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * From a model to all that code is generated from: programs as buffers and calls, the kernels that they call, the places of the weights. Pure: nothing
+ * is read or written but dumps, and no compiler is needed.
+ */
+
+import { type AnyKernel, type KernelFunction, type KernelParams, type KernelTarget, kernelFunction, type UsedKernel } from "./codegen/kernel-def.js";
+import { kernelByName } from "./codegen/kernels.js";
+import type { PlanProgram, ProgramKind } from "./codegen/plan.js";
+import type { TuningTable } from "./codegen/tuning.js";
+import { bug, Diagnostic } from "./diagnostics.js";
+import type { ModelConfig } from "./frontend/config.js";
+import type { Limits } from "./frontend/model-json.js";
+import { buildProgram, PROGRAM_KINDS } from "./frontend/model.js";
+import type { WeightSet } from "./frontend/weight-set.js";
+import type { Graph } from "./ir/graph.js";
+import { LEVELS, type Level, levelIndex } from "./ir/ops.js";
+import { printAll } from "./ir/print.js";
+import { kvCache, type SymbolBounds } from "./ir/types.js";
+import { cloneBuckets } from "./passes/lower/clone-buckets.js";
+import { selectKernels } from "./passes/lower/select-kernels.js";
+import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
+import type { Pass } from "./passes/pass.js";
+import { FUSION_PASSES } from "./passes/pipeline.js";
+import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
+import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
+import { type PassReport, runPrograms } from "./passes/run.js";
+import type { ArchLevel } from "./toolchain/arch.js";
+
+export interface LowerInput {
+  readonly config: ModelConfig;
+  readonly weights: WeightSet;
+  readonly activations: "bf16" | "f32";
+  readonly arch: ArchLevel;
+  readonly limits: Limits;
+  readonly deterministic: boolean;
+  readonly tuning?: TuningTable | undefined;
+}
+
+export interface LowerOptions {
+  readonly disablePasses?: readonly string[];
+  readonly limit?: number;
+  readonly dumpDir?: string;
+  readonly verify?: boolean;
+  /** Levels whose text is wanted. */
+  readonly levels?: readonly Level[];
+  /** Bytes that second copies of weights may take. */
+  readonly copyLimit?: number;
+}
+
+export interface LoweredModel {
+  readonly programs: readonly PlanProgram[];
+  /** By name. */
+  readonly kernels: readonly UsedKernel[];
+  readonly weights: WeightPlan;
+  readonly layouts: readonly LayoutChoice[];
+  readonly kvBlockBytes: number;
+  readonly reports: readonly PassReport[];
+  /** Text of the levels asked for. */
+  readonly ir: { readonly [L in Level]?: string };
+}
+
+export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
+  checkDisabled(options.disablePasses ?? []);
+  const { config, activations, limits } = input;
+  const target = kernelTarget(input);
+  const programs = PROGRAM_KINDS.map((kind) => buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }));
+  const layouts: LayoutChoice[] = [];
+  let weights: WeightPlan | undefined;
+  const passes: readonly Pass[] = [
+    ...FUSION_PASSES,
+    cloneBuckets(limits),
+    selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
+    selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
+    planWeights((plan) => {
+      weights = plan;
+    }),
+    planMemory({ kvBlockSize: limits.blockSize }),
+  ];
+  const wanted = new Set(options.levels ?? []);
+  const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
+  let kernels: readonly UsedKernel[] = [];
+  const { graphs, reports } = runPrograms(programs, passes, {
+    ...(options.disablePasses ? { disable: options.disablePasses } : {}),
+    ...(options.limit === undefined ? {} : { limit: options.limit }),
+    ...(options.dumpDir === undefined ? {} : { dumpDir: options.dumpDir }),
+    ...(options.verify === undefined ? {} : { verify: options.verify }),
+    onPass: ({ pass }, after) => {
+      const level = pass === "clone-buckets" ? "fused" : pass === "select-kernels" ? "kernel" : pass === "plan-memory" ? "plan" : undefined;
+      if (level && wanted.has(level)) ir[level] = printAll(after);
+      if (pass === "select-kernels") kernels = collectKernels(after);
+    },
+  });
+  if (!weights) throw bug("the weights were not planned");
+  const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
+  return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, reports, ir };
+}
+
+/** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
+function checkDisabled(names: readonly string[]): void {
+  const known = [...new Set(FUSION_PASSES.map(({ name }) => name))];
+  for (const name of names) {
+    if (known.includes(name)) continue;
+    throw new Diagnostic({ code: "unknown-pass", message: `found ${JSON.stringify(name)}, expected a pass that can be left out`, place: "--disable-pass", hint: `these can: ${known.join(", ")}` });
+  }
+}
+
+function kernelTarget({ config, activations, arch, limits }: LowerInput): KernelTarget {
+  const layer = kvLayerBytes(kvCache(activations, config.kvHeads, config.headDim), limits.blockSize);
+  return { arch, kvBlockSize: limits.blockSize, kvBlockBytes: layer * config.layers, maxContext: limits.maxContext };
+}
+
+function programBounds({ maxBatch, maxContext, blockSize, prefillChunk }: Limits, kind: ProgramKind): SymbolBounds {
+  const blocks = { min: 1, max: Math.ceil(maxContext / blockSize) };
+  const tokens = kind === "decode" ? maxBatch : Math.max(prefillChunk, kind === "prefill" ? maxBatch : 1);
+  // The runtime scores one sequence at a time.
+  const sequences = kind === "score" || kind === "trace" ? 1 : maxBatch;
+  return { T: { min: 1, max: tokens }, S: { min: 1, max: sequences }, C: blocks };
+}
+
+function kindOf(graph: Graph): ProgramKind {
+  const kind = PROGRAM_KINDS.find((name) => graph.name === name || graph.name.startsWith(`${name}_`));
+  if (!kind) throw bug(`a program named ${graph.name}`);
+  return kind;
+}
+
+function collectKernels(graphs: readonly Graph[]): readonly UsedKernel[] {
+  interface Entry {
+    readonly kernel: AnyKernel;
+    readonly params: KernelParams;
+    readonly functions: Map<string, KernelFunction>;
+    readonly launches: { [program: string]: number };
+  }
+  const used = new Map<string, Entry>();
+  for (const graph of graphs) {
+    for (const node of graph.nodes) {
+      if (node.op !== "launch") continue;
+      const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
+      const { rows: _, ...params } = node.attrs.params as KernelParams;
+      const name = kernel.file(params);
+      const known: Entry = used.get(name) ?? { kernel, params, functions: new Map(), launches: {} };
+      if (JSON.stringify(known.params) !== JSON.stringify(params)) {
+        throw bug(`two kernels of the name ${name}: ${JSON.stringify(known.params)} and ${JSON.stringify(params)}`);
+      }
+      const called = kernelFunction(kernel, node.attrs.params as KernelParams);
+      known.functions.set(called.name, called);
+      known.launches[graph.name] = (known.launches[graph.name] ?? 0) + 1;
+      used.set(name, known);
+    }
+  }
+  return [...used]
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, { functions, ...rest }]) => ({ name, ...rest, functions: [...functions.values()].sort((a, b) => (a.name < b.name ? -1 : 1)) }));
+}
+
+/** `--print-ir` without a level means all. */
+export function levelsUpTo(level?: string): readonly Level[] {
+  if (level === undefined) return LEVELS;
+  const found = LEVELS.find((known) => known === level);
+  if (!found) throw new Diagnostic({ code: "unknown-level", message: `found ${JSON.stringify(level)}, expected ${LEVELS.join(", ")}`, place: "--print-ir" });
+  return LEVELS.filter((known) => levelIndex(known) === levelIndex(found));
+}

@@ -1,0 +1,31 @@
+/**
+ * Attention, rope, norms, embedding and elementwise kernels: compiles their C++ tests for each arch level and runs those that this CPU can.
+ * "plain" is the build without -march, the one that also runs under sanitizers; with SANITIZE only it and the best level are built.
+ */
+
+import { execa } from "execa";
+import { describe, expect, it } from "vitest";
+import { type ArchLevel, archFlags, bestArch, missingFlags, readCpuFlags } from "../../src/toolchain/arch.js";
+import { buildNative, sanitizers } from "./build-native.js";
+
+const tests = ["attention", "rope", "rms_norm", "elementwise"] as const;
+const cpu = readCpuFlags();
+
+// x86-64-v4-vnni has nothing that these kernels would use: it is x86-64-v4 here.
+const all: readonly (ArchLevel | "plain")[] = ["plain", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"];
+const levels = all.filter((level) => !sanitizers || level === "plain" || level === bestArch(cpu));
+
+describe.each(levels)("%s", (level) => {
+  const runs = level === "plain" || missingFlags(level, cpu).length === 0;
+  it.each(tests)(`%s ${runs ? "agrees with doubles and with itself" : "compiles (this CPU cannot run it)"}`, async (name) => {
+    const binary = await buildNative({
+      name: `${name}-${level}`,
+      sources: [`test/native/${name}_test.cpp`],
+      // As the toolchain compiles kernels, but -O1: the tests instantiate many shapes.
+      flags: ["-O1", "-ffp-contract=off", ...(level === "plain" ? [] : archFlags(level))],
+    });
+    if (!runs) return;
+    const result = await execa(binary, { reject: false, all: true, timeout: 200_000 });
+    expect(result.exitCode, result.all).toBe(0);
+  });
+});
