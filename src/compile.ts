@@ -18,15 +18,25 @@ import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
 import type { Level } from "./ir/ops.js";
 import { type LoweredModel, lowerModel } from "./lower.js";
+import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
 import type { PassReport } from "./passes/run.js";
-import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { compilerVersion } from "./project.js";
 import { type ArchLevel, resolveArch } from "./toolchain/arch.js";
 import { Cache, sha256 } from "./toolchain/cache.js";
 import { findCompiler } from "./toolchain/compiler.js";
 import { COMMON_FLAGS } from "./toolchain/cxx.js";
-import { buildAddon, buildPacker, compileLibrary, compilePlan, KERNEL_FLAGS, linkLibrary, type NativeOptions, PLAN_SOURCE, RUNTIME_FLAGS } from "./toolchain/native.js";
+import {
+  buildAddon,
+  buildPacker,
+  compileLibrary,
+  compilePlan,
+  KERNEL_FLAGS,
+  linkLibrary,
+  type NativeOptions,
+  PLAN_SOURCE,
+  RUNTIME_FLAGS,
+} from "./toolchain/native.js";
 import { fingerprintCheckpoint } from "./weights/fingerprint.js";
 import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
 import { runPacker } from "./weights/packer.js";
@@ -97,17 +107,36 @@ export interface MemorySummary {
 export async function compile(request: CompileRequest, options: CompileOptions = {}): Promise<CompileResult> {
   const clock = new Clock(options.onProgress);
   if (process.platform !== "linux" || process.arch !== "x64") {
-    throw new Diagnostic({ code: "platform-unsupported", kind: "unsupported", message: `found ${process.platform} ${process.arch}, expected Linux on x86-64` });
+    throw new Diagnostic({
+      code: "platform-unsupported",
+      kind: "unsupported",
+      message: `found ${process.platform} ${process.arch}, expected Linux on x86-64`,
+    });
   }
   const arch = resolveArch(request.arch);
   if (!options.dryRun) {
-    if (request.out === null) throw new Diagnostic({ code: "output-missing", message: "found no output folder", place: "-o", hint: "name the folder of the package with -o" });
+    if (request.out === null)
+      throw new Diagnostic({
+        code: "output-missing",
+        message: "found no output folder",
+        place: "-o",
+        hint: "name the folder of the package with -o",
+      });
     await checkOutputFolder(request.out);
   }
   const model = await clock.run("load", () => loadModel(request));
   const lowered = await clock.run("lower", () => lower(request, model, arch, options));
   const summary = summarize(request, lowered);
-  const common = { arch, kernels: lowered.kernels, layouts: lowered.layouts, passes: lowered.reports, warnings: model.warnings, unused: model.unused, ir: lowered.ir, ...summary };
+  const common = {
+    arch,
+    kernels: lowered.kernels,
+    layouts: lowered.layouts,
+    passes: lowered.reports,
+    warnings: model.warnings,
+    unused: model.unused,
+    ir: lowered.ir,
+    ...summary,
+  };
   if (options.dryRun || request.out === null) {
     // Rendering finds what a dry run should: a template that does not fit its view.
     kernelSources(lowered.kernels);
@@ -121,7 +150,15 @@ export async function compile(request: CompileRequest, options: CompileOptions =
 
 function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, options: CompileOptions): LoweredModel {
   const { config, activations, limits, deterministic, tuning } = request;
-  const input = { config, weights: model.weights, activations, arch, limits, deterministic, tuning: tuning === null ? undefined : readTuning(tuning) };
+  const input = {
+    config,
+    weights: model.weights,
+    activations,
+    arch,
+    limits,
+    deterministic,
+    tuning: tuning === null ? undefined : readTuning(tuning),
+  };
   const { disablePasses, limit, dumpDir, levels, copyLimit } = options;
   return lowerModel(input, {
     ...(disablePasses ? { disablePasses } : {}),
@@ -132,7 +169,10 @@ function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, opt
   });
 }
 
-function summarize({ limits }: CompileRequest, lowered: LoweredModel): { readonly programs: readonly ProgramSummary[]; readonly memory: MemorySummary } {
+function summarize(
+  { limits }: CompileRequest,
+  lowered: LoweredModel,
+): { readonly programs: readonly ProgramSummary[]; readonly memory: MemorySummary } {
   const programs = lowered.programs.map(({ kind, graph }) => ({
     name: graph.name,
     kind,
@@ -176,7 +216,15 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     // The plan without its build id and weights stands for what it is made of.
     const draft = planSource(context, "draft", { kind: "synthetic", seed: 0, fills: [] });
     const weights = model.checkpoint ? await fingerprintCheckpoint(model.checkpoint) : request.weights;
-    const parts = { compiler: compiler.identity, flags: [COMMON_FLAGS, KERNEL_FLAGS, RUNTIME_FLAGS], sources: sourcesHash(files), draft, weights, text: model.text.text, chat: model.text.chat };
+    const parts = {
+      compiler: compiler.identity,
+      flags: [COMMON_FLAGS, KERNEL_FLAGS, RUNTIME_FLAGS],
+      sources: sourcesHash(files),
+      draft,
+      weights,
+      text: model.text.text,
+      chat: model.text.chat,
+    };
     const id = sha256(JSON.stringify(parts)).slice(0, 32);
     const packed = packing ? layOutPackedHead(packing, { format: "ernie-compile", build_id: id }) : null;
     await files.write(PLAN_SOURCE, planSource(context, id, planWeights(context, packed)));
@@ -211,7 +259,11 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   const path = await clock.run("write", async () => {
     if (packing) await files.add(WEIGHTS_FILE);
     const bindings = renderBindings(bindingsInput(context));
-    return await staged.commit(buildId.slice(0, 16), rootFiles(bindings), (name) => `${JSON.stringify(manifest(context, files, buildId, name), null, 1)}\n`);
+    return await staged.commit(
+      buildId.slice(0, 16),
+      rootFiles(bindings),
+      (name) => `${JSON.stringify(manifest(context, files, buildId, name), null, 1)}\n`,
+    );
   });
   return { buildId, path };
 }
@@ -225,11 +277,21 @@ async function compileAll({ lowered, arch }: BuildContext, native: NativeOptions
 async function pack(native: NativeOptions, plan: PackPlan, head: PackedHead, files: BuildFiles, clock: Clock): Promise<void> {
   const packer = await buildPacker(native);
   const { signal } = native;
-  await runPacker({ packer, plan, head, out: `${files.dir}/${WEIGHTS_FILE}`, onProgress: (done, total) => clock.step("pack", done, total), ...(signal ? { signal } : {}) });
+  await runPacker({
+    packer,
+    plan,
+    head,
+    out: `${files.dir}/${WEIGHTS_FILE}`,
+    onProgress: (done, total) => clock.step("pack", done, total),
+    ...(signal ? { signal } : {}),
+  });
 }
 
 /** All results, or the first failure once everything has come to rest. */
-async function allOrFirst<T extends readonly Promise<unknown>[]>(failure: AbortController, work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+async function allOrFirst<T extends readonly Promise<unknown>[]>(
+  failure: AbortController,
+  work: T,
+): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
   for (const one of work) one.catch((error: unknown) => failure.abort(error));
   const results = await Promise.allSettled(work);
   if (results.some(({ status }) => status === "rejected")) throw failure.signal.reason;
@@ -289,7 +351,13 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
     compiler: { name: PACKAGE_MAKER, version: compilerVersion() },
     build,
     build_id: buildId,
-    target: { target: request.target, arch, activations: request.activations, deterministic: request.deterministic, threads: request.threads ?? 0 },
+    target: {
+      target: request.target,
+      arch,
+      activations: request.activations,
+      deterministic: request.deterministic,
+      threads: request.threads ?? 0,
+    },
     model: modelInfo(context),
     tokens: tokenIds(request),
     limits: request.limits,
@@ -304,7 +372,10 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
 }
 
 /** Bytes with one sequence of so many tokens. */
-function memoryByContext({ limits }: CompileRequest, { weights, arena, kvBytesPerToken }: MemorySummary): { readonly [tokens: string]: number } {
+function memoryByContext(
+  { limits }: CompileRequest,
+  { weights, arena, kvBytesPerToken }: MemorySummary,
+): { readonly [tokens: string]: number } {
   const lengths = [1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072].filter((tokens) => tokens < limits.maxContext);
   return Object.fromEntries([...lengths, limits.maxContext].map((tokens) => [tokens, weights + arena + tokens * kvBytesPerToken]));
 }

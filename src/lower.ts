@@ -3,14 +3,21 @@
  * is read or written but dumps, and no compiler is needed.
  */
 
-import { type AnyKernel, type KernelFunction, type KernelParams, type KernelTarget, kernelFunction, type UsedKernel } from "./codegen/kernel-def.js";
+import {
+  type AnyKernel,
+  type KernelFunction,
+  type KernelParams,
+  type KernelTarget,
+  kernelFunction,
+  type UsedKernel,
+} from "./codegen/kernel-def.js";
 import { kernelByName } from "./codegen/kernels.js";
 import type { PlanProgram, ProgramKind } from "./codegen/plan.js";
 import type { TuningTable } from "./codegen/tuning.js";
 import { bug, Diagnostic } from "./diagnostics.js";
 import type { ModelConfig } from "./frontend/config.js";
-import type { Limits } from "./frontend/model-json.js";
 import { buildProgram, PROGRAM_KINDS } from "./frontend/model.js";
+import type { Limits } from "./frontend/model-json.js";
 import type { WeightSet } from "./frontend/weight-set.js";
 import type { Graph } from "./ir/graph.js";
 import { LEVELS, type Level, levelIndex } from "./ir/ops.js";
@@ -63,7 +70,9 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   checkDisabled(options.disablePasses ?? []);
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
-  const programs = PROGRAM_KINDS.map((kind) => buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }));
+  const programs = PROGRAM_KINDS.map((kind) =>
+    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
+  );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
@@ -100,7 +109,12 @@ function checkDisabled(names: readonly string[]): void {
   const known = [...new Set(FUSION_PASSES.map(({ name }) => name))];
   for (const name of names) {
     if (known.includes(name)) continue;
-    throw new Diagnostic({ code: "unknown-pass", message: `found ${JSON.stringify(name)}, expected a pass that can be left out`, place: "--disable-pass", hint: `these can: ${known.join(", ")}` });
+    throw new Diagnostic({
+      code: "unknown-pass",
+      message: `found ${JSON.stringify(name)}, expected a pass that can be left out`,
+      place: "--disable-pass",
+      hint: `these can: ${known.join(", ")}`,
+    });
   }
 }
 
@@ -149,13 +163,22 @@ function collectKernels(graphs: readonly Graph[]): readonly UsedKernel[] {
   }
   return [...used]
     .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([name, { functions, ...rest }]) => ({ name, ...rest, functions: [...functions.values()].sort((a, b) => (a.name < b.name ? -1 : 1)) }));
+    .map(([name, { functions, ...rest }]) => ({
+      name,
+      ...rest,
+      functions: [...functions.values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
+    }));
 }
 
 /** `--print-ir` without a level means all. */
 export function levelsUpTo(level?: string): readonly Level[] {
   if (level === undefined) return LEVELS;
   const found = LEVELS.find((known) => known === level);
-  if (!found) throw new Diagnostic({ code: "unknown-level", message: `found ${JSON.stringify(level)}, expected ${LEVELS.join(", ")}`, place: "--print-ir" });
+  if (!found)
+    throw new Diagnostic({
+      code: "unknown-level",
+      message: `found ${JSON.stringify(level)}, expected ${LEVELS.join(", ")}`,
+      place: "--print-ir",
+    });
   return LEVELS.filter((known) => levelIndex(known) === levelIndex(found));
 }

@@ -5,7 +5,7 @@
 //   matmul prefill               512 rows, one product at a time, beside the vector units' limit
 //   matmul moe                   the products of 21B-A3B layers: decode and prefill of the routed experts
 //
-// Options: -t threads (2), -r repetitions (20), -f file to map for `bandwidth` (made if missing).
+// Options: -t threads (2), -r repetitions (20), -p small|huge pages for `decode` (huge), -f file to map for `bandwidth` (made if missing).
 // Machines that others use give one-sided noise. So what is compared is interleaved, and of each launch the best of all repetitions counts:
 // a launch is short enough to meet a quiet moment, a whole step is not. A step's weights are far larger than the caches, so the repetition
 // before leaves nothing behind.
@@ -163,6 +163,7 @@ Launches reading(const void* p, const std::vector<size_t>& pieces) {
 struct Options {
   int threads = 2;
   int repetitions = 20;
+  Pages pages = Pages::huge;
   std::string file;
 };
 
@@ -234,32 +235,29 @@ void decode(const Options& options) {
   bytes.push_back(size_t{103424} * 1024 * 2);
   size_t total = 0;
   for (const size_t b : bytes) total += b;
-  const Bf16* w[] = {weights(total / 2, Pages::small), weights(total / 2, Pages::huge)};
+  const Bf16* w = weights(total / 2, options.pages);
   Crew crew(options.threads);
   const size_t cut = size_t{1} << 22;
-  for (int pages = 0; pages < 2; ++pages) {
-    const Launches steps[] = {decode_step<1>(w[pages], layers), decode_step<2>(w[pages], layers), decode_step<4>(w[pages], layers),
-                              decode_step<8>(w[pages], layers), decode_step<16>(w[pages], layers)};
-    const Launches stream = reading(w[pages], std::vector<size_t>(total / cut, cut)), same = reading(w[pages], bytes);
-    Best best[5], read, read_same;
-    for (int r = 0; r < options.repetitions; ++r) {
-      read.add(crew.run(stream));
-      read_same.add(crew.run(same));
-      for (int i = 0; i < 5; ++i) best[i].add(crew.run(steps[i]));
+  const Launches steps[] = {decode_step<1>(w, layers), decode_step<2>(w, layers), decode_step<4>(w, layers), decode_step<8>(w, layers), decode_step<16>(w, layers)};
+  const Launches stream = reading(w, std::vector<size_t>(total / cut, cut)), same = reading(w, bytes);
+  Best best[5], read, read_same;
+  for (int r = 0; r < options.repetitions; ++r) {
+    read.add(crew.run(stream));
+    read_same.add(crew.run(same));
+    for (int i = 0; i < 5; ++i) best[i].add(crew.run(steps[i]));
+  }
+  const double read_time = read.total() * total / (total / cut * cut);
+  std::printf("%s pages, %d threads: reading %.1f GB/s, in the launches' pieces %.3f of it\n", options.pages == Pages::huge ? "huge" : "4 KiB",
+              options.threads, total / read_time * 1e-9, read_time / read_same.total());
+  for (int i = 0; i < 5; ++i) {
+    std::printf("  %2d rows %6.2f ms, %.3f of reading; ", 1 << i, best[i].total() * 1e3, read_time / best[i].total());
+    const char* names[] = {"qkv", "o", "gate_up", "down"};
+    for (int j = 0; j < 4; ++j) {
+      double sum = 0, sum_read = 0;
+      for (int layer = 0; layer < layers; ++layer) sum += best[i][layer * 4 + j], sum_read += read_same[layer * 4 + j];
+      std::printf("%s %.3f ", names[j], sum_read / sum);
     }
-    const double read_time = read.total() * total / (total / cut * cut);
-    std::printf("%s pages, %d threads: reading %.1f GB/s, in the launches' pieces %.3f of it\n", pages ? "huge" : "4 KiB", options.threads,
-                total / read_time * 1e-9, read_time / read_same.total());
-    for (int i = 0; i < 5; ++i) {
-      std::printf("  %2d rows %6.2f ms, %.3f of reading; ", 1 << i, best[i].total() * 1e3, read_time / best[i].total());
-      const char* names[] = {"qkv", "o", "gate_up", "down"};
-      for (int j = 0; j < 4; ++j) {
-        double sum = 0, sum_read = 0;
-        for (int layer = 0; layer < layers; ++layer) sum += best[i][layer * 4 + j], sum_read += read_same[layer * 4 + j];
-        std::printf("%s %.3f ", names[j], sum_read / sum);
-      }
-      std::printf("head %.3f of the same reads; tokens %.2f\n", read_same[layers * 4] / best[i][layers * 4], (1 << i) * best[0].total() / best[i].total());
-    }
+    std::printf("head %.3f of the same reads; tokens %.2f\n", read_same[layers * 4] / best[i][layers * 4], (1 << i) * best[0].total() / best[i].total());
   }
 }
 
@@ -316,6 +314,7 @@ int main(int argc, char** argv) {
     const std::string flag = argv[i];
     if (flag == "-t") options.threads = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "-r") options.repetitions = std::max(1, std::atoi(argv[i + 1]));
+    if (flag == "-p") options.pages = argv[i + 1] == std::string("small") ? Pages::small : Pages::huge;
     if (flag == "-f") options.file = argv[i + 1];
   }
   if (mode == "bandwidth") return bandwidth(options), 0;

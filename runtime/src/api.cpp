@@ -234,6 +234,9 @@ const char* ern_version(void) { return runtime_version; }
 const char* ern_last_message(void) { return last_message; }
 
 // The table's entries, under names that only this library sees: a reference to the public name could end in another model's library.
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wmissing-attributes"  // what the compiler finds out about a function (that it doesn't throw), the alias need not say
+#endif
 #define ERN_OWN(name) static __typeof__(ern_##name) own_##name __attribute__((alias("ern_" #name)))
 ERN_OWN(engine_create);
 ERN_OWN(engine_destroy);

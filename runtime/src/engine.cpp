@@ -146,7 +146,12 @@ Status Engine::logits(const ern_logits_request& request) {
     ++callers_;
     changed_.notify_all();
   }
-  Status status = pass.deliver([this] { send(Message(Message::Kind::wake)); });
+  // A flag, not a message: here nothing may fail, since the engine's thread holds on to the pass.
+  Status status = pass.deliver([this] {
+    const std::lock_guard lock(mutex_);
+    nudged_ = true;
+    changed_.notify_all();
+  });
   const std::lock_guard lock(mutex_);
   --callers_;
   changed_.notify_all();
@@ -161,8 +166,9 @@ void Engine::run() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
-      if (!moved) changed_.wait(lock, [this] { return stopping_ || !inbox_.empty(); });
+      if (!moved) changed_.wait(lock, [this] { return stopping_ || nudged_ || !inbox_.empty(); });
       if (stopping_) break;
+      nudged_ = false;
       messages.swap(inbox_);
     }
     for (Message& message : messages) handle(message);
@@ -171,7 +177,7 @@ void Engine::run() {
       moved = advance_passes();
       moved = generation_->step() || moved;
     } catch (const std::bad_alloc&) {
-      end_passes({Code::out_of_memory, "memory ran out"});
+      end_passes(Code::out_of_memory, "memory ran out");
       generation_->end_all(ERN_FINISH_ERROR, "memory ran out");
       moved = false;
     }
@@ -179,19 +185,18 @@ void Engine::run() {
   }
   // Nobody sends any more. What came last was never begun.
   for (Message& message : inbox_) handle(message);
-  end_passes({Code::cancelled, "the engine was destroyed"});
+  end_passes(Code::cancelled, "the engine was destroyed");
   generation_->end_all(ERN_FINISH_CANCELLED, "");
 }
 
 void Engine::handle(Message& message) {
   switch (message.kind) {
-    case Message::Kind::wake: break;
     case Message::Kind::sequence: generation_->add(std::move(message.sequence)); break;
     case Message::Kind::pass:
       try {
         passes_.push_back(message.pass);
       } catch (const std::bad_alloc&) {
-        end_pass(*message.pass, {Code::out_of_memory, "memory ran out"});
+        end_pass(*message.pass, Code::out_of_memory, "memory ran out");
       }
       break;
     case Message::Kind::cancel: generation_->cancel(message.number); break;
@@ -213,19 +218,19 @@ bool Engine::advance_passes() {
       continue;
     }
     passes_.erase(passes_.begin() + static_cast<ptrdiff_t>(i));
-    end_pass(pass, {});
+    end_pass(pass, Code::ok, "");
   }
   return moved;
 }
 
-void Engine::end_pass(LogitsPass& pass, const Status& status) {
+void Engine::end_pass(LogitsPass& pass, Code code, const char* message) {
   pass.release(pass_parts());
   generation_->publish_counters();  // whoever hears of the end finds the blocks given back
-  pass.tell(status);
+  pass.tell(code, message);
 }
 
-void Engine::end_passes(const Status& status) {
-  for (LogitsPass* pass : passes_) end_pass(*pass, status);
+void Engine::end_passes(Code code, const char* message) {
+  for (LogitsPass* pass : passes_) end_pass(*pass, code, message);
   passes_.clear();
 }
 

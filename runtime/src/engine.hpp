@@ -56,7 +56,7 @@ class Engine {
 
  private:
   struct Message {
-    enum class Kind { wake, sequence, pass, cancel, ack };
+    enum class Kind { sequence, pass, cancel, ack };
     explicit Message(Kind k, uint64_t n = 0, int64_t t = 0) : kind(k), number(n), tokens(t) {}
     Kind kind;
     uint64_t number;  // cancel, ack
@@ -70,8 +70,8 @@ class Engine {
   void run();
   void handle(Message& message);
   bool advance_passes();
-  void end_pass(LogitsPass& pass, const Status& status);
-  void end_passes(const Status& status);
+  void end_pass(LogitsPass& pass, Code code, const char* message);
+  void end_passes(Code code, const char* message);
   LogitsPass::Parts pass_parts();
   std::span<const uint32_t> allowed() const;
   void send(Message message);
@@ -94,6 +94,7 @@ class Engine {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Message> inbox_;
+  bool nudged_ = false;  // a pass may go on
   bool stopping_ = false;
   uint64_t last_number_ = 0;
   int32_t callers_ = 0;  // in logits()

@@ -30,7 +30,7 @@ LogitsPass::Progress LogitsPass::advance(const Parts& parts) {
     if (ready_) return Progress::waits;
     gave_up = gave_up_;
   }
-  if (gave_up) status_ = {Code::cancelled, "the callback ended the pass"};
+  if (gave_up) code_ = Code::cancelled, message_ = "the callback ended the pass";
   if (gave_up || (computed_ >= prompt_ && greedy_ >= request_.greedy)) return Progress::ended;
   if (blocks_.empty()) {
     const int64_t size = parts.pool.block_size();
@@ -126,9 +126,9 @@ void LogitsPass::release(const Parts& parts) {
   if (large_) parts.executor.trim();
 }
 
-void LogitsPass::tell(Status status) {
+void LogitsPass::tell(Code code, const char* message) {
   const std::lock_guard lock(mutex_);
-  if (status_.ok()) status_ = std::move(status);
+  if (code_ == Code::ok) code_ = code, message_ = message;
   ended_ = true;
   changed_.notify_all();
 }

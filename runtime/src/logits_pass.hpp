@@ -42,8 +42,8 @@ class LogitsPass {
   Progress advance(const Parts& parts);
   // Gives back what it holds of the engine.
   void release(const Parts& parts);
-  // Lets the caller go. A pass that ended by itself keeps its own status.
-  void tell(Status status);
+  // Lets the caller go; `message` is static text. A pass that ended by itself keeps its own code. Allocates nothing.
+  void tell(Code code, const char* message);
 
  private:
   void run(const Parts& parts, ProgramKind kind, const int32_t* tokens, int32_t rows);
@@ -69,7 +69,8 @@ class LogitsPass {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ready_ = false, gave_up_ = false, ended_ = false;
-  Status status_;
+  Code code_ = Code::ok;
+  const char* message_ = "";
 };
 
 template <class Wake>
@@ -77,11 +78,11 @@ Status LogitsPass::deliver(Wake wake) {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return ready_ || ended_; });
-    if (ended_) return status_;
+    if (ended_) return {code_, message_};
     lock.unlock();
     const int answer = request_.on_chunk(request_.user, &chunk_);
     lock.lock();
-    if (ended_) return status_;
+    if (ended_) return {code_, message_};
     gave_up_ = answer != 0;
     ready_ = false;
     lock.unlock();

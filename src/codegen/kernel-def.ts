@@ -3,10 +3,10 @@
  * themselves are headers in runtime/device; which ones there are is the table in kernels.ts.
  */
 
+import { bug } from "../diagnostics.js";
 import type { Node, NodeOf } from "../ir/graph.js";
 import type { OpName } from "../ir/ops.js";
-import { type Dim, type DType, DTYPES, type Layout, type TensorType, type Type } from "../ir/types.js";
-import { bug } from "../diagnostics.js";
+import { type Dim, DTYPES, type DType, type Layout, type TensorType, type Type } from "../ir/types.js";
 import type { ArchLevel } from "../toolchain/arch.js";
 import type { View } from "./render.js";
 
@@ -128,7 +128,11 @@ export interface Rows {
 
 export function rowsOf(dim: Dim | undefined): Rows | undefined {
   if (dim === undefined || typeof dim === "number" || dim.plus !== 0) return undefined;
-  return dim.symbol === "T" ? { step: "tokens", times: dim.times } : dim.symbol === "S" ? { step: "sequences", times: dim.times } : undefined;
+  return dim.symbol === "T"
+    ? { step: "tokens", times: dim.times }
+    : dim.symbol === "S"
+      ? { step: "sequences", times: dim.times }
+      : undefined;
 }
 
 /** The function of a kernel's file that a launch with these parameters calls: `_last` is for the last row of each sequence. */

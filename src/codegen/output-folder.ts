@@ -71,9 +71,16 @@ export async function checkOutputFolder(out: string): Promise<void> {
     throw fileError(error, out);
   }
   const isOurs = (name: string): boolean =>
-    name === MANIFEST || name === LOCK || (ROOT_FILES as readonly string[]).includes(name) || BUILD_DIR.test(name) || STAGING_DIR.test(name) || STAGING_FILE.test(name) || isStolenLock(name);
+    name === MANIFEST ||
+    name === LOCK ||
+    (ROOT_FILES as readonly string[]).includes(name) ||
+    BUILD_DIR.test(name) ||
+    STAGING_DIR.test(name) ||
+    STAGING_FILE.test(name) ||
+    isStolenLock(name);
   const others = names.filter((name) => !isOurs(name)).sort();
-  if (others.length > 0) throw foreign(out, `it holds ${JSON.stringify(others[0])}${others.length > 1 ? ` and ${others.length - 1} more` : ""}`);
+  if (others.length > 0)
+    throw foreign(out, `it holds ${JSON.stringify(others[0])}${others.length > 1 ? ` and ${others.length - 1} more` : ""}`);
   const bound = names.filter((name) => (ROOT_FILES as readonly string[]).includes(name));
   if (names.includes(MANIFEST)) {
     if ((await readManifestBuild(out)) === undefined) throw foreign(out, "its manifest.json is not a package's");
@@ -94,7 +101,10 @@ function foreign(out: string, found: string): Diagnostic {
 /** The build folder that the manifest names; undefined where there is none, or it is not ours. */
 export async function readManifestBuild(out: string): Promise<string | undefined> {
   try {
-    const { compiler, build } = JSON.parse(await readFile(join(out, MANIFEST), "utf8")) as { compiler?: { name?: unknown }; build?: unknown };
+    const { compiler, build } = JSON.parse(await readFile(join(out, MANIFEST), "utf8")) as {
+      compiler?: { name?: unknown };
+      build?: unknown;
+    };
     return compiler?.name === PACKAGE_MAKER && typeof build === "string" && BUILD_DIR.test(build) ? build : undefined;
   } catch {
     return undefined;

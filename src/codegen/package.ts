@@ -62,7 +62,10 @@ export class BuildFiles {
 /** Copies what every package of this compiler has: the runtime's sources and the JavaScript of the host. */
 export async function copyFixedFiles(files: BuildFiles): Promise<void> {
   for (const folder of RUNTIME_FOLDERS) {
-    await cp(projectPath(`runtime/${folder}`), join(files.dir, folder), { recursive: true, filter: (path) => !basename(path).includes(".") || /\.(h|hpp|cpp)$/.test(path) });
+    await cp(projectPath(`runtime/${folder}`), join(files.dir, folder), {
+      recursive: true,
+      filter: (path) => !basename(path).includes(".") || /\.(h|hpp|cpp)$/.test(path),
+    });
   }
   for (const path of await sourcesBelow(files.dir)) await files.add(path);
   for (const name of HOST_FILES) await files.copy(name, projectPath(`dist/host/bundle/${name}`));
@@ -70,7 +73,9 @@ export async function copyFixedFiles(files: BuildFiles): Promise<void> {
 
 async function sourcesBelow(dir: string, prefix = ""): Promise<string[]> {
   const entries = await readdir(join(dir, prefix), { withFileTypes: true });
-  const paths = await Promise.all(entries.map((entry) => (entry.isDirectory() ? sourcesBelow(dir, `${prefix}${entry.name}/`) : [`${prefix}${entry.name}`])));
+  const paths = await Promise.all(
+    entries.map((entry) => (entry.isDirectory() ? sourcesBelow(dir, `${prefix}${entry.name}/`) : [`${prefix}${entry.name}`])),
+  );
   return paths.flat().sort();
 }
 
@@ -87,7 +92,10 @@ export function rootFiles({ types, esm, cjs }: Bindings): ReadonlyMap<RootFile, 
     type: "module",
     main: "./index.cjs",
     types: "./index.d.ts",
-    exports: { ".": { import: { types: "./index.d.ts", default: "./index.js" }, require: { types: "./index.d.cts", default: "./index.cjs" } }, "./manifest.json": "./manifest.json" },
+    exports: {
+      ".": { import: { types: "./index.d.ts", default: "./index.js" }, require: { types: "./index.d.cts", default: "./index.cjs" } },
+      "./manifest.json": "./manifest.json",
+    },
   };
   return new Map<RootFile, string>([
     ["index.js", esm],

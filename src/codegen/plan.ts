@@ -36,7 +36,13 @@ export interface PlanInput {
   /** Numbers and words of the compiler's own. */
   readonly info: { readonly [name: string]: unknown };
   readonly vocabSize: number;
-  readonly limits: { readonly maxContext: number; readonly maxBatch: number; readonly prefillChunk: number; readonly kvTokens: number; readonly blockSize: number };
+  readonly limits: {
+    readonly maxContext: number;
+    readonly maxBatch: number;
+    readonly prefillChunk: number;
+    readonly kvTokens: number;
+    readonly blockSize: number;
+  };
   readonly threads: number;
   readonly kvBlockBytes: number;
   readonly weightsBytes: number;
@@ -95,7 +101,12 @@ export function buffersOf(graph: Graph): ReadonlyMap<Value, NodeOf<"buffer">> {
 
 /** Bytes of scratch that a step needs. */
 export function arenaBytes(graph: Graph): number {
-  return Math.max(0, ...[...buffersOf(graph).values()].filter(({ attrs }) => attrs.space === "arena").map(({ attrs }) => attrs.offset + Math.ceil(attrs.bytes / 64) * 64));
+  return Math.max(
+    0,
+    ...[...buffersOf(graph).values()]
+      .filter(({ attrs }) => attrs.space === "arena")
+      .map(({ attrs }) => attrs.offset + Math.ceil(attrs.bytes / 64) * 64),
+  );
 }
 
 function programView({ kind, graph }: PlanProgram): View {
@@ -109,13 +120,22 @@ function programView({ kind, graph }: PlanProgram): View {
   let first = 0;
   const launches = callsOf(graph).map((node, number) => {
     const args = node.operands.args.map(place);
-    const launch = { number, kernel: identifier(node.attrs.kernel), origin: originText(node), args, first, count: args.length, program: id };
+    const launch = {
+      number,
+      kernel: identifier(node.attrs.kernel),
+      origin: originText(node),
+      args,
+      first,
+      count: args.length,
+      program: id,
+    };
     first += args.length;
     return launch;
   });
   const inputs = placeInputs(graph.params, graph.bounds);
   const names = inputs.places.map(({ name }) => name);
-  if (names.join() !== STEP_INPUTS.join()) throw bug(`@${graph.name} takes ${names.join(", ")}, the runtime fills ${STEP_INPUTS.join(", ")}`);
+  if (names.join() !== STEP_INPUTS.join())
+    throw bug(`@${graph.name} takes ${names.join(", ")}, the runtime fills ${STEP_INPUTS.join(", ")}`);
   const outputs = graph.returns.map(({ name, value }) => outputView(name, value, place(value).offset));
   return {
     id,
@@ -145,7 +165,8 @@ function outputType(dtype: DType): string {
 
 /** Which weight or config key a launch is about, for a reader of plan.cpp; only where the text is plain enough for a comment. */
 function originText({ origin }: NodeOf<"call">): string {
-  const text = origin.kind === "weight" ? origin.name : origin.kind === "config" ? origin.key : origin.kind === "pass" ? (origin.from[0] ?? "") : "";
+  const text =
+    origin.kind === "weight" ? origin.name : origin.kind === "config" ? origin.key : origin.kind === "pass" ? (origin.from[0] ?? "") : "";
   return /^[A-Za-z0-9_.*]{1,80}$/.test(text) && !text.includes("*") ? text : "";
 }
 

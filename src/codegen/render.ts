@@ -1,7 +1,7 @@
 /**
  * Renders a template from a typed view. A template sees exactly its view: a name that the view lacks and a field that no template line uses are
  * both errors, also inside branches that are not taken (handlebars itself lets a missing name inside `{{#if}}` pass in silence).
- * What views hold is in views/; no string from a model folder is ever in one.
+ * What a view holds is said by each kernel's entry in kernels/; no string from a model folder is ever in one.
  */
 
 import { readFileSync } from "node:fs";
@@ -42,7 +42,7 @@ function loadTemplate(name: string): Template {
 }
 
 /** Holds a template's names and a view's fields to each other. */
-export function checkView(name: string, ast: hbs.AST.Program, view: View): void {
+export function checkView(name: string, ast: ReturnType<typeof Handlebars.parse>, view: View): void {
   const used = new Set<ViewValue>();
   const names = new Map<View, Set<string>>();
   walk(name, ast, [view], names);
@@ -90,7 +90,8 @@ function walkBlock(name: string, block: hbs.AST.BlockStatement, scopes: readonly
   if (!subject || block.params.length !== 1) throw bug(`#${helper} takes one name`, `templates/${name}.hbs:${block.loc.start.line}`);
   const value = lookUp(name, subject, scopes, names);
   if (helper === "each") {
-    if (typeof value !== "object" || !isList(value)) throw bug(`#each over ${String(value)}`, `templates/${name}.hbs:${block.loc.start.line}`);
+    if (typeof value !== "object" || !isList(value))
+      throw bug(`#each over ${String(value)}`, `templates/${name}.hbs:${block.loc.start.line}`);
     for (const item of value) walk(name, block.program, [...scopes, item], names);
   } else if (helper === "if" || helper === "unless") {
     walk(name, block.program, scopes, names);

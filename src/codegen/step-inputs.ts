@@ -1,7 +1,7 @@
 /** What the runtime fills before each step, and where: the parameters of a program that are no KV cache, one after the other. */
 
-import { DTYPES, maxDim, type SymbolBounds, type TensorType } from "../ir/types.js";
 import type { Param } from "../ir/graph.js";
+import { DTYPES, maxDim, type SymbolBounds, type TensorType } from "../ir/types.js";
 
 /** In the order of `Inputs` in runtime/src/plan.hpp. */
 export const STEP_INPUTS = ["ids", "positions", "slots", "kinds", "query_start", "context", "block_table", "last_rows"] as const;
@@ -16,7 +16,10 @@ export interface InputPlace {
 /** A cache line: vector loads are aligned. */
 const ALIGN = 64;
 
-export function placeInputs(params: readonly Param[], bounds: SymbolBounds): { readonly places: readonly InputPlace[]; readonly bytes: number } {
+export function placeInputs(
+  params: readonly Param[],
+  bounds: SymbolBounds,
+): { readonly places: readonly InputPlace[]; readonly bytes: number } {
   const places: InputPlace[] = [];
   let end = 0;
   for (const { name, value } of params) {

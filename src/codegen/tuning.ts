@@ -40,9 +40,18 @@ export function readTuning(path: string): TuningTable {
     const table = JSON.parse(readFileSync(path, "utf8")) as TuningTable;
     if (typeof table.device === "string" && Array.isArray(table.rows)) return table;
   } catch (cause) {
-    throw new Diagnostic({ code: "tuning-unreadable", message: cause instanceof Error ? cause.message : String(cause), place: path, cause });
+    throw new Diagnostic({
+      code: "tuning-unreadable",
+      message: cause instanceof Error ? cause.message : String(cause),
+      place: path,
+      cause,
+    });
   }
-  throw new Diagnostic({ code: "tuning-unreadable", message: "found no device and rows, expected a table as schema/tuning.schema.json describes it", place: path });
+  throw new Diagnostic({
+    code: "tuning-unreadable",
+    message: "found no device and rows, expected a table as schema/tuning.schema.json describes it",
+    place: path,
+  });
 }
 
 interface Fitting {

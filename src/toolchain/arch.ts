@@ -83,7 +83,17 @@ export function resolveArch(requested: string, flags: () => ReadonlySet<string> 
     });
   }
   if (/^sm_[0-9]+a?$/.test(requested)) {
-    throw new Diagnostic({ code: "arch-unsupported", kind: "unsupported", message: `no code is generated for ${requested} yet`, place: "arch", hint: `use one of ${ARCH_NAMES.join(", ")}` });
+    throw new Diagnostic({
+      code: "arch-unsupported",
+      kind: "unsupported",
+      message: `no code is generated for ${requested} yet`,
+      place: "arch",
+      hint: `use one of ${ARCH_NAMES.join(", ")}`,
+    });
   }
-  throw new Diagnostic({ code: "arch-unknown", message: `found ${JSON.stringify(requested)}, expected native or one of ${ARCH_NAMES.join(", ")}`, place: "arch" });
+  throw new Diagnostic({
+    code: "arch-unknown",
+    message: `found ${JSON.stringify(requested)}, expected native or one of ${ARCH_NAMES.join(", ")}`,
+    place: "arch",
+  });
 }

@@ -69,7 +69,13 @@ export class Cache {
   }
 
   /** Has `make` write the artifact to a path inside the store, then commits it. */
-  async put(key: string, kind: CacheKind, label: string, fileName: string, make: (path: string) => Promise<void>): Promise<{ path: string; sha256: string }> {
+  async put(
+    key: string,
+    kind: CacheKind,
+    label: string,
+    fileName: string,
+    make: (path: string) => Promise<void>,
+  ): Promise<{ path: string; sha256: string }> {
     const dir = this.#dir(key);
     const temporary = join(this.#store, `tmp-${process.pid}-${randomBytes(6).toString("hex")}`);
     try {
@@ -117,7 +123,11 @@ export class Cache {
   }
 
   /** Removes what was not used for `olderThanDays`, then the longest unused until the rest fits `maxBytes`; and what a killed build left. */
-  async prune(limits: { readonly olderThanDays?: number; readonly maxBytes?: number; readonly all?: boolean }): Promise<{ removed: number; bytes: number }> {
+  async prune(limits: {
+    readonly olderThanDays?: number;
+    readonly maxBytes?: number;
+    readonly all?: boolean;
+  }): Promise<{ removed: number; bytes: number }> {
     const oldest = limits.olderThanDays === undefined ? Number.NEGATIVE_INFINITY : Date.now() - limits.olderThanDays * 86_400_000;
     let kept = 0;
     let removed = 0;

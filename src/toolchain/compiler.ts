@@ -21,7 +21,8 @@ export interface Compiler {
 /** The oldest that compile C++20 as the runtime uses it and know AVX512-BF16. */
 export const MIN_VERSION = { gcc: 11, clang: 14 } as const;
 
-const INSTALL = "install g++ 11 or newer (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install gcc-c++`) or clang++ 14, or name one with --cxx or CXX";
+const INSTALL =
+  "install g++ 11 or newer (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install gcc-c++`) or clang++ 14, or name one with --cxx or CXX";
 
 /** Looks at one command; undefined where it can't be run. */
 export async function probeCompiler(command: string): Promise<Compiler | undefined> {

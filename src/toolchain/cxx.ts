@@ -44,7 +44,15 @@ export const WARNINGS: readonly string[] = ["-Wall", "-Wextra"];
  * Floating point means the same under every compiler and at every level: no fused multiply-add but where an intrinsic says so, no reassociation.
  * Symbols are hidden but for the C API, or another library of the process could replace the runtime's own.
  */
-export const COMMON_FLAGS: readonly string[] = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffp-contract=off", "-fno-math-errno", ...WARNINGS];
+export const COMMON_FLAGS: readonly string[] = [
+  "-std=c++20",
+  "-fPIC",
+  "-fvisibility=hidden",
+  "-fvisibility-inlines-hidden",
+  "-ffp-contract=off",
+  "-fno-math-errno",
+  ...WARNINGS,
+];
 
 /** Compiles all units in parallel; objects come in the order of the units. The first failure ends what has not begun. */
 export async function compileUnits(units: readonly Unit[], options: CompileOptions): Promise<readonly ObjectFile[]> {
@@ -102,7 +110,9 @@ export interface LinkOptions {
 /** Links objects, in the order given; returns the path in the cache. */
 export async function link(options: LinkOptions): Promise<{ path: string; sha256: string }> {
   const { compiler, cache, kind, label, objects, flags = [], versionScript, signal } = options;
-  const key = sha256(JSON.stringify({ what: kind, compiler: compiler.identity, flags, versionScript, objects: objects.map((object) => object.sha256) }));
+  const key = sha256(
+    JSON.stringify({ what: kind, compiler: compiler.identity, flags, versionScript, objects: objects.map((object) => object.sha256) }),
+  );
   const hit = await cache.get(key);
   if (hit) return hit;
   return await cache.put(key, kind, label, label, async (out) => {
@@ -192,7 +202,14 @@ class IncludeScanner {
       }
       return true;
     };
-    if (!(await visit(normalize(source)))) throw new Diagnostic({ code: "source-missing", kind: "environment", message: `can't read ${source}`, place: join(this.root, source), hint: "reinstall ernie-compile" });
+    if (!(await visit(normalize(source))))
+      throw new Diagnostic({
+        code: "source-missing",
+        kind: "environment",
+        message: `can't read ${source}`,
+        place: join(this.root, source),
+        hint: "reinstall ernie-compile",
+      });
     // Headers outside the root are named by their hash alone: where they are installed must not matter.
     return [...seen].map(([path, hash]) => [path.startsWith("/") ? "" : path, hash] as const).sort((a, b) => (`${a}` < `${b}` ? -1 : 1));
   }
@@ -202,7 +219,10 @@ class IncludeScanner {
     if (!file) {
       const absolute = path.startsWith("/") ? path : join(this.root, path);
       file = readFile(absolute, "utf8").then(
-        (text) => ({ hash: sha256(text), includes: [...text.matchAll(/^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]/gm)].map((match) => match[1] as string) }),
+        (text) => ({
+          hash: sha256(text),
+          includes: [...text.matchAll(/^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]/gm)].map((match) => match[1] as string),
+        }),
         () => undefined,
       );
       this.#files.set(path, file);

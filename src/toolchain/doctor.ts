@@ -3,10 +3,10 @@
 import { constants } from "node:fs";
 import { access, mkdir, readFile, statfs } from "node:fs/promises";
 import { availableParallelism, totalmem } from "node:os";
+import { Diagnostic } from "../diagnostics.js";
 import { ARCH_LEVELS, bestArch, missingFlags, readCpuFlags } from "./arch.js";
 import { defaultCacheRoot } from "./cache.js";
 import { findCompiler, MIN_VERSION } from "./compiler.js";
-import { Diagnostic } from "../diagnostics.js";
 
 export interface Check {
   readonly name: string;
@@ -27,7 +27,17 @@ const GIB = 2 ** 30;
 export async function diagnose(options: DoctorOptions = {}): Promise<readonly Check[]> {
   const env = options.env ?? process.env;
   const cacheRoot = options.cacheRoot ?? defaultCacheRoot(env);
-  return await Promise.all([checkPlatform(), checkNode(), checkCompiler(options.cxx, env), checkCpu(), checkCores(), checkMemory(), checkHugePages(), checkCache(cacheRoot), checkDisk(cacheRoot)]);
+  return await Promise.all([
+    checkPlatform(),
+    checkNode(),
+    checkCompiler(options.cxx, env),
+    checkCpu(),
+    checkCores(),
+    checkMemory(),
+    checkHugePages(),
+    checkCache(cacheRoot),
+    checkDisk(cacheRoot),
+  ]);
 }
 
 function checkPlatform(): Check {
@@ -49,7 +59,12 @@ async function checkCompiler(cxx: string | undefined, env: NodeJS.ProcessEnv): P
     return { name: "compiler", status: "ok", found: `${compiler.command}: ${compiler.kind} ${compiler.version} for ${compiler.machine}` };
   } catch (error) {
     if (!(error instanceof Diagnostic)) throw error;
-    return { name: "compiler", status: "fail", found: error.summary, remedy: error.hint ?? `use g++ ${MIN_VERSION.gcc} or clang++ ${MIN_VERSION.clang}, or newer` };
+    return {
+      name: "compiler",
+      status: "fail",
+      found: error.summary,
+      remedy: error.hint ?? `use g++ ${MIN_VERSION.gcc} or clang++ ${MIN_VERSION.clang}, or newer`,
+    };
   }
 }
 
@@ -66,7 +81,13 @@ function checkCpu(): Check {
     };
   }
   const next = missingFlags("x86-64-v4-bf16", flags);
-  return { name: "cpu", status: "ok", found: next.length ? `${level} (for x86-64-v4-bf16 it lacks ${next.join(", ")})` : `${level}, the highest of ${Object.keys(ARCH_LEVELS).length} levels` };
+  return {
+    name: "cpu",
+    status: "ok",
+    found: next.length
+      ? `${level} (for x86-64-v4-bf16 it lacks ${next.join(", ")})`
+      : `${level}, the highest of ${Object.keys(ARCH_LEVELS).length} levels`,
+  };
 }
 
 function checkCores(): Check {
@@ -89,7 +110,12 @@ async function checkHugePages(): Promise<Check> {
     () => undefined,
   );
   if (mode === "always" || mode === "madvise") return { name: "huge pages", status: "ok", found: mode };
-  return { name: "huge pages", status: "warn", found: mode ?? "not there", remedy: `as root: echo madvise > ${path} (decoding is a few percent faster)` };
+  return {
+    name: "huge pages",
+    status: "warn",
+    found: mode ?? "not there",
+    remedy: `as root: echo madvise > ${path} (decoding is a few percent faster)`,
+  };
 }
 
 async function checkCache(root: string): Promise<Check> {
@@ -98,7 +124,12 @@ async function checkCache(root: string): Promise<Check> {
     await access(root, constants.W_OK);
     return { name: "cache", status: "ok", found: root };
   } catch (error) {
-    return { name: "cache", status: "fail", found: `${root}: ${error instanceof Error ? error.message : String(error)}`, remedy: "set ERNIE_COMPILE_CACHE to a folder that can be written" };
+    return {
+      name: "cache",
+      status: "fail",
+      found: `${root}: ${error instanceof Error ? error.message : String(error)}`,
+      remedy: "set ERNIE_COMPILE_CACHE to a folder that can be written",
+    };
   }
 }
 

@@ -38,11 +38,19 @@ async function sourcesIn(root: string, folder: string): Promise<readonly string[
 }
 
 /** Objects of the runtime and of the kernels: all of the library but the plan, which is known last. */
-export async function compileLibrary(root: string, kernels: readonly string[], arch: ArchLevel, options: NativeOptions): Promise<readonly ObjectFile[]> {
+export async function compileLibrary(
+  root: string,
+  kernels: readonly string[],
+  arch: ArchLevel,
+  options: NativeOptions,
+): Promise<readonly ObjectFile[]> {
   const runtime = (await sourcesIn(root, "src")).filter((source) => source !== PLAN_SOURCE);
   const kernelFlags = [...KERNEL_FLAGS, ...archFlags(arch)];
   // Kernels first: they take longest.
-  const units: Unit[] = [...kernels.map((source) => ({ source, flags: kernelFlags })), ...runtime.map((source) => ({ source, flags: RUNTIME_FLAGS }))];
+  const units: Unit[] = [
+    ...kernels.map((source) => ({ source, flags: kernelFlags })),
+    ...runtime.map((source) => ({ source, flags: RUNTIME_FLAGS })),
+  ];
   return await compileUnits(units, compileOptions(root, options));
 }
 
@@ -54,7 +62,10 @@ export async function compilePlan(root: string, options: NativeOptions): Promise
   return object as ObjectFile;
 }
 
-export async function linkLibrary(objects: readonly ObjectFile[], { compiler, cache, signal }: NativeOptions): Promise<{ path: string; sha256: string }> {
+export async function linkLibrary(
+  objects: readonly ObjectFile[],
+  { compiler, cache, signal }: NativeOptions,
+): Promise<{ path: string; sha256: string }> {
   const flags = ["-Wl,-soname,libern_model.so", "-Wl,-z,defs", "-Wl,-O1", "-s"];
   return await link({ compiler, cache, kind: "library", label: "libern_model.so", objects, flags, versionScript: LIBRARY_EXPORTS, signal });
 }
@@ -67,7 +78,16 @@ export async function buildAddon(options: NativeOptions): Promise<{ path: string
   const units = (await sourcesIn(root, "node")).map((source) => ({ source, flags: RUNTIME_FLAGS }));
   const objects = await compileUnits(units, { ...compileOptions(root, options), systemIncludeDirs: [headers] });
   const { compiler, cache, signal } = options;
-  return await link({ compiler, cache, kind: "library", label: "ern_node.node", objects, flags: ["-s"], versionScript: ADDON_EXPORTS, signal });
+  return await link({
+    compiler,
+    cache,
+    kind: "library",
+    label: "ern_node.node",
+    objects,
+    flags: ["-s"],
+    versionScript: ADDON_EXPORTS,
+    signal,
+  });
 }
 
 /** ern-pack, which writes weights in the layouts that kernels read. It runs here, not in a package. */

@@ -82,10 +82,49 @@ describe("the npm package", () => {
       expect(answer).toMatchObject({ text: expected.greedy.find(({ user }) => user === QUESTION)?.text, finishReason: "stop" });
     });
 
-    it("can be imported, with types", async () => {
-      const program = 'import * as api from "ernie-compile"; console.log(JSON.stringify(Object.keys(api)));';
+    it("can be imported, with types for itself and for what it built", async () => {
+      const program = 'import * as api from "ernie-compile"; console.log(typeof api.compile, typeof api.Diagnostic);';
       const { stdout } = await execa(process.execPath, ["--input-type=module", "-e", program], { cwd: home(), timeout: 60_000 });
-      expect((JSON.parse(stdout) as string[]).length).toBeGreaterThan(0);
+      expect(stdout).toBe("function function");
+      await writeFile(
+        join(home(), "typed.mts"),
+        `
+        import { type CompileResult, compile, resolveRequest } from "ernie-compile";
+        import { load } from "./ernie/index.js";
+        export const result: Promise<CompileResult> = compile(await resolveRequest("model.json", {}));
+        await using engine = await load({ threads: 1 });
+        for await (const piece of engine.chat([{ role: "user", content: "x" }], { maxTokens: 1 })) {
+          const text: string = piece.text;
+          if ("finishReason" in piece) console.log(text, piece.usage.cachedTokens);
+        }
+        // @ts-expect-error no such option
+        await load({ thread: 1 });
+        `,
+      );
+      const tsc = join(root, "node_modules/typescript/bin/tsc");
+      const flags = [
+        "--noEmit",
+        "--strict",
+        "--module",
+        "nodenext",
+        "--target",
+        "es2023",
+        "--lib",
+        "es2023,esnext.disposable",
+        "--types",
+        "node",
+      ];
+      const { exitCode, stdout: errors } = await execa(
+        process.execPath,
+        [tsc, ...flags, "--typeRoots", join(root, "node_modules/@types"), "typed.mts"],
+        {
+          cwd: home(),
+          reject: false,
+          timeout: 60_000,
+        },
+      );
+      expect(errors).toBe("");
+      expect(exitCode).toBe(0);
     });
 
     it("leaves a package that runs once the compiler is gone", async () => {

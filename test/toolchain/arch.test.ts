@@ -2,7 +2,16 @@ import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { ARCH_LEVELS, ARCH_NAMES, type ArchLevel, archFlags, bestArch, missingFlags, readCpuFlags, resolveArch } from "../../src/toolchain/arch.js";
+import {
+  ARCH_LEVELS,
+  ARCH_NAMES,
+  type ArchLevel,
+  archFlags,
+  bestArch,
+  missingFlags,
+  readCpuFlags,
+  resolveArch,
+} from "../../src/toolchain/arch.js";
 
 const flagsOf = (level: ArchLevel) => new Set<string>(ARCH_LEVELS[level].needs);
 

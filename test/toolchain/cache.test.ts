@@ -50,7 +50,9 @@ it("removes what a killed build left, not what a living one writes", async () =>
 
 it("says where it can't write", async () => {
   await writeFile(join(root, "file"), "");
-  await expect(new Cache(join(root, "file")).put(sha256("a"), "object", "a", "object.o", async () => undefined)).rejects.toMatchObject({ code: "cache-not-writable" });
+  await expect(new Cache(join(root, "file")).put(sha256("a"), "object", "a", "object.o", async () => undefined)).rejects.toMatchObject({
+    code: "cache-not-writable",
+  });
 });
 
 it("lies where the environment says", () => {

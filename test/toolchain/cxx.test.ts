@@ -52,16 +52,26 @@ describe("compileUnits", () => {
   it("says what the compiler said, and caches nothing", async () => {
     const options = await sources("bad", { "src/a.cpp": "int f() { return nonsense; }\n" });
     const before = (await cache.list()).length;
-    await expect(compileUnits([UNIT], options)).rejects.toMatchObject({ code: "cxx-failed", kind: "environment", message: expect.stringContaining("nonsense") });
+    await expect(compileUnits([UNIT], options)).rejects.toMatchObject({
+      code: "cxx-failed",
+      kind: "environment",
+      message: expect.stringContaining("nonsense"),
+    });
     expect((await cache.list()).length).toBe(before);
   });
 
   it("stops at the first failure, and says which unit it was", async () => {
     const units = Array.from({ length: 12 }, (_, i) => ({ source: `src/u${i}.cpp`, flags: [] }));
-    const files = Object.fromEntries(units.map(({ source }, i) => [source, i === 1 ? "#error one is broken\n" : `int many_${i}() { return ${i}; }\n`]));
+    const files = Object.fromEntries(
+      units.map(({ source }, i) => [source, i === 1 ? "#error one is broken\n" : `int many_${i}() { return ${i}; }\n`]),
+    );
     const options = await sources("many", files);
     const before = (await cache.list()).length;
-    await expect(compileUnits(units, options)).rejects.toMatchObject({ code: "cxx-failed", place: "src/u1.cpp", message: expect.stringContaining("one is broken") });
+    await expect(compileUnits(units, options)).rejects.toMatchObject({
+      code: "cxx-failed",
+      place: "src/u1.cpp",
+      message: expect.stringContaining("one is broken"),
+    });
     expect((await cache.list()).length - before).toBeLessThan(11);
   });
 
@@ -82,7 +92,14 @@ describe("compileUnits", () => {
 describe("link", () => {
   it("links a library that shows what the script names, from the cache the second time", async () => {
     const objects = await compileUnits([UNIT], await sources("one", FILES));
-    const options = { compiler, cache, kind: "library", label: "libanswer.so", objects, versionScript: "{ global: answer; local: *; };\n" } as const;
+    const options = {
+      compiler,
+      cache,
+      kind: "library",
+      label: "libanswer.so",
+      objects,
+      versionScript: "{ global: answer; local: *; };\n",
+    } as const;
     const first = await link(options);
     const second = await link(options);
     expect(second).toEqual(first);
@@ -92,13 +109,24 @@ describe("link", () => {
 
 describe("findCompiler", () => {
   it("names what is missing, and the remedy", async () => {
-    await expect(findCompiler("no-such-c++")).rejects.toMatchObject({ code: "cxx-missing", place: "--cxx", hint: expect.stringContaining("apt install") });
-    await expect(findCompiler(undefined, { PATH: process.env.PATH, CXX: "/bin/false" })).rejects.toMatchObject({ code: "cxx-missing", place: "CXX" });
+    await expect(findCompiler("no-such-c++")).rejects.toMatchObject({
+      code: "cxx-missing",
+      place: "--cxx",
+      hint: expect.stringContaining("apt install"),
+    });
+    await expect(findCompiler(undefined, { PATH: process.env.PATH, CXX: "/bin/false" })).rejects.toMatchObject({
+      code: "cxx-missing",
+      place: "CXX",
+    });
   });
 
   it("refuses an old one", async () => {
     const old = join(root, "old-g++");
-    await writeFile(old, '#!/bin/sh\nif [ "$1" = -dumpmachine ]; then echo x86_64-linux-gnu; else echo "g++ (Debian 8.3.0-6) 8.3.0"; fi\n', { mode: 0o755 });
+    await writeFile(
+      old,
+      '#!/bin/sh\nif [ "$1" = -dumpmachine ]; then echo x86_64-linux-gnu; else echo "g++ (Debian 8.3.0-6) 8.3.0"; fi\n',
+      { mode: 0o755 },
+    );
     await expect(findCompiler(old)).rejects.toMatchObject({ code: "cxx-too-old", message: expect.stringContaining("gcc 8.3.0") });
   });
 });

@@ -252,7 +252,7 @@ void attention(const Step& step, const Q* q, const KV* kv, const int32_t* table,
   AttentionWorker<problem, Q, KV, Out> worker;
   worker.rows.to_log2 = static_cast<float>(scale * 1.44269504088896341);
   AttentionUnit unit;
-  while (units.find(team.take(), unit)) {
+  for (int mine = 0; units.find(team.size == 1 ? mine : team.take(), unit); ++mine) {
     const int32_t* blocks = table + int64_t{unit.sequence} * step.block_stride;
     worker.run(unit, units.split(), units.chunks(unit.sequence), q, reinterpret_cast<const char*>(kv), blocks, partial, out);
   }

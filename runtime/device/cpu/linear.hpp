@@ -48,7 +48,7 @@ void linear(int rows, const X* x, const W* weight, const float* bias, const floa
   constexpr int padded_n = static_cast<int>(place.padded_rows());
   // 32 columns keep a tile of 6 rows at full rate, 16 do not, but may be all that there is to share out.
   const int grain = padded_n >= 4 * strip_cols * team.size ? 2 * strip_cols : strip_cols;
-  const Part part = split_product(rows, padded_n, grain, problem.tiling.rows, team);
+  const Part part = split_product(rows, padded_n, grain, tile_height<X>(problem.tiling), team);
   const DenseRows<X> input{x + part.rows.begin * problem.k, problem.k};
   const int count = static_cast<int>(part.rows.end - part.rows.begin);
   for (int64_t col = part.cols.begin; col < part.cols.end;) {

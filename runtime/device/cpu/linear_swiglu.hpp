@@ -48,7 +48,7 @@ void linear_swiglu(int rows, const X* x, const W* weight, const float* bias, Y* 
   static_assert(problem.m % problem.group == 0);
   constexpr layout::Panel64 place{2 * problem.m, problem.k};
   static_assert(place.padded_rows() == 2 * problem.m, "gate and up in turns of 8 or more fill strips of 16");
-  const Part part = split_product(rows, 2 * problem.m, panel_cols, problem.tiling.rows, team);
+  const Part part = split_product(rows, 2 * problem.m, panel_cols, tile_height<X>(problem.tiling), team);
   const DenseRows<X> input{x + part.rows.begin * problem.k, problem.k};
   const int count = static_cast<int>(part.rows.end - part.rows.begin);
   for (int64_t base = part.cols.begin; base < part.cols.end; base += panel_cols) {

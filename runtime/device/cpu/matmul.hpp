@@ -20,12 +20,21 @@ constexpr int strip_cols = static_cast<int>(layout::panel_grain);  // the smalle
 
 // The knobs. None changes a bit of the result.
 struct Tiling {
-  int rows = 6;        // most rows of a register tile: 6 x 64 outputs are 24 of 32 AVX-512 registers
-  int k_block = 256;   // k per pass if there is more than one tile of rows: 256 x 64 bf16 fill 32 of 48 KiB of first cache
-  int row_block = 192; // rows that share a pass
-  int ahead = 2048;    // bytes that a streamed panel is prefetched ahead of a lone tile; 0: left to the hardware
-  bool next = true;    // tiles that share a block of a panel fetch the next one to the second cache
+  int rows = 0;         // most rows of a register tile; 0: as many as fit (tile_height)
+  int k_block = 256;    // k per pass if there is more than one tile of rows: 256 x 64 bf16 fill 32 of 48 KiB of first cache
+  int row_block = 192;  // rows that share a pass
+  int ahead = 2048;     // bytes that a streamed panel is prefetched ahead of a lone tile; 0: left to the hardware
+  bool next = true;     // tiles that share a block of a panel fetch the next one to the second cache
 };
+
+// 6 rows x 64 outputs are 24 of 32 AVX-512 registers, 5 or 4 rows x 16 are 10 or 8 of 16 with AVX2. The rest is for w, and without an
+// instruction for pairs also for a widened copy of it and of x.
+template <class X>
+constexpr int tile_height(const Tiling& knobs) {
+  if (knobs.rows > 0) return knobs.rows;
+  if (lanes == 16) return native_dot || sizeof(X) == 4 ? 6 : 5;
+  return sizeof(X) == 4 ? 5 : 4;
+}
 
 // Rows of x one after the other, or picked by an index.
 template <class X>
@@ -77,24 +86,24 @@ ERN_INLINE void tile_step(F32 (&acc)[Rows][Vectors], const W* w, const GetX& x) 
       for (int v = 0; v < Vectors; ++v) acc[r][v] = dot_native(acc[r][v], part[v], row.both);
     }
   } else {
-    F32 low[Vectors], high[Vectors];
+    // The halves of w are widened from memory twice: both at once would not fit into the registers beside the sums.
+    F32 half[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) {
-      const auto part = load_pairs(w + v * 2 * lanes);
-      low[v] = even(part);
-      high[v] = odd(part);
-    }
+    for (int v = 0; v < Vectors; ++v) half[v] = even(load_pairs(w + v * 2 * lanes));
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const F32 row = even(x(r));
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(low[v], row, acc[r][v]);
+      for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(half[v], row, acc[r][v]);
     }
+    asm("" : "+r"(w));  // or the compiler keeps what it has loaded
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) half[v] = odd(load_pairs(w + v * 2 * lanes));
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const F32 row = odd(x(r));
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(high[v], row, acc[r][v]);
+      for (int v = 0; v < Vectors; ++v) acc[r][v] = fma(half[v], row, acc[r][v]);
     }
   }
 }
@@ -187,7 +196,7 @@ constexpr int least_height(int tallest, int tiles) { return (tallest * (tiles - 
 template <Tiling Knobs, int K, int MaxRows, class X, class W, class GetRow, class Finish>
 ERN_INLINE void panel_matmul(const GetRow& x, int count, const W* w, int width, int from, int to, const Finish& finish,
                              const W* next = nullptr) {
-  constexpr int tallest = Knobs.rows < MaxRows ? Knobs.rows : MaxRows;
+  constexpr int tallest = tile_height<X>(Knobs) < MaxRows ? tile_height<X>(Knobs) : MaxRows;
   constexpr int block = Knobs.row_block < MaxRows ? Knobs.row_block : MaxRows;
   constexpr Fetch lone = Knobs.ahead > 0 ? Fetch::own : Fetch::none;
   constexpr Fetch few = Knobs.next ? Fetch::next : Fetch::none;

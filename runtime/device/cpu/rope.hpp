@@ -10,7 +10,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "kernel.hpp"
 #include "simd.hpp"
@@ -61,31 +60,35 @@ struct Rotation {
   alignas(64) float cosine[head_dim];
   alignas(64) float sine[head_dim];
 
-  // Plain loops: compilers make vectors of doubles of them, and every arch level gets the same bits.
+  // Plain loops without branches, which compilers turn into vectors of doubles; every arch level gets the same bits.
   void set(const int32_t* position, const RopeFrequencies<head_dim>& frequencies, int spatial_pairs) {
     constexpr int pairs = head_dim / 2;
     alignas(64) double angle[pairs];
+    alignas(64) float cos_of[pairs], sin_of[pairs];
     for (int p = 0; p < pairs; ++p) angle[p] = position[0] * frequencies.of[p];
     for (int p = 0; p < spatial_pairs; ++p) angle[p] = position[1 + p % 2] * frequencies.of[p];
     for (int p = 0; p < pairs; ++p) {
-      // angle = n * pi/2 + r. pi/2 is split so that n * high is exact up to n = 2^20, positions of 1.6 million.
-      const double shift = 0x1.8p52;  // the sum has n in its last bits
-      const double shifted = angle[p] * 0.63661977236758134 + shift, n = shifted - shift;
+      // angle = n * pi/2 + r, |r| <= pi/4. pi/2 is split so that n * high is exact up to n = 2^20, positions of 1.6 million.
+      const double n = nearest(angle[p] * 0.63661977236758134);
       const double r = angle[p] - n * 0x1.921fb544p0 - n * 0x1.0b4611a626331p-34;
-      uint64_t quadrant;
-      std::memcpy(&quadrant, &shifted, sizeof quadrant);
-      // Taylor series on [-pi/4, pi/4], off by less than 1e-11.
+      // Taylor series, off by less than 1e-11.
       const double s = r * r;
       const double sin_r = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 - s / 39916800))));
       const double cos_r = 1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 - s / 3628800 + s * s / 479001600))));
-      const bool swapped = quadrant & 1;
-      const double sin_size = swapped ? cos_r : sin_r, cos_size = swapped ? sin_r : cos_r;
-      const float sin_here = static_cast<float>(quadrant & 2 ? -sin_size : sin_size);
-      const float cos_here = static_cast<float>((quadrant + 1) & 2 ? -cos_size : cos_size);
-      sine[2 * p] = sine[2 * p + 1] = sin_here;
-      cosine[2 * p] = cosine[2 * p + 1] = cos_here;
+      // Turned by n right angles: n is one of -2 .. 2 modulo 4, and cos and sin of that many are 0, 1 or -1, so nothing is rounded.
+      const double right_angles = n - 4 * nearest(n * 0.25), size = __builtin_fabs(right_angles);
+      const double cos_n = 1 - size, sin_n = right_angles * (2 - size);
+      sin_of[p] = static_cast<float>(sin_n * cos_r + cos_n * sin_r);
+      cos_of[p] = static_cast<float>(cos_n * cos_r - sin_n * sin_r);
+    }
+    for (int p = 0; p < pairs; ++p) {
+      sine[2 * p] = sine[2 * p + 1] = sin_of[p];
+      cosine[2 * p] = cosine[2 * p + 1] = cos_of[p];
     }
   }
+
+  // To the nearest integer, |x| < 2^51: what is added pushes the fraction out.
+  ERN_INLINE static double nearest(double x) { return x + 0x1.8p52 - 0x1.8p52; }
 
   // One head. out may be x.
   template <class Out>

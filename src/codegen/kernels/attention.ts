@@ -1,7 +1,17 @@
 /** Attention and what fills its cache: runtime/device/cpu/attention.hpp, rope_kv_append.hpp, rope.hpp, kv_append.hpp. */
 
 import { type KvType, type TensorType } from "../../ir/types.js";
-import { type AnyKernel, bytesOf, defineKernel, dtypeParam, type KernelParams, type KernelTarget, numberParam, rowsOf, tensorType } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  bytesOf,
+  defineKernel,
+  dtypeParam,
+  type KernelParams,
+  type KernelTarget,
+  numberParam,
+  rowsOf,
+  tensorType,
+} from "../kernel-def.js";
 import type { View } from "../render.js";
 import { cFloat, constType, cType, joinName } from "./common.js";
 
@@ -11,7 +21,13 @@ const PARTIAL_HEAD = 16;
 
 /** What the pool looks like to a kernel; the same in every kernel of a package. */
 function cacheParams(cache: KvType, target: KernelTarget): KernelParams {
-  return { kv: cache.dtype, kv_heads: cache.heads, head_dim: cache.headDim, block_size: target.kvBlockSize, kv_block_bytes: target.kvBlockBytes };
+  return {
+    kv: cache.dtype,
+    kv_heads: cache.heads,
+    head_dim: cache.headDim,
+    block_size: target.kvBlockSize,
+    kv_block_bytes: target.kvBlockBytes,
+  };
 }
 
 function cacheView(params: KernelParams): View {
@@ -53,8 +69,24 @@ const attention = defineKernel({
   ],
   workspace: (params) => numberParam(params, "partial_rows") * (PARTIAL_HEAD + numberParam(params, "head_dim")) * 4,
   // Of the rows themselves; what is read of the cache depends on the context and is the same for every kernel.
-  cost: (params, rows) => ({ bytes: rows * numberParam(params, "heads") * numberParam(params, "head_dim") * (bytesOf(dtypeParam(params, "x")) + bytesOf(dtypeParam(params, "out"))), operations: 0 }),
-  file: (params) => joinName("attention", params.x as string, params.kv !== params.x && (params.kv as string), `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`, params.out !== params.x && (params.out as string)),
+  cost: (params, rows) => ({
+    bytes:
+      rows *
+      numberParam(params, "heads") *
+      numberParam(params, "head_dim") *
+      (bytesOf(dtypeParam(params, "x")) + bytesOf(dtypeParam(params, "out"))),
+    operations: 0,
+  }),
+  file: (params) =>
+    joinName(
+      "attention",
+      params.x as string,
+      params.kv !== params.x && (params.kv as string),
+      `h${params.heads}`,
+      `kv${params.kv_heads}`,
+      `d${params.head_dim}`,
+      params.out !== params.x && (params.out as string),
+    ),
   view: (params) => ({
     ...cacheView(params),
     heads: numberParam(params, "heads"),
@@ -91,12 +123,28 @@ const ropeKvAppend = defineKernel({
     { name: "cache", type: cType(params.kv) },
     { name: "q", type: cType(params.out) },
   ],
-  cost: (params, rows) => ({ bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"), operations: 0 }),
-  file: (params) => joinName("rope_kv_append", params.x as string, params.kv as string, `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
+  cost: (params, rows) => ({
+    bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"),
+    operations: 0,
+  }),
+  file: (params) =>
+    joinName("rope_kv_append", params.x as string, params.kv as string, `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
   view: (params) => {
-    const [heads, kvHeads, headDim] = ["heads", "kv_heads", "head_dim"].map((name) => numberParam(params, name)) as [number, number, number];
+    const [heads, kvHeads, headDim] = ["heads", "kv_heads", "head_dim"].map((name) => numberParam(params, name)) as [
+      number,
+      number,
+      number,
+    ];
     const [kStart, vStart] = [heads * headDim, (heads + kvHeads) * headDim];
-    return { ...cacheView(params), heads, theta: cFloat(numberParam(params, "theta")), out: params.out as string, width: vStart + kvHeads * headDim, k_start: kStart, v_start: vStart };
+    return {
+      ...cacheView(params),
+      heads,
+      theta: cFloat(numberParam(params, "theta")),
+      out: params.out as string,
+      width: vStart + kvHeads * headDim,
+      k_start: kStart,
+      v_start: vStart,
+    };
   },
 });
 
@@ -123,7 +171,14 @@ const rope = defineKernel({
   file: (params) => joinName("rope", params.x as string, params.out as string, `h${params.heads}`, `d${params.head_dim}`),
   view: (params) => {
     const [heads, headDim] = [numberParam(params, "heads"), numberParam(params, "head_dim")];
-    return { heads, head_dim: headDim, width: heads * headDim, theta: cFloat(numberParam(params, "theta")), x: params.x as string, out: params.out as string };
+    return {
+      heads,
+      head_dim: headDim,
+      width: heads * headDim,
+      theta: cFloat(numberParam(params, "theta")),
+      x: params.x as string,
+      out: params.out as string,
+    };
   },
 });
 

@@ -4,7 +4,14 @@ import type { DType } from "../../ir/types.js";
 import type { WeightFormat } from "../kernel-def.js";
 
 /** As kernel headers name them; `cpu::Bf16` is in runtime/device/cpu/simd.hpp. */
-const C_TYPES: { readonly [dtype in DType]: string } = { f32: "float", bf16: "cpu::Bf16", f16: "uint16_t", i32: "int32_t", i64: "int64_t", u8: "uint8_t" };
+const C_TYPES: { readonly [dtype in DType]: string } = {
+  f32: "float",
+  bf16: "cpu::Bf16",
+  f16: "uint16_t",
+  i32: "int32_t",
+  i64: "int64_t",
+  u8: "uint8_t",
+};
 
 export function cType(dtype: unknown): string {
   return C_TYPES[dtype as DType];

@@ -1,7 +1,19 @@
 /** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
 
 import type { NodeOf, Value } from "../../ir/graph.js";
-import { type AnyKernel, bytesOf, type Cost, defineKernel, dtypeParam, type KernelParams, numberParam, rowsOf, sizeOf, type Tunable, tensorType } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  bytesOf,
+  type Cost,
+  defineKernel,
+  dtypeParam,
+  type KernelParams,
+  numberParam,
+  rowsOf,
+  sizeOf,
+  type Tunable,
+  tensorType,
+} from "../kernel-def.js";
 import type { View } from "../render.js";
 import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 
@@ -66,7 +78,16 @@ const linear = defineKernel({
   ],
   cost: (params, rows) => productCost(params, rows, bytesOf(dtypeParam(params, "out"))),
   file: (params) =>
-    joinName("linear", params.x as string, params.weight_dtype === "f32" && "wf32", params.out as string, `n${params.n}`, `k${params.k}`, params.bias && "bias", tilingName(params)),
+    joinName(
+      "linear",
+      params.x as string,
+      params.weight_dtype === "f32" && "wf32",
+      params.out as string,
+      `n${params.n}`,
+      `k${params.k}`,
+      params.bias && "bias",
+      tilingName(params),
+    ),
   view: (params) => ({ ...productView(params), out: params.out as string, bias: params.bias as boolean, ...tilingView(params) }),
 });
 
@@ -110,7 +131,14 @@ const linearSwiglu = defineKernel({
     ),
   view: (params) => {
     const { n, ...rest } = productView(params);
-    return { ...rest, m: (n as number) / 2, group: numberParam(params, "group"), out: params.out as string, bias: params.bias as boolean, ...tilingView(params) };
+    return {
+      ...rest,
+      m: (n as number) / 2,
+      group: numberParam(params, "group"),
+      out: params.out as string,
+      bias: params.bias as boolean,
+      ...tilingView(params),
+    };
   },
 });
 
@@ -140,7 +168,15 @@ const headArgmax = defineKernel({
   workspace: (_, rows) => rows * MAX_TEAM * 8,
   cost: (params, rows) => productCost(params, rows, 4),
   file: (params) =>
-    joinName("head_argmax", params.x as string, params.weight_dtype === "f32" && "wf32", `n${params.n}`, `k${params.k}`, params.bias && "bias", tilingName(params)),
+    joinName(
+      "head_argmax",
+      params.x as string,
+      params.weight_dtype === "f32" && "wf32",
+      `n${params.n}`,
+      `k${params.k}`,
+      params.bias && "bias",
+      tilingName(params),
+    ),
   view: (params) => ({ ...productView(params), bias: params.bias as boolean, ...tilingView(params) }),
 });
 

@@ -1,7 +1,17 @@
 /** Mixture of experts: runtime/device/cpu/moe_router.hpp, moe_ffn.hpp, and what stands in for the latter without fuse-moe: expert_linear.hpp, moe_combine.hpp. */
 
 import { sameDim } from "../../ir/types.js";
-import { type AnyKernel, bytesOf, defineKernel, dtypeParam, type KernelParams, numberParam, rowsOf, sizeOf, tensorType } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  bytesOf,
+  defineKernel,
+  dtypeParam,
+  type KernelParams,
+  numberParam,
+  rowsOf,
+  sizeOf,
+  tensorType,
+} from "../kernel-def.js";
 import { cFloat, constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import { productParams, TILING, tilingName, tilingView } from "./matmul.js";
 
@@ -16,7 +26,12 @@ const expertLinear = defineKernel({
     const rows = rowsOf(choices.shape[0]);
     if (!rows || rows.times !== 1) return "rows are neither tokens nor sequences";
     const rowAChoice = !sameDim(xType.shape[0] as never, choices.shape[0] as never);
-    const sizes = { experts: sizeOf(weight.type, 0), n: sizeOf(weight.type, 1), k: sizeOf(weight.type, 2), choices: sizeOf(indices.type, 1) };
+    const sizes = {
+      experts: sizeOf(weight.type, 0),
+      n: sizeOf(weight.type, 1),
+      k: sizeOf(weight.type, 2),
+      choices: sizeOf(indices.type, 1),
+    };
     return { ...sizes, x: xType.dtype, out: node.attrs.dtype, rows: rows.step, row_a_choice: rowAChoice };
   },
   tunables: TILING,
@@ -28,7 +43,18 @@ const expertLinear = defineKernel({
   ],
   cost: (params, rows) => expertCost(params, rows, numberParam(params, "n")),
   file: (params) =>
-    joinName("expert_linear", params.x as string, params.weight_dtype === "f32" && "wf32", params.out as string, `e${params.experts}`, `n${params.n}`, `k${params.k}`, `top${params.choices}`, params.row_a_choice && "chosen", tilingName(params)),
+    joinName(
+      "expert_linear",
+      params.x as string,
+      params.weight_dtype === "f32" && "wf32",
+      params.out as string,
+      `e${params.experts}`,
+      `n${params.n}`,
+      `k${params.k}`,
+      `top${params.choices}`,
+      params.row_a_choice && "chosen",
+      tilingName(params),
+    ),
   view: (params) => ({
     x: params.x as string,
     weight: params.weight_dtype as string,
@@ -88,7 +114,14 @@ const moeRouter = defineKernel({
     const params = productParams(x, gate, x);
     if (typeof params === "string") return params;
     const { n: experts, k: hidden, ...rest } = params;
-    return { ...rest, experts: experts as number, hidden: hidden as number, chosen: node.attrs.k, norm_min: node.attrs.norm_min, correction: correction !== undefined };
+    return {
+      ...rest,
+      experts: experts as number,
+      hidden: hidden as number,
+      chosen: node.attrs.k,
+      norm_min: node.attrs.norm_min,
+      correction: correction !== undefined,
+    };
   },
   tunables: TILING,
   args: (params) => [
@@ -104,7 +137,16 @@ const moeRouter = defineKernel({
     return { bytes: size * (params.gate_dtype === "bf16" ? 2 : 4), operations: 2 * rows * size };
   },
   file: (params) =>
-    joinName("moe_router", params.x as string, params.gate_dtype as string, `e${params.experts}`, `h${params.hidden}`, `top${params.chosen}`, params.correction && "corrected", tilingName(params)),
+    joinName(
+      "moe_router",
+      params.x as string,
+      params.gate_dtype as string,
+      `e${params.experts}`,
+      `h${params.hidden}`,
+      `top${params.chosen}`,
+      params.correction && "corrected",
+      tilingName(params),
+    ),
   view: (params) => ({
     x: params.x as string,
     gate: params.gate_dtype as string,
@@ -151,9 +193,17 @@ const moeFfn = defineKernel({
     return Math.ceil(buckets / 64) * 64 + rows * chosen * m * bytesOf(dtypeParam(params, "x"));
   },
   cost: (params, rows) => {
-    const [experts, chosen, m, hidden] = ["experts", "chosen", "m", "hidden"].map((name) => numberParam(params, name)) as [number, number, number, number];
+    const [experts, chosen, m, hidden] = ["experts", "chosen", "m", "hidden"].map((name) => numberParam(params, name)) as [
+      number,
+      number,
+      number,
+      number,
+    ];
     const one = 3 * m * hidden;
-    return { bytes: Math.min(experts, rows * chosen) * one * (params.gate_up_dtype === "f32" ? 4 : 2), operations: 2 * rows * chosen * one };
+    return {
+      bytes: Math.min(experts, rows * chosen) * one * (params.gate_up_dtype === "f32" ? 4 : 2),
+      operations: 2 * rows * chosen * one,
+    };
   },
   file: (params) =>
     joinName(

@@ -1,7 +1,19 @@
 /** Kernels that go over rows and have no matrix: norms, embedding, element by element, moving rows. Their time is the bytes they move. */
 
 import type { DType, Type } from "../../ir/types.js";
-import { type AnyKernel, bytesOf, type Cost, defineKernel, dtypeParam, type KernelParams, numberParam, type Rows, rowsOf, sizeOf, tensorType } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  bytesOf,
+  type Cost,
+  defineKernel,
+  dtypeParam,
+  type KernelParams,
+  numberParam,
+  type Rows,
+  rowsOf,
+  sizeOf,
+  tensorType,
+} from "../kernel-def.js";
 import type { View } from "../render.js";
 import { cFloat, constType, cType, joinName } from "./common.js";
 
@@ -61,8 +73,20 @@ const rmsNorm = defineKernel({
     { name: "out", type: cType(params.out) },
   ],
   cost: (params, rows) => moved(params, rows, "x", "out"),
-  file: (params) => joinName("rms_norm", params.x as string, params.out as string, params.weight_dtype !== "bf16" && `w${params.weight_dtype}`, widthName(params)),
-  view: (params) => ({ ...rowView(params), weight: params.weight_dtype as string, out: params.out as string, eps: cFloat(numberParam(params, "eps")) }),
+  file: (params) =>
+    joinName(
+      "rms_norm",
+      params.x as string,
+      params.out as string,
+      params.weight_dtype !== "bf16" && `w${params.weight_dtype}`,
+      widthName(params),
+    ),
+  view: (params) => ({
+    ...rowView(params),
+    weight: params.weight_dtype as string,
+    out: params.out as string,
+    eps: cFloat(numberParam(params, "eps")),
+  }),
 });
 
 const addRmsNorm = defineKernel({
@@ -85,8 +109,20 @@ const addRmsNorm = defineKernel({
   ],
   inPlace: { sum: "residual" },
   cost: (params, rows) => moved(params, rows, "x", "x", "x", "out"),
-  file: (params) => joinName("add_rms_norm", params.x as string, params.out as string, params.weight_dtype !== "bf16" && `w${params.weight_dtype}`, widthName(params)),
-  view: (params) => ({ ...rowView(params), weight: params.weight_dtype as string, out: params.out as string, eps: cFloat(numberParam(params, "eps")) }),
+  file: (params) =>
+    joinName(
+      "add_rms_norm",
+      params.x as string,
+      params.out as string,
+      params.weight_dtype !== "bf16" && `w${params.weight_dtype}`,
+      widthName(params),
+    ),
+  view: (params) => ({
+    ...rowView(params),
+    weight: params.weight_dtype as string,
+    out: params.out as string,
+    eps: cFloat(numberParam(params, "eps")),
+  }),
 });
 
 const embedding = defineKernel({
@@ -105,7 +141,12 @@ const embedding = defineKernel({
     const rows = rowsOf(tensorType(node.operands.ids.type).shape[0]);
     if (!rows || rows.times !== 1) return "rows are neither tokens nor sequences";
     if (node.attrs.dtype !== "f32") return `writes no ${node.attrs.dtype}`;
-    return { vocab: sizeOf(node.operands.table.type, 0), width: sizeOf(node.operands.table.type, 1), out: node.attrs.dtype, rows: rows.step };
+    return {
+      vocab: sizeOf(node.operands.table.type, 0),
+      width: sizeOf(node.operands.table.type, 1),
+      out: node.attrs.dtype,
+      rows: rows.step,
+    };
   },
   args: (params) => [
     { name: "ids", type: "const int32_t" },
@@ -114,7 +155,15 @@ const embedding = defineKernel({
   ],
   // A row of a panel is one pair of values in each cache line.
   cost: (params, rows) => ({ bytes: rows * numberParam(params, "width") * (params.table_layout === "panel64" ? 32 : 2), operations: 0 }),
-  file: (params) => joinName("embedding", params.table_layout === "row" && "row", params.table_dtype as string, params.out as string, `n${params.vocab}`, widthName(params)),
+  file: (params) =>
+    joinName(
+      "embedding",
+      params.table_layout === "row" && "row",
+      params.table_dtype as string,
+      params.out as string,
+      `n${params.vocab}`,
+      widthName(params),
+    ),
   view: (params) => ({
     table: params.table_dtype as string,
     vocab: numberParam(params, "vocab"),

@@ -15,7 +15,7 @@ import { type InputPlace, placeInputs, tensorBytes } from "../../codegen/step-in
 import { bug } from "../../diagnostics.js";
 import { type Graph, type NodeOf, operandValues, type Value } from "../../ir/graph.js";
 import { isOpName, opDef } from "../../ir/ops.js";
-import { DTYPES, type KvType, tensor, type Type } from "../../ir/types.js";
+import { DTYPES, type KvType, type Type, tensor } from "../../ir/types.js";
 import { copyGraph } from "../lower/copy-graph.js";
 import { launchRows } from "../lower/cost.js";
 import { definePass, type GraphPass } from "../pass.js";
@@ -60,11 +60,19 @@ function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
       return made;
     };
     const args = callArguments(node).map(bufferOf);
-    build.nodeUnchecked("call", { args }, { kernel: kernelFunction(kernelByName(node.attrs.op, node.attrs.kernel), node.attrs.params as KernelParams).name }, [], node.origin);
+    build.nodeUnchecked(
+      "call",
+      { args },
+      { kernel: kernelFunction(kernelByName(node.attrs.op, node.attrs.kernel), node.attrs.params as KernelParams).name },
+      [],
+      node.origin,
+    );
     return null;
   });
   // Results are named by the buffers that hold them; the cache is the runtime's own.
-  const returns = graph.returns.filter(({ value }) => value.type.kind === "tensor").map(({ name, value }) => ({ name, value: buffers.get(value) as Value }));
+  const returns = graph.returns
+    .filter(({ value }) => value.type.kind === "tensor")
+    .map(({ name, value }) => ({ name, value: buffers.get(value) as Value }));
   return Object.freeze({ ...planned, returns: Object.freeze(returns) });
 }
 
@@ -155,5 +163,10 @@ function placeArena(graph: Graph): Map<Value, Place> {
     }
   }
   const { offsets } = placeBuffers(lifetimes as readonly Lifetime[]);
-  return new Map(owners.map(({ key, type, lifetime }) => [key as Value, { space: "arena", offset: offsets[lifetime] as number, bytes: (lifetimes[lifetime] as Lifetime).bytes, type }]));
+  return new Map(
+    owners.map(({ key, type, lifetime }) => [
+      key as Value,
+      { space: "arena", offset: offsets[lifetime] as number, bytes: (lifetimes[lifetime] as Lifetime).bytes, type },
+    ]),
+  );
 }

@@ -50,7 +50,10 @@ export function planWeights(onPlan: (plan: WeightPlan) => void): ProgramsPass {
   });
 }
 
-function placeAll(graphs: readonly Graph[], keysOf: readonly WeightKeys[]): { plan: WeightPlan; byKey: ReadonlyMap<string, PlannedWeight> } {
+function placeAll(
+  graphs: readonly Graph[],
+  keysOf: readonly WeightKeys[],
+): { plan: WeightPlan; byKey: ReadonlyMap<string, PlannedWeight> } {
   const byKey = new Map<string, PlannedWeight>();
   let end = 0;
   for (const [i, graph] of graphs.entries()) {
@@ -72,7 +75,16 @@ function planOne(id: string, offset: number, reader: Node, value: Value, keys: W
   const sizes = dims.map((dim) => maxDim(dim, {}));
   const [slabs, n, k] = sizes.length === 3 ? sizes : sizes.length === 2 ? [1, ...sizes] : [1, ...sizes, 1];
   const shape = [slabs as number, n as number, k as number] as const;
-  return { id, dtype, layout, shape, offset, bytes: packedBytes({ layout, dtype, shape }), use: useOf(reader, sizes.length), ...weightParts(value, keys) };
+  return {
+    id,
+    dtype,
+    layout,
+    shape,
+    offset,
+    bytes: packedBytes({ layout, dtype, shape }),
+    use: useOf(reader, sizes.length),
+    ...weightParts(value, keys),
+  };
 }
 
 function useOf(reader: Node, rank: number): WeightUse {

@@ -3,8 +3,8 @@
 import { bug } from "../../diagnostics.js";
 import type { Checkpoint } from "../../weights/checkpoint.js";
 import { type PackPart, type PackPlan, packPart, packVector, planPack } from "../../weights/pack-plan.js";
-import type { PartSource } from "./weight-parts.js";
 import type { WeightPlan } from "./plan-weights.js";
+import type { PartSource } from "./weight-parts.js";
 
 export function resolvePackPlan(plan: WeightPlan, checkpoint: Checkpoint): PackPlan {
   const weights = plan.weights.map(({ id, dtype, layout, shape, interleave, slabs }) => ({

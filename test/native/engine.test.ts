@@ -1,0 +1,73 @@
+/**
+ * The C++ runtime over a model made for tests (fake_plan.hpp): compiles the native tests with the optimiser and with the sanitizers, and runs them.
+ * SANITIZE=thread runs them all under ThreadSanitizer instead.
+ */
+
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { execa } from "execa";
+import { beforeAll, describe, expect, it } from "vitest";
+import { buildNative, root, sanitizers } from "./build-native.js";
+
+const runtime = readdirSync(join(root, "runtime/src"))
+  .filter((name) => name.endsWith(".cpp"))
+  .map((name) => `runtime/src/${name}`);
+const parts = ["kv_pool", "sampler", "threads", "memory", "cpu_check"].map((name) => `runtime/src/${name}.cpp`);
+
+const SANITIZED = sanitizers ? [] : ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+
+function build(test: string, flags: readonly string[]): Promise<string> {
+  const small = ["kv_pool", "sampler", "runtime_parts"].includes(test);
+  return buildNative({
+    name: `${test}-test`,
+    sources: [`test/native/${test}_test.cpp`, ...(small ? parts : runtime)],
+    flags: ["-ffp-contract=off", ...flags],
+  });
+}
+
+async function run(binary: string, ...args: string[]): Promise<string> {
+  const result = await execa(binary, args, { reject: false, all: true, timeout: 120_000 });
+  expect(result.exitCode, result.all).toBe(0);
+  return result.stdout;
+}
+
+const CASES = ["solo", "limits", "stops", "logprobs", "batching", "batching-sampled", "stalled-pool", "prefix-reuse"];
+const ENDS = ["logits", "destroy", "several-engines", "threads", "information"];
+
+describe.each([
+  { name: "optimised", flags: [] },
+  ...(sanitizers ? [] : [{ name: "under the address and undefined-behaviour sanitizers", flags: SANITIZED }]),
+])("engine, $name", ({ flags }) => {
+  let binary = "";
+  beforeAll(async () => {
+    binary = await build("engine", flags);
+  });
+  it.each([...CASES, ...ENDS])("%s", async (name) => {
+    expect(await run(binary, name)).toBe(name);
+  });
+  it("survives the end of the process in mid-generation", () => run(binary, "exit"));
+});
+
+describe("runtime, under the sanitizers", () => {
+  it.each([
+    ["kv_pool", "the KV pool keeps its account, and finds prefixes"],
+    ["sampler", "the sampler does what it says"],
+    ["runtime_parts", "threads, CPU check, made-up weights, memory"],
+    ["package", "packages load when whole, and are refused when not"],
+    ["api", "the C interface, with text"],
+    ["fault", "memory may run out anywhere"],
+  ])("%s: %s", async (test) => {
+    await run(await build(test, SANITIZED));
+  });
+});
+
+describe("loader fuzzing", () => {
+  it("survives the kept corpus, and damaged forms of it", async () => {
+    const binary = await buildNative({
+      name: "loader-fuzz",
+      sources: ["test/fuzz/loader_fuzz.cpp", "test/fuzz/replay.cpp", ...runtime],
+      flags: ["-ffp-contract=off", ...SANITIZED],
+    });
+    await run(binary, join(root, "test/fuzz/corpus/loader"));
+  });
+});
