@@ -22,6 +22,8 @@ const { values: flags } = parseArgs({
     threads: { type: "string", default: String(availableParallelism()) },
     work: { type: "string", default: join(HERE, "..", "build", "bench") },
     "no-peer": { type: "boolean", default: false },
+    // Measures the package that an earlier run built.
+    keep: { type: "boolean", default: false },
   },
 });
 const work = resolve(flags.work);
@@ -72,7 +74,7 @@ function prepare() {
   const folder = join(work, "ernie-4.5-0.3b");
   writeCheckpoint(checkpoint);
   if (!flags["no-peer"] && !existsSync(gguf)) writeGguf(checkpoint, gguf);
-  execFileSync(process.execPath, [CLI, "build", checkpoint, "-o", folder], { stdio: ["ignore", "inherit", "inherit"] });
+  if (!flags.keep) execFileSync(process.execPath, [CLI, "build", checkpoint, "-o", folder], { stdio: ["ignore", "inherit", "inherit"] });
   return { gguf, folder };
 }
 

@@ -1,5 +1,7 @@
-// Attention alone, at the shapes of the 0.3B: decode against the bandwidth of a plain read of the same cache, prefill in FLOP/s.
-//   g++ -std=c++20 -O3 -ffp-contract=off <flags of the arch level> -I runtime -I test/native bench/micro/attention_bench.cpp -pthread
+// Attention alone, at the shapes of the 0.3B: decode against the bandwidth of a plain read of the same cache, prefill
+// in FLOP/s.
+//   g++ -std=c++20 -O3 -ffp-contract=off <flags of the arch level> -I runtime -I test/native
+//   bench/micro/attention_bench.cpp -pthread
 //   ./a.out [threads] [repetitions]
 // Times are minima over the repetitions; the machine may be shared, so compare only within one run.
 #include <algorithm>
@@ -24,8 +26,8 @@ constexpr int width = problem.heads * problem.head_dim;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// The sum over `parts` of each part's fastest run of `repeats`, in seconds, all threads taking part: short pieces, so that somebody else's time
-// slice spoils few of them. A run lasts from the first thread's start to the last one's end.
+// The sum over `parts` of each part's fastest run of `repeats`, in seconds, all threads taking part: short pieces, so
+// that somebody else's time slice spoils few of them. A run lasts from the first thread's start to the last one's end.
 template <class Fn>
 double fastest(int threads, int parts, int repeats, const Fn& fn) {
   std::vector<double> best(parts, 1e9), start(threads), end(threads);
@@ -47,7 +49,8 @@ double fastest(int threads, int parts, int repeats, const Fn& fn) {
 struct Cache {
   std::vector<char> pool;
   std::vector<int32_t> table;
-  explicit Cache(int context) : pool(int64_t{context / block_size} * problem.kv_block_bytes), table(context / block_size) {
+  explicit Cache(int context)
+      : pool(int64_t{context / block_size} * problem.kv_block_bytes), table(context / block_size) {
     Random random(1);
     for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
     for (size_t i = table.size() - 1; i > 0; --i) std::swap(table[i], table[random.below(static_cast<int>(i) + 1)]);
@@ -82,8 +85,8 @@ void decode(int context, int threads, int repeats) {
     store(&sums[team.rank * 64], sum[0]);
   });
   const double bytes = static_cast<double>(layers) * context * 2 * 2 * 128 * 2;
-  std::printf("decode  context %5d, %d threads: %7.1f us a layer, %5.1f GB/s; plain read %5.1f GB/s, ratio %.2f\n", context, threads,
-              kernel / layers * 1e6, bytes / kernel * 1e-9, bytes / read * 1e-9, read / kernel);
+  std::printf("decode  context %5d, %d threads: %7.1f us a layer, %5.1f GB/s; plain read %5.1f GB/s, ratio %.2f\n",
+              context, threads, kernel / layers * 1e6, bytes / kernel * 1e-9, bytes / read * 1e-9, read / kernel);
 }
 
 void prefill(int tokens, int context, int threads, int repeats) {
@@ -102,8 +105,10 @@ void prefill(int tokens, int context, int threads, int repeats) {
   const double flop = pairs * problem.heads * problem.head_dim * 4;
   // The products of one layer of the 0.3B for these tokens at 300 GFLOP/s a core.
   const double products = 2.0 * 258e6 / 18 * tokens / (300e9 * threads);
-  std::printf("prefill %4d of %5d, %d threads: %7.0f us a layer, %5.0f GFLOP/s, %4.1f %% of the layer's products at 300 GFLOP/s a core\n",
-              tokens, context, threads, seconds * 1e6, flop / seconds * 1e-9, seconds / products * 100);
+  std::printf(
+      "prefill %4d of %5d, %d threads: %7.0f us a layer, %5.0f GFLOP/s, %4.1f %% of the layer's products at 300 "
+      "GFLOP/s a core\n",
+      tokens, context, threads, seconds * 1e6, flop / seconds * 1e-9, seconds / products * 100);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 //   matmul bandwidth             reading 1 GiB with the kernels' own loads: 4 KiB pages, huge pages, a mapped file
 //   matmul decode                the products of a decode step of the 0.3B in their order, for 1 to 16 sequences
 //   matmul prefill               512 rows, one product at a time, beside the vector units' limit
-//   matmul moe                   the products of 21B-A3B layers: decode and prefill of the routed experts
+//   matmul moe                   the routed experts of one layer of 21B-A3B, for 1 to 512 tokens
 //
 // Options: -t threads (2), -r repetitions (20), -p small|huge pages for `decode` (huge), -f file to map for `bandwidth` (made if missing).
 // Machines that others use give one-sided noise. So what is compared is interleaved, and of each launch the best of all repetitions counts:
@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <thread>
@@ -26,14 +26,18 @@
 #include "device/cpu/head_argmax.hpp"
 #include "device/cpu/linear.hpp"
 #include "device/cpu/linear_swiglu.hpp"
+#include "device/cpu/moe_ffn.hpp"
 
 using namespace ern;
 using namespace ern::cpu;
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
 
 enum class Pages { small, huge };
 
@@ -78,7 +82,7 @@ class Best {
   std::vector<double> times_;
 };
 
-// Threads that stay, as the engine's do.
+// Threads that stay, as the engine's do. One thread alone is timed by its own CPU time, which others can't lengthen much.
 class Crew {
  public:
   explicit Crew(int size) : size_(size) {
@@ -113,13 +117,15 @@ class Crew {
   }
   void work(int rank) {
     Team team{rank, size_, &sync_};
-    auto last = Clock::now();
-    for (size_t i = 0; i < launches_->size(); ++i) {
-      (*launches_)[i](team);
+    const Launches& launches = *launches_;  // thread 0 may be at the next run while others leave this one
+    const clockid_t clock = size_ == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+    double last = seconds(clock);
+    for (size_t i = 0; i < launches.size(); ++i) {
+      launches[i](team);
       team.barrier();
       if (rank != 0) continue;
-      const auto now = Clock::now();
-      times_[i] = std::chrono::duration<double>(now - last).count();
+      const double now = seconds(clock);
+      times_[i] = now - last;
       last = now;
     }
   }
@@ -197,10 +203,11 @@ void bandwidth(const Options& options) {
   }
 }
 
-#ifndef AHEAD
-#define AHEAD Tiling{}.ahead
+// Another tiling to try, e.g. -DKNOBS=.k_block=128
+#ifndef KNOBS
+#define KNOBS
 #endif
-constexpr Tiling tiling{.ahead = AHEAD};
+constexpr Tiling tiling{KNOBS};
 
 // One layer's products and the head, for MaxRows sequences.
 template <int MaxRows>
@@ -267,13 +274,12 @@ double vector_limit() {
   for (F32& a : acc) a = zero();
   const Pairs one = splat_pair(Bf16{0x3f80}, Bf16{0x3f80});
   constexpr int rounds = 2'000'000;
-  const auto start = Clock::now();
+  const double start = seconds(CLOCK_THREAD_CPUTIME_ID);
   for (int i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
     for (int j = 0; j < 16; ++j) acc[j] = dot_pairs(acc[j], one, one);
-    asm volatile("" ::: "memory");
   }
-  const double time = seconds_since(start);
+  const double time = seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   F32 total = zero();
   for (const F32& a : acc) total = total + a;
   sink = sum(total);
@@ -305,6 +311,62 @@ void prefill(const Options& options) {
   prefill_shape<1024, 3072>(crew, options.repetitions);
 }
 
+template <int Tokens>
+void moe_tokens(Crew& crew, const Options& options, const Bf16* gate_up, const Bf16* down) {
+  constexpr MoeFfn problem{.hidden = 2560, .m = 1536, .experts = 64, .chosen = 6, .group = 32, .max_rows = Tokens, .tiling = tiling};
+  constexpr size_t gate_up_size = size_t{2 * 1536} * 2560, down_size = size_t{2560} * 1536;
+  Bf16* x = weights(size_t{Tokens} * 2560);
+  float* out = allocate<float>(size_t{Tokens} * 2560);
+  char* workspace = allocate<char>(moe_ffn_workspace<problem, Bf16>(Tokens));
+  int32_t* indices = allocate<int32_t>(Tokens * 6);
+  float* share_of = allocate<float>(Tokens * 6);
+  Best best, read;
+  size_t used = 0;
+  uint32_t seed = 1;
+  for (int r = 0; r < options.repetitions; ++r) {
+    // Other experts each time, so none is in a cache; how many are used varies with more than one token, so the first draw stays for those.
+    if (r == 0 || Tokens == 1) {
+      for (int t = 0; t < Tokens; ++t) {
+        for (int j = 0; j < 6; ++j) {
+          seed = seed * 1664525 + 1013904223;
+          indices[t * 6 + j] = static_cast<int32_t>((seed >> 16) % 10 + j * 10 + (j == 5 ? (seed >> 8) % 4 : 0));
+          share_of[t * 6 + j] = 1.0f / 6;
+        }
+      }
+    }
+    std::vector<bool> seen(64);
+    for (int i = 0; i < Tokens * 6; ++i) seen[indices[i]] = true;
+    Launches reads;
+    used = 0;
+    for (int e = 0; e < 64; ++e) {
+      if (!seen[e]) continue;
+      ++used;
+      for (const auto& launch : reading(gate_up + e * gate_up_size, {gate_up_size * 2})) reads.push_back(launch);
+      for (const auto& launch : reading(down + e * down_size, {down_size * 2})) reads.push_back(launch);
+    }
+    read.add(crew.run(reads));
+    best.add(crew.run({[=](Team& t) { moe_ffn<problem>(Tokens, x, indices, share_of, gate_up, down, static_cast<const float*>(nullptr), out, workspace, t); }}));
+  }
+  const double bytes = used * (gate_up_size + down_size) * 2.0, flops = 2.0 * Tokens * 6 * (gate_up_size + down_size);
+  std::printf("  %3d tokens, %2zu experts in use: %7.2f ms, %.3f of reading (%.1f GB/s), %.0f GFLOP/s a thread\n", Tokens, used, best.total() * 1e3,
+              read.total() / best.total(), bytes / read.total() * 1e-9, flops / best.total() * 1e-9 / crew.size());
+}
+
+void moe(const Options& options) {
+  const size_t gate_up_count = size_t{64} * 2 * 1536 * 2560, down_count = size_t{64} * 2560 * 1536;
+  Bf16* gate_up = allocate<Bf16>(gate_up_count, options.pages);
+  Bf16* down = allocate<Bf16>(down_count, options.pages);
+  std::memset(gate_up, 0x3c, gate_up_count * 2);
+  std::memset(down, 0x3c, down_count * 2);
+  Crew crew(options.threads);
+  std::printf("%d threads\n", crew.size());
+  moe_tokens<1>(crew, options, gate_up, down);
+  moe_tokens<4>(crew, options, gate_up, down);
+  moe_tokens<16>(crew, options, gate_up, down);
+  moe_tokens<128>(crew, options, gate_up, down);
+  moe_tokens<512>(crew, options, gate_up, down);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -320,6 +382,7 @@ int main(int argc, char** argv) {
   if (mode == "bandwidth") return bandwidth(options), 0;
   if (mode == "decode") return decode(options), 0;
   if (mode == "prefill") return prefill(options), 0;
-  std::fprintf(stderr, "usage: matmul bandwidth|decode|prefill [-t threads] [-r repetitions] [-f file]\n");
+  if (mode == "moe") return moe(options), 0;
+  std::fprintf(stderr, "usage: matmul bandwidth|decode|prefill|moe [-p small|huge] [-t threads] [-r repetitions] [-f file]\n");
   return 2;
 }

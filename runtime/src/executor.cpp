@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "counters.hpp"
+
 namespace ern {
 
 Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, std::byte* kv, ThreadPool& threads) {
@@ -13,7 +15,7 @@ Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, st
     arena = std::max(arena, program.arena_bytes);
     inputs = std::max(inputs, program.inputs.bytes);
     if (program.kind == ProgramKind::prefill || program.kind == ProgramKind::decode) executor.usual_arena_ = std::max(executor.usual_arena_, program.arena_bytes);
-    executor.buckets_.push_back({&program, {}, {}});
+    executor.buckets_.push_back({&program, {}, {}, {}});
   }
   auto arena_memory = Mapping::anonymous(arena, "scratch of a step");
   if (!arena_memory.ok()) return arena_memory.status();
@@ -94,18 +96,34 @@ Step Executor::fill(const Program& program, std::span<const StepItem> items) {
   return {row, static_cast<int32_t>(items.size()), static_cast<int32_t>(stride)};
 }
 
+void Executor::launch(Bucket& bucket, const Step& step) {
+  const Program& program = *bucket.program;
+  auto walk = [&](Team& team) {
+    for (uint32_t i = 0; i < program.launch_count; ++i) {
+      program.launches[i].fn(step, bucket.launches[i], team);
+      team.barrier();
+    }
+  };
+  if (threads_->size() == 1) return threads_->run(walk);
+  const bool alone = bucket.team.alone();
+  const int64_t begin = now_ns();
+  if (alone) {
+    Barrier barrier;
+    Team team{0, 1, &barrier};
+    walk(team);
+  } else {
+    threads_->run(walk);
+  }
+  bucket.team.note(alone, now_ns() - begin, step.tokens);
+}
+
 StepResult Executor::run(ProgramKind kind, std::span<const StepItem> items) {
   int32_t tokens = 0;
   for (const StepItem& item : items) tokens += item.rows;
-  const Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
+  Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
   const Program& program = *bucket.program;
   const Step step = fill(program, items);
-  threads_->run([&](Team& team) {
-    for (uint32_t i = 0; i < program.launch_count; ++i) {
-      if (i > 0) team.barrier();  // after the last one the pool's own comes
-      program.launches[i].fn(step, bucket.launches[i], team);
-    }
-  });
+  launch(bucket, step);
   const bool all_rows = kind == ProgramKind::score || kind == ProgramKind::trace;
   StepResult result{&program, arena_.data(), all_rows ? step.tokens : step.sequences, nullptr, 0, nullptr};
   for (const Output& output : std::span(program.outputs, program.output_count)) {

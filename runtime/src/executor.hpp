@@ -10,6 +10,7 @@
 #include "memory.hpp"
 #include "plan.hpp"
 #include "status.hpp"
+#include "team_choice.hpp"
 #include "threads.hpp"
 
 namespace ern {
@@ -53,10 +54,12 @@ class Executor {
     const Program* program;
     std::vector<void*> args;            // of all launches, one after the other
     std::vector<void* const*> launches; // where those of each launch begin
+    TeamChoice team = {};
   };
 
   Executor() = default;
   Bucket& choose(ProgramKind kind, int32_t tokens, int32_t sequences);
+  void launch(Bucket& bucket, const Step& step);
   void resolve(Bucket& bucket);
   Step fill(const Program& program, std::span<const StepItem> items);
 

@@ -10,6 +10,8 @@
 #include <memory>
 #include <utility>
 
+#include "control_groups.hpp"
+
 namespace ern {
 namespace {
 
@@ -23,47 +25,6 @@ struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 using File = std::unique_ptr<std::FILE, CloseFile>;
-
-// A file that holds one number, or "max".
-uint64_t read_number(const std::string& path) {
-  const File file(std::fopen(path.c_str(), "re"));
-  uint64_t value = 0;
-  return file && std::fscanf(file.get(), "%" SCNu64, &value) == 1 ? value : UINT64_MAX;
-}
-
-// Bytes of cached files in a group's memory.stat: they count as used, and make way.
-uint64_t cached_files(const std::string& folder) {
-  const File file(std::fopen((folder + "/memory.stat").c_str(), "re"));
-  char line[256];
-  uint64_t bytes = 0;
-  while (file && std::fgets(line, sizeof line, file.get())) {
-    if (std::sscanf(line, "file %" SCNu64, &bytes) == 1) return bytes;
-  }
-  return 0;
-}
-
-// Least room under memory.max on the way from this process' group (version 2 of control groups) to the root.
-uint64_t group_room() {
-  const File file(std::fopen("/proc/self/cgroup", "re"));
-  char line[4096];
-  std::string group;
-  while (file && std::fgets(line, sizeof line, file.get())) {
-    if (std::strncmp(line, "0::/", 4) == 0) group.assign(line + 3, std::strcspn(line + 3, "\n"));
-  }
-  uint64_t room = UINT64_MAX;
-  while (!group.empty()) {
-    const std::string folder = "/sys/fs/cgroup" + (group == "/" ? "" : group);
-    const uint64_t limit = read_number(folder + "/memory.max"), used = read_number(folder + "/memory.current");
-    if (limit != UINT64_MAX && used != UINT64_MAX) {
-      const uint64_t held = used - std::min(used, cached_files(folder));
-      room = std::min(room, limit - std::min(limit, held));
-    }
-    if (group == "/") break;
-    group.resize(group.rfind('/'));
-    if (group.empty()) group = "/";
-  }
-  return room;
-}
 
 }  // namespace
 
@@ -121,7 +82,7 @@ uint64_t available_memory() {
   while (file && std::fgets(line, sizeof line, file.get())) {
     if (std::sscanf(line, "MemAvailable: %" SCNu64 " kB", &kib) == 1) available = kib * 1024;
   }
-  return std::min(available, group_room());
+  return std::min(available, memory_left());
 }
 
 bool huge_pages_allowed() {

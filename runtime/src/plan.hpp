@@ -30,7 +30,8 @@ struct Arg {
   uint64_t offset;
 };
 
-// One call of one generated function by every thread of the team; a barrier follows. `args` become the void* const* of KernelFn, in order.
+// One call of one generated function by every thread of the team; a barrier follows. The runtime chooses the team's size from step to step, so kernels give
+// the same bits whatever it is. `args` become the void* const* of KernelFn, in order.
 struct Launch {
   const char* name;  // for people and profiles; static text
   KernelFn fn;

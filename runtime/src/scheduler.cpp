@@ -5,6 +5,9 @@
 namespace ern {
 namespace {
 
+// Prompt rows in a step beside others: fewer would read all weights for next to nothing.
+constexpr int32_t least_chunk = 32;
+
 void insert(std::vector<Sequence*>& list, Sequence& sequence) {
   list.insert(std::ranges::upper_bound(list, sequence.number, {}, &Sequence::number), &sequence);
 }
@@ -89,7 +92,8 @@ std::span<const StepEntry> Scheduler::next_step() {
     // A victim of an older one is gone from here; it can't be in the step yet, since victims are newer than who needs their blocks, or stalled.
     if (sequence->resident && sequence->pending() == 1 && grow(*sequence)) step_.push_back({sequence, 1});
   }
-  auto room = std::min(limits_.prefill_chunk, limits_.max_rows - static_cast<int32_t>(step_.size()));
+  const int32_t chunk = step_.empty() ? limits_.prefill_chunk : std::min(limits_.prefill_chunk, std::max(least_chunk, limits_.prefill_chunk / 4));
+  int32_t room = std::min(chunk, limits_.max_rows - static_cast<int32_t>(step_.size()));
   for (Sequence* sequence : active_) {
     if (!sequence->resident || sequence->pending() == 1 || room == 0) continue;
     const auto rows = static_cast<int32_t>(std::min<int64_t>(sequence->pending(), room));

@@ -16,7 +16,7 @@ namespace ern {
 
 struct SchedulerLimits {
   int32_t max_batch;      // sequences in a step
-  int32_t prefill_chunk;  // prompt rows in a step
+  int32_t prefill_chunk;  // prompt rows in a step; a quarter of it beside sequences that generate, whose readers wait for the step
   int32_t max_rows;       // rows of any kind in a step, at least max_batch
 };
 

@@ -6,6 +6,8 @@
 #include <climits>
 #include <system_error>
 
+#include "control_groups.hpp"
+
 namespace ern {
 namespace {
 
@@ -19,8 +21,9 @@ constexpr int spins_between_yields = 256;
 int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1u, std::thread::hardware_concurrency());  // more cores than cpu_set_t has bits
+  // The call fails where there are more cores than cpu_set_t has bits.
+  const int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+  return std::max(1, std::min(cores, cpu_quota()));
 }
 
 Result<std::unique_ptr<ThreadPool>> ThreadPool::create(int size) {
@@ -55,7 +58,7 @@ void ThreadPool::run(JobFn job, void* context) {
   }
   Team team{0, size_, &barrier_};
   job(context, team);
-  team.barrier();
+  team.barrier();  // also for the workers' sake: the job and its context are the caller's, and end with this call
 }
 
 void ThreadPool::work(int rank) {

@@ -15,7 +15,7 @@
 
 namespace ern {
 
-// Cores that this process may use, at least 1.
+// Cores that this process may use, by its affinity and its container's quota; at least 1.
 int available_cores();
 
 // While it lives, threads that this one starts take no signals: those are the host program's.

@@ -39,7 +39,8 @@ void check_embedding(int rows) {
   const auto panels = run<float>(rows * width, "embedding_panels", [&](float* out, Team& team) {
     ern::cpu::embedding_panels<problem>(rows, ids.data(), packed.data(), out, team);
   });
-  for (int i = 0; i < rows * width; ++i) CHECK(plain[i] == to_f32(table[ids[i / width] * width + i % width]), "embedding at %d", i);
+  for (int i = 0; i < rows * width; ++i)
+    CHECK(plain[i] == to_f32(table[ids[i / width] * width + i % width]), "embedding at %d", i);
   CHECK(panels == plain, "embedding: panels differ from rows");
 }
 
@@ -47,9 +48,12 @@ template <class Out>
 void check_add_and_cast(int count) {
   Random random(count);
   const std::vector<float> a = random_values<float>(count, 3, random), b = random_values<float>(count, 3, random);
-  const auto sum = run<float>(count, "add", [&](float* out, Team& team) { ern::cpu::add(count, a.data(), b.data(), out, team); });
-  const auto narrow = run<Out>(count, "cast", [&](Out* out, Team& team) { ern::cpu::cast(count, a.data(), out, team); });
-  const auto wide = run<float>(count, "cast", [&](float* out, Team& team) { ern::cpu::cast(count, narrow.data(), out, team); });
+  const auto sum =
+      run<float>(count, "add", [&](float* out, Team& team) { ern::cpu::add(count, a.data(), b.data(), out, team); });
+  const auto narrow =
+      run<Out>(count, "cast", [&](Out* out, Team& team) { ern::cpu::cast(count, a.data(), out, team); });
+  const auto wide =
+      run<float>(count, "cast", [&](float* out, Team& team) { ern::cpu::cast(count, narrow.data(), out, team); });
   for (int i = 0; i < count; ++i) {
     CHECK(sum[i] == a[i] + b[i], "add at %d", i);
     CHECK(wide[i] == to_f32(ern::cpu::from_f32<Out>(a[i])), "cast at %d", i);
@@ -59,7 +63,8 @@ void check_add_and_cast(int count) {
 template <int width, int group, class Out>
 void check_swiglu(int rows) {
   Random random(width + rows);
-  const std::vector<float> gate = random_values<float>(rows * width, 20, random), up = random_values<float>(rows * width, 3, random);
+  const std::vector<float> gate = random_values<float>(rows * width, 20, random),
+                           up = random_values<float>(rows * width, 3, random);
   std::vector<double> expected;
   for (int i = 0; i < rows * width; ++i) expected.push_back(silu(gate[i]) * up[i]);
 
@@ -81,10 +86,12 @@ void check_swiglu(int rows) {
     }
   }
   const auto from_halves = run<Out>(rows * width, "swiglu", [&](Out* out, Team& team) {
-    ern::cpu::swiglu<ern::cpu::Swiglu{width, 2 * width, 2 * width}>(rows, halves.data(), halves.data() + width, out, team);
+    ern::cpu::swiglu<ern::cpu::Swiglu{width, 2 * width, 2 * width}>(rows, halves.data(), halves.data() + width, out,
+                                                                    team);
   });
   const auto from_turns = run<Out>(rows * width, "swiglu", [&](Out* out, Team& team) {
-    ern::cpu::swiglu<ern::cpu::Swiglu{width, 2 * width, 2 * width, group}>(rows, turns.data(), turns.data() + group, out, team);
+    ern::cpu::swiglu<ern::cpu::Swiglu{width, 2 * width, 2 * width, group}>(rows, turns.data(), turns.data() + group,
+                                                                           out, team);
   });
   CHECK(from_halves == apart && from_turns == apart, "swiglu width %d: the layouts differ", width);
 }
@@ -98,7 +105,8 @@ void check_silu_ends() {
   });
   for (size_t i = 0; i < gate.size(); ++i) {
     const double expected = std::isinf(gate[i]) ? inf : silu(gate[i]);
-    CHECK(out[i] == expected || std::abs(out[i] - expected) < 1e-6 * std::abs(expected) + 1e-35, "silu(%g) = %g", gate[i], out[i]);
+    CHECK(out[i] == expected || std::abs(out[i] - expected) < 1e-6 * std::abs(expected) + 1e-35, "silu(%g) = %g",
+          gate[i], out[i]);
   }
 }
 
@@ -106,7 +114,9 @@ template <class T>
 void check_copies(int rows) {
   Random random(rows);
   const std::vector<T> x = random_values<T>(rows * 50, 1, random);
-  const auto same = [](T a, T b) { return to_f32(a) == to_f32(b); };
+  const auto same = [](T a, T b) {
+    return to_f32(a) == to_f32(b);
+  };
   // Columns 7..29 of 50 become columns 3..25 of 31; the others stay as they were.
   const auto moved = run<T>(rows * 31, "copy_columns", [&](T* out, Team& team) {
     ern::cpu::copy_columns<ern::cpu::CopyColumns{23, 50, 31}>(rows, x.data() + 7, out + 3, team);
@@ -114,10 +124,13 @@ void check_copies(int rows) {
   for (int i = 0; i < rows * 31; ++i) {
     const int row = i / 31, col = i % 31;
     const bool inside = col >= 3 && col < 26;
-    CHECK(inside ? same(moved[i], x[row * 50 + col - 3 + 7]) : std::isnan(to_f32(moved[i])), "copy_columns at %d, %d", row, col);
+    CHECK(inside ? same(moved[i], x[row * 50 + col - 3 + 7]) : std::isnan(to_f32(moved[i])), "copy_columns at %d, %d",
+          row, col);
   }
   const std::vector<int32_t> index{rows - 1, 0, rows / 2, 0};
-  const auto picked = run<T>(4 * 50, "gather_rows", [&](T* out, Team& team) { ern::cpu::gather_rows<50>(4, x.data(), index.data(), out, team); });
+  const auto picked = run<T>(4 * 50, "gather_rows", [&](T* out, Team& team) {
+    ern::cpu::gather_rows<50>(4, x.data(), index.data(), out, team);
+  });
   for (int i = 0; i < 200; ++i) CHECK(same(picked[i], x[index[i / 50] * 50 + i % 50]), "gather_rows at %d", i);
 }
 
@@ -164,7 +177,9 @@ void check_argmax() {
   const auto found = run<int32_t>(count, "argmax", [&](int32_t* out, Team& team) {
     ern::cpu::argmax<vocab>(count, logits.data(), peaks.data(), out, team);
   });
-  for (int i = 0; i < count; ++i) CHECK(found[i] == expected[i], "argmax of %d, row %d: found %d, expected %d", static_cast<int>(vocab), i, found[i], expected[i]);
+  for (int i = 0; i < count; ++i)
+    CHECK(found[i] == expected[i], "argmax of %d, row %d: found %d, expected %d", static_cast<int>(vocab), i, found[i],
+          expected[i]);
   for (int i = 0; i < count; ++i) {
     const auto alone = run<int32_t>(1, "argmax", [&](int32_t* out, Team& team) {
       ern::cpu::argmax<vocab>(1, &logits[i * vocab], peaks.data(), out, team);

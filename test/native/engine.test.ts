@@ -12,7 +12,7 @@ import { buildNative, root, sanitizers } from "./build-native.js";
 const runtime = readdirSync(join(root, "runtime/src"))
   .filter((name) => name.endsWith(".cpp"))
   .map((name) => `runtime/src/${name}`);
-const parts = ["kv_pool", "sampler", "threads", "memory", "cpu_check"].map((name) => `runtime/src/${name}.cpp`);
+const parts = ["kv_pool", "sampler", "threads", "memory", "control_groups", "cpu_check"].map((name) => `runtime/src/${name}.cpp`);
 
 const SANITIZED = sanitizers ? [] : ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 

@@ -1,12 +1,14 @@
 // The reader of one request in a test: gathers what its events bring, acknowledges or doesn't, and can be waited for.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine.hpp"
@@ -60,7 +62,8 @@ class Reader {
   ern_request request = {};
   ern_sampling sampling = {};
   bool acknowledges = true;
-  size_t cancel_at = 0;  // cancels when so many tokens have come
+  size_t cancel_at = 0;                        // cancels when so many tokens have come
+  const std::atomic<bool>* gate = nullptr;     // holds the engine's thread up until it is true
 
   ern::Engine* engine = nullptr;
   uint64_t number = 0;
@@ -75,6 +78,7 @@ class Reader {
  private:
   static void on_event(void* user, const ern_event* event) {
     auto& reader = *static_cast<Reader*>(user);
+    while (reader.gate && !*reader.gate) std::this_thread::yield();
     if (reader.acknowledges && event->id_count > 0) reader.engine->ack(event->request, static_cast<int64_t>(event->id_count));
     const std::lock_guard lock(reader.mutex);
     if (reader.finish != ERN_RUNNING) std::abort();  // an event after the last

@@ -11,7 +11,8 @@ using ern::cpu::to_f32;
 constexpr float eps = 1e-5f;
 
 template <int width, class W>
-std::vector<double> expected(const std::vector<float>& x, const std::vector<float>* residual, const std::vector<W>& weight) {
+std::vector<double> expected(const std::vector<float>& x, const std::vector<float>* residual,
+                             const std::vector<W>& weight) {
   std::vector<double> out;
   for (size_t row = 0; row < x.size() / width; ++row) {
     std::vector<double> values;
@@ -28,7 +29,8 @@ std::vector<double> expected(const std::vector<float>& x, const std::vector<floa
 template <int width, class W, class Out>
 void check(int rows, float scale) {
   Random random(width + rows);
-  const std::vector<float> x = random_values<float>(rows * width, scale, random), residual = random_values<float>(rows * width, scale, random);
+  const std::vector<float> x = random_values<float>(rows * width, scale, random),
+                           residual = random_values<float>(rows * width, scale, random);
   const std::vector<W> weight = random_values<W>(width, 2, random);
 
   Buffer<Out> plain(rows * width), added(rows * width);
@@ -38,8 +40,10 @@ void check(int rows, float scale) {
     ern::cpu::add_rms_norm<width>(rows, x.data(), residual.data(), weight.data(), eps, sum.data(), added.data(), team);
   });
   CHECK(plain.intact() && added.intact() && sum.intact(), "width %d: a guard was overwritten", width);
-  const double error = nmse(plain.data(), expected<width>(x, nullptr, weight)), added_error = nmse(added.data(), expected<width>(x, &residual, weight));
-  CHECK(error < bar<Out> && added_error < bar<Out>, "width %d scale %g: nmse %g, after a sum %g", width, scale, error, added_error);
+  const double error = nmse(plain.data(), expected<width>(x, nullptr, weight)),
+               added_error = nmse(added.data(), expected<width>(x, &residual, weight));
+  CHECK(error < bar<Out> && added_error < bar<Out>, "width %d scale %g: nmse %g, after a sum %g", width, scale, error,
+        added_error);
   for (int i = 0; i < rows * width; ++i) CHECK(sum[i] == x[i] + residual[i], "width %d: sum at %d", width, i);
 
   for (int threads = 2; threads <= 4; ++threads) {
@@ -47,10 +51,12 @@ void check(int rows, float scale) {
     std::vector<float> in_place = residual;
     run_team(threads, [&](Team& team) {
       ern::cpu::rms_norm<width>(rows, x.data(), weight.data(), eps, again.data(), team);
-      ern::cpu::add_rms_norm<width>(rows, x.data(), in_place.data(), weight.data(), eps, in_place.data(), again_added.data(), team);
+      ern::cpu::add_rms_norm<width>(rows, x.data(), in_place.data(), weight.data(), eps, in_place.data(),
+                                    again_added.data(), team);
     });
     CHECK(again == plain && again_added == added, "width %d: %d threads differ", width, threads);
-    CHECK(std::memcmp(in_place.data(), sum.data(), sum.size() * sizeof(float)) == 0, "width %d: sum in place of the residual", width);
+    CHECK(std::memcmp(in_place.data(), sum.data(), sum.size() * sizeof(float)) == 0,
+          "width %d: sum in place of the residual", width);
   }
   // The norm of the kept sum is the same as the one made on the way.
   Buffer<Out> after(rows * width);

@@ -1,5 +1,5 @@
-// rope, kv_append and rope_kv_append: published vectors, then angles and rotations in doubles at awkward shapes, and the fused op against
-// the two that it fuses.
+// rope, kv_append and rope_kv_append: published vectors, then angles and rotations in doubles at awkward shapes, and
+// the fused op against the two that it fuses.
 #include "device/cpu/rope_kv_append.hpp"
 
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace {
 using namespace test;
 using ern::cpu::KvAppend;
 using ern::cpu::Rope;
-using ern::cpu::RopeKvAppend;
 using ern::cpu::rope_frequencies;
+using ern::cpu::RopeKvAppend;
 using ern::cpu::to_f32;
 
 constexpr double theta = 500000;
@@ -25,7 +25,8 @@ void check_near(double found, double expected, double tolerance, const char* wha
 // Printed with 10 digits (frequencies) and 8 decimals (rotations).
 void check_vectors() {
   const int pairs[] = {0, 1, 2, 22, 43, 44, 63};
-  const double expected[] = {1.0, 0.8146172339, 0.6636012377, 0.01098952853, 1.482533543e-4, 1.207697374e-4, 2.455140792e-6};
+  const double expected[] = {1.0,           0.8146172339, 0.6636012377, 0.01098952853, 1.482533543e-4, 1.207697374e-4,
+                             2.455140792e-6};
   for (int i = 0; i < 7; ++i) check_near(frequencies128.of[pairs[i]] / expected[i], 1, 1e-9, "frequency");
 
   float x[128];
@@ -94,7 +95,8 @@ std::vector<double> rotated(const std::vector<float>& x, int64_t stride, int64_t
 
 template <int heads, int kv_heads, int head_dim, int block_size, int spatial_pairs, class KV>
 void check_shape(int rows) {
-  constexpr int64_t width = (heads + 2 * kv_heads) * head_dim, k_column = heads * head_dim, v_column = (heads + kv_heads) * head_dim;
+  constexpr int64_t width = (heads + 2 * kv_heads) * head_dim, k_column = heads * head_dim,
+                    v_column = (heads + kv_heads) * head_dim;
   using Block = ern::layout::KvBlock<kv_heads, head_dim, block_size, sizeof(KV) == 2 ? 2 : 1>;
   constexpr int64_t block_bytes = 3 * Block::bytes;  // of three layers, this is the middle one
   constexpr auto frequencies = rope_frequencies<head_dim>(theta);
@@ -108,14 +110,17 @@ void check_shape(int rows) {
   slots.resize(rows);
   for (int row = 0; row < rows; ++row) {
     const int32_t t = random.below(131072);
-    positions.insert(positions.end(), {t, spatial_pairs ? random.below(500) : t, spatial_pairs ? random.below(500) : t});
+    positions.insert(positions.end(),
+                     {t, spatial_pairs ? random.below(500) : t, spatial_pairs ? random.below(500) : t});
   }
 
   const auto fused = [&](int threads, Buffer<KV>& pool, Buffer<KV>& q) {
-    constexpr RopeKvAppend problem{heads, kv_heads, head_dim, block_size, block_bytes, width, width, width, spatial_pairs};
+    constexpr RopeKvAppend problem{heads, kv_heads, head_dim, block_size,   block_bytes,
+                                   width, width,    width,    spatial_pairs};
     run_team(threads, [&](Team& team) {
-      ern::cpu::rope_kv_append<problem>(rows, qkv.data(), qkv.data() + k_column, qkv.data() + v_column, positions.data(), slots.data(),
-                                        frequencies, q.data(), pool.data() + Block::elements, team);
+      ern::cpu::rope_kv_append<problem>(rows, qkv.data(), qkv.data() + k_column, qkv.data() + v_column,
+                                        positions.data(), slots.data(), frequencies, q.data(),
+                                        pool.data() + Block::elements, team);
     });
     CHECK(pool.intact() && q.intact(), "a guard was overwritten");
   };
@@ -131,7 +136,8 @@ void check_shape(int rows) {
     const int64_t base = slots[row] / block_size * (block_bytes / sizeof(KV)) + Block::elements;
     for (int head = 0; head < kv_heads; ++head) {
       for (int dim = 0; dim < head_dim; ++dim) {
-        const int64_t key = base + Block::key(head, slots[row] % block_size, dim), value = base + Block::value(head, slots[row] % block_size, dim);
+        const int64_t key = base + Block::key(head, slots[row] % block_size, dim),
+                      value = base + Block::value(head, slots[row] % block_size, dim);
         found_k[(row * kv_heads + head) * head_dim + dim] = pool[key];
         const KV expected = ern::cpu::from_f32<KV>(qkv[row * width + v_column + head * head_dim + dim]);
         CHECK(to_f32(pool[value]) == to_f32(expected), "v of row %d is not where it belongs", row);
@@ -141,7 +147,8 @@ void check_shape(int rows) {
   }
   const double k_error = nmse(found_k.data(), k);
   CHECK(k_error < bar<KV>, "k: nmse %g", k_error);
-  for (size_t i = 0; i < pool.size(); ++i) CHECK(written[i] || std::isnan(to_f32(pool[i])), "element %zu of the cache was overwritten", i);
+  for (size_t i = 0; i < pool.size(); ++i)
+    CHECK(written[i] || std::isnan(to_f32(pool[i])), "element %zu of the cache was overwritten", i);
 
   for (int threads = 2; threads <= 4; ++threads) {
     Buffer<KV> other_pool(pool.size()), other_q(q.size());
@@ -153,13 +160,14 @@ void check_shape(int rows) {
   Buffer<KV> plain_pool(pool.size()), plain_q(q.size());
   std::vector<float> turned = qkv;
   run_team(3, [&](Team& team) {
-    constexpr Rope of_q{heads, head_dim, width, heads * head_dim, spatial_pairs}, of_k{kv_heads, head_dim, width, width, spatial_pairs};
+    constexpr Rope of_q{heads, head_dim, width, heads * head_dim, spatial_pairs},
+        of_k{kv_heads, head_dim, width, width, spatial_pairs};
     constexpr KvAppend append{kv_heads, head_dim, block_size, block_bytes, width, width};
     ern::cpu::rope<of_q>(rows, qkv.data(), positions.data(), frequencies, plain_q.data(), team);
     ern::cpu::rope<of_k>(rows, turned.data() + k_column, positions.data(), frequencies, turned.data() + k_column, team);
     team.barrier();
-    ern::cpu::kv_append<append>(rows, turned.data() + k_column, turned.data() + v_column, slots.data(), plain_pool.data() + Block::elements,
-                                team);
+    ern::cpu::kv_append<append>(rows, turned.data() + k_column, turned.data() + v_column, slots.data(),
+                                plain_pool.data() + Block::elements, team);
   });
   CHECK(plain_pool.intact() && plain_q.intact(), "a guard was overwritten");
   CHECK(plain_pool == pool && plain_q == q, "the fused op differs from its parts");

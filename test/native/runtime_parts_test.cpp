@@ -7,10 +7,12 @@
 #include <vector>
 
 #include "check.hpp"
+#include "control_groups.hpp"
 #include "cpu_check.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
 #include "synthetic.hpp"
+#include "team_choice.hpp"
 #include "threads.hpp"
 
 using namespace ern;
@@ -112,12 +114,42 @@ void memory() {
   const auto huge = Mapping::anonymous(UINT64_MAX, "test");
   CHECK(!huge.ok() && huge.status().code() == Code::out_of_memory);
   CHECK(available_memory() > 1 << 20);
+  CHECK(memory_left() > 1 << 20 && cpu_quota() >= 1 && available_cores() >= 1 && available_cores() <= cpu_quota());
+}
+
+// Steps of two kinds of cost: how many of `steps` ran alone, in the end and in all.
+struct Played {
+  int last_hundred = 0, all = 0;
+};
+Played play(TeamChoice& choice, int steps, int64_t together, int64_t alone, int32_t rows = 1) {
+  Played played;
+  for (int i = 0; i < steps; ++i) {
+    const bool by_itself = choice.alone();
+    choice.note(by_itself, (by_itself ? alone : together) * rows, rows);
+    played.all += by_itself;
+    if (i >= steps - 100) played.last_hundred += by_itself;
+  }
+  return played;
+}
+
+void team_choice() {
+  TeamChoice small;
+  CHECK(play(small, 400, 100'000, 60'000).last_hundred >= 97);
+  // The neighbours are gone: together is faster now, and that is found out.
+  CHECK(play(small, 1000, 20'000, 60'000).last_hundred <= 3);
+  CHECK(play(small, 70'000, 200'000, 60'000).last_hundred >= 97);
+  TeamChoice together;
+  CHECK(play(together, 20'000, 100'000, 180'000).all < 40);  // trials of what keeps losing grow rare
+  TeamChoice large;
+  CHECK_EQUAL(play(large, 2000, 15'000'000, 30'000'000).all, 0);
+  CHECK_EQUAL(play(large, 2000, 40'000, 30'000, 512).all, 0);  // in all, not for each row
 }
 
 }  // namespace
 
 int main() {
   threads();
+  team_choice();
   cpu();
   synthetic();
   memory();

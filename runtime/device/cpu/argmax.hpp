@@ -1,8 +1,8 @@
-// op         argmax: out[r] = the lowest id whose logit is the largest. NaN never wins; a row of nothing but NaN gives 0. No fusion.
+// op         argmax: out[r] = the lowest id of the largest logit. NaN never wins; a row of NaN gives 0. No fusion.
 // logits     float [rows, vocab]
 // peaks      float [rows * argmax_parts(vocab)], scratch: the largest of each part
 // out        int32 [rows]
-// work       parts of a row, then, after a barrier, rows. Only the part that holds the winner is read a second time, to find where.
+// work       parts of a row, then, after a barrier, rows; the part that holds the winner is read again to find where
 // reference  src/reference argmax; exact
 #pragma once
 

@@ -1,126 +1,35 @@
-// op         attention: out[t, h] = sum over j of softmax(scale * q[t, h] . k[j, g])_j v[j, g], g = h / (heads / kv_heads), over the
-//            cache entries 0 .. position of t; no fusion. Softmax in f32, p is not rounded before it meets v.
+// op         attention: out[t, h] = sum over j of softmax_j(scale * q[t, h] . k[j, g]) * v[j, g], g = h / (heads /
+//            kv_heads), over the cache entries 0 .. position of t. Softmax in f32, p is not rounded. No fusion.
 // q          Q [T, heads * head_dim], rotated; out: Out [T, heads * head_dim]; Q, KV and Out are float or Bf16
-// kv         KV: this layer's part of pool block 0, layout kv_block; block b lies b * problem.kv_block_bytes further
+// kv         KV: this layer's part of pool block 0, layout kv_block; block b lies b * kv_block_bytes further
 // table      int32 [S, step.block_stride]: the blocks of each sequence in cache order
 // start      int32 [S + 1]: rows start[s] .. start[s + 1] - 1 of q are sequence s, the newest tokens of its cache
 // context    int32 [S]: tokens in the cache, these rows included. So row r stands at context[s] - (start[s + 1] - r).
-// partial    float [problem.partial_rows * attention_partial(head_dim)], scratch; may be null where partial_rows is 0
-// work       (kv head, query tile) of each sequence, whoever is free takes the next; a query tile is several tokens times the heads
-//            that share the kv head, so K and V are read once for all of them. Where that leaves threads idle and `partial`
-//            has room, also split by chunks of 512 cache entries, whose results one more phase merges.
-// accumulate f32, in one order: tiles of 64 cache entries, online; every 512 the result is put aside and merged, split or not. A token's
-//            bits do not depend on what else is in the step, on the chunk it came in, on the block size or the thread count.
+// partial    float [partial_rows * attention_partial(head_dim)], scratch; may be null where partial_rows is 0
+// work       (kv head, query tile) of each sequence, whoever is free takes the next. A query tile is several tokens
+//            times the heads that share the kv head, so K and V are read once for all of them. Where that leaves
+//            threads idle and `partial` has room, also split by chunks of 512 cache entries, merged in one more phase.
+// accumulate f32, in one order: online over tiles of 64 cache entries; every 512 the result is put aside and merged,
+//            split or not. A token's bits do not depend on what else is in the step, on the chunk it came in, on the
+//            block size or on the number of threads.
 // reference  src/reference attention
-//
 #pragma once
 
+#include "attention_schedule.hpp"
 #include "attention_tile.hpp"
-#include "kernel.hpp"
 
 namespace ern::cpu {
 namespace {
-
-constexpr int kv_chunk = 512;  // a multiple of kv_tile
-static_assert(kv_chunk % kv_tile == 0);
 
 // One row's result over some cache entries: [peak, mass, padding, acc], see AttentionRows. Floats from one to the next:
 constexpr int partial_head = 16;
 constexpr int attention_partial(int head_dim) { return partial_head + head_dim; }
 
-// What `partial_rows` must be for one sequence of `context` tokens, one new token, to be split over any number of threads.
+// What `partial_rows` must be for one sequence of `context` tokens, one new token, to be split over any number of
+// threads.
 constexpr int64_t attention_partial_rows(int64_t heads, int64_t context) {
   return heads * ((context + kv_chunk - 1) / kv_chunk);
 }
-
-// Tokens of a query tile: some 60 rows to amortise K and V, in whole register blocks where that works out.
-constexpr int attention_query_tokens(int group) {
-  for (int tokens = 64 / group; tokens > 0; --tokens) {
-    if (tokens * group % row_block == 0) return tokens;
-  }
-  return group > 64 ? 1 : 64 / group;
-}
-
-struct AttentionUnit {
-  int sequence;
-  int kv_head;
-  int first;     // the tile's first token, counted from the sequence's first of this step
-  int tokens;    // of the tile
-  int row;       // of q and out: the same token
-  int position;  // of the first token
-  int chunk;     // the first of the chunks to walk
-  int chunks;
-  int64_t partial;  // index of that sequence's first partial
-};
-
-// Enumerates the units of a step. Each thread has its own and asks with growing tickets.
-template <Attention problem>
-class AttentionUnits {
- public:
-  static constexpr int query_tokens = attention_query_tokens(problem.heads / problem.kv_heads);
-
-  AttentionUnits(const Step& step, const int32_t* start, const int32_t* context, int threads)
-      : step_(step), start_(start), context_(context), split_(decide(threads)) {}
-
-  bool split() const { return split_; }
-  int rows(int s) const { return start_[s + 1] - start_[s]; }
-  int chunks(int s) const { return (context_[s] + kv_chunk - 1) / kv_chunk; }
-  int64_t partials(int s) const { return int64_t{rows(s)} * problem.heads * chunks(s); }
-
-  bool find(int64_t ticket, AttentionUnit& unit) {
-    while (sequence_ < step_.sequences && ticket - passed_ >= units(sequence_)) {
-      passed_ += units(sequence_);
-      partial_ += partials(sequence_);
-      ++sequence_;
-    }
-    if (sequence_ == step_.sequences) return false;
-    const int s = sequence_, all = chunks(s);
-    int64_t index = ticket - passed_;
-    const int chunk = split_ ? static_cast<int>(index % all) : 0;
-    if (split_) index /= all;
-    const int tile = tiles(s) - 1 - static_cast<int>(index % tiles(s));  // the last tokens see most: they go first
-    const int first = tile * query_tokens;
-    const int left = rows(s) - first;
-    unit.sequence = s;
-    unit.kv_head = static_cast<int>(index / tiles(s));
-    unit.first = first;
-    unit.tokens = left < query_tokens ? left : query_tokens;
-    unit.row = start_[s] + first;
-    unit.position = context_[s] - rows(s) + first;
-    unit.chunk = chunk;
-    unit.chunks = split_ ? 1 : all;
-    unit.partial = partial_;
-    return true;
-  }
-
- private:
-  int tiles(int s) const { return (rows(s) + query_tokens - 1) / query_tokens; }
-  int64_t units(int s) const { return int64_t{tiles(s)} * problem.kv_heads * (split_ ? chunks(s) : 1); }
-
-  // Splitting costs a barrier and a pass over the partials. It pays when whole units would keep the slowest thread busy a quarter longer
-  // than its fair share; with many units the tickets even things out.
-  bool decide(int threads) const {
-    if (problem.partial_rows == 0 || threads == 1) return false;
-    int64_t count = 0, needed = 0, work = 0, longest = 0;
-    for (int s = 0; s < step_.sequences; ++s) {
-      const int64_t here = int64_t{tiles(s)} * problem.kv_heads;
-      count += here;
-      needed += partials(s);
-      work += here * context_[s];
-      if (rows(s) > 0 && context_[s] > longest) longest = context_[s];
-    }
-    if (longest <= kv_chunk || count >= 4 * threads || needed > problem.partial_rows) return false;
-    return (count + threads - 1) / threads * longest * threads * 4 > work * 5;
-  }
-
-  const Step& step_;
-  const int32_t* start_;
-  const int32_t* context_;
-  const bool split_;
-  int sequence_ = 0;
-  int64_t passed_ = 0;   // units of the sequences before
-  int64_t partial_ = 0;  // their partials
-};
 
 // total takes in part; both are partials of one row, part over later entries.
 template <int HeadDim>
@@ -152,10 +61,12 @@ struct AttentionWorker {
   AttentionRows<problem, Q, KV, max_rows> rows;
   alignas(64) float totals[max_rows * record];
 
-  // Computes the unit's rows over its chunks. Split: each chunk's results go to `partial`; else they are merged here and written to out.
+  // Computes the unit's rows over its chunks. Split: each chunk's results go to `partial`; else they are merged here
+  // and written to out.
   void run(const AttentionUnit& unit, bool split, int all_chunks, const Q* q, const char* kv, const int32_t* blocks,
            float* partial, Out* out) {
-    const int64_t width = int64_t{problem.heads} * problem.head_dim, column = int64_t{unit.kv_head} * group * problem.head_dim;
+    const int64_t width = int64_t{problem.heads} * problem.head_dim,
+                  column = int64_t{unit.kv_head} * group * problem.head_dim;
     for (int i = 0; i < unit.tokens * group; ++i) {
       rows.set_query(i, q + (unit.row + i / group) * width + column + i % group * problem.head_dim);
     }
@@ -180,7 +91,8 @@ struct AttentionWorker {
     }
     if (split) return;
     for (int i = 0; i < unit.tokens * group; ++i) {
-      finish_partial<problem.head_dim>(totals + i * record, out + (unit.row + i / group) * width + column + i % group * problem.head_dim);
+      finish_partial<problem.head_dim>(totals + i * record,
+                                       out + (unit.row + i / group) * width + column + i % group * problem.head_dim);
     }
   }
 
@@ -213,7 +125,8 @@ struct AttentionWorker {
       } else {
         for (int token = 0; token < unit.tokens; ++token) {
           const int visible = unit.position + token + 1 - at;
-          if (visible > 0) rows.template take_group<group, false>(token * group, tile, visible < kv_tile ? visible : kv_tile, tile);
+          if (visible > 0)
+            rows.template take_group<group, false>(token * group, tile, visible < kv_tile ? visible : kv_tile, tile);
         }
       }
     }
@@ -229,8 +142,8 @@ struct AttentionWorker {
 
 // The second phase of a split step: each row's partials, in the order of the cache.
 template <Attention problem, class Out>
-void merge_partials(const Step& step, const AttentionUnits<problem>& units, const int32_t* start, const int32_t* context,
-                    float* partial, Out* out, const Team& team) {
+void merge_partials(const Step& step, const AttentionUnits<problem>& units, const int32_t* start,
+                    const int32_t* context, float* partial, Out* out, const Team& team) {
   constexpr int record = attention_partial(problem.head_dim);
   const Range mine = share(int64_t{start[step.sequences]} * problem.heads, team);
   for (int s = 0; s < step.sequences; ++s) {
@@ -238,7 +151,8 @@ void merge_partials(const Step& step, const AttentionUnits<problem>& units, cons
     for (int64_t row = mine.begin > first ? mine.begin : first; row < mine.end && row < last; ++row) {
       float* parts = partial + (row - first) * units.chunks(s) * record;
       const int64_t position = context[s] - (last - row + problem.heads - 1) / problem.heads;
-      for (int chunk = 1; chunk <= position / kv_chunk; ++chunk) merge_partial<problem.head_dim>(parts, parts + chunk * record);
+      for (int chunk = 1; chunk <= position / kv_chunk; ++chunk)
+        merge_partial<problem.head_dim>(parts, parts + chunk * record);
       finish_partial<problem.head_dim>(parts, out + row * problem.head_dim);
     }
     partial += units.partials(s) * record;
@@ -254,7 +168,8 @@ void attention(const Step& step, const Q* q, const KV* kv, const int32_t* table,
   AttentionUnit unit;
   for (int mine = 0; units.find(team.size == 1 ? mine : team.take(), unit); ++mine) {
     const int32_t* blocks = table + int64_t{unit.sequence} * step.block_stride;
-    worker.run(unit, units.split(), units.chunks(unit.sequence), q, reinterpret_cast<const char*>(kv), blocks, partial, out);
+    worker.run(unit, units.split(), units.chunks(unit.sequence), q, reinterpret_cast<const char*>(kv), blocks, partial,
+               out);
   }
   if (!units.split()) return;
   team.barrier();

@@ -1,9 +1,10 @@
-// The inner part of attention: a few query rows against one tile of the KV cache, in registers. Scores, online softmax, weighted sum
-// of V, and the merge of two partial results. Which rows, which tiles and which thread: attention.hpp.
+// The inner part of attention: a few query rows against one tile of the KV cache, in registers. Scores, online softmax,
+// weighted sum of V, and the merge of two partial results. Which rows, which tiles and which thread: attention.hpp.
 //
-// One order of arithmetic, whoever asks: a row's state after a tile depends on its state before, on the tile's 64 tokens and on how
-// many of them the row sees, and on nothing else. Each score is one accumulator over the dims in order; each output dim is one
-// accumulator over the tokens in order; how many rows or columns share the registers changes neither.
+// One order of arithmetic, whoever asks: a row's state after a tile depends on its state before, on the tile's 64
+// tokens and on how many of them the row sees, and on nothing else. Each score is one accumulator over the dims in
+// order; each output dim is one accumulator over the tokens in order; how many rows or columns share the registers
+// changes neither.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ constexpr int kv_group = 16;                     // tokens that surely lie in on
 constexpr int kv_tile = 64;                      // tokens between two looks at the running maximum
 constexpr int tile_groups = kv_tile / kv_group;  // a tile starts at a multiple of kv_tile, whatever the block size
 
-// Rows and vectors whose sums fit the register file beside what they are multiplied with: 32 registers of AVX-512, 16 of AVX2. The plain
-// build has none to fill and is compiled sooner with fewer forms.
+// Rows and vectors whose sums fit the register file beside what they are multiplied with: 32 registers of AVX-512, 16
+// of AVX2. The plain build has none to fill and is compiled sooner with fewer forms.
 #if defined(__AVX2__)
 constexpr int row_block = 6;
 constexpr int widest_block = lanes == 16 ? 8 : 6;  // where it saves a second pass over K and V
@@ -35,10 +36,10 @@ constexpr int block_columns(int rows) { return lanes == 16 && rows <= row_block 
 struct Attention {
   int heads;
   int kv_heads;
-  int head_dim;                // a multiple of 16
-  int block_size;              // tokens of a KV block, a multiple of 16
-  int64_t kv_block_bytes;      // from one pool block to the next
-  int64_t partial_rows = 0;    // room for so many partial results, see attention_partial_rows
+  int head_dim;              // a multiple of 16
+  int block_size;            // tokens of a KV block, a multiple of 16
+  int64_t kv_block_bytes;    // from one pool block to the next
+  int64_t partial_rows = 0;  // room for so many partial results, see attention_partial_rows
 };
 
 // q.k in pairs of bf16 needs both in bf16 and the instruction; otherwise both are widened, which is exact.
@@ -52,8 +53,8 @@ struct KvTile {
   const KV* values[tile_groups];  // the same in V
 };
 
-// 2^x for x <= 0; 0 below -126, so no denormals come out; NaN for NaN. Within 1 ulp: a minimax polynomial on [-1/2, 1/2] whose
-// error is 2^-28.5, and exactly 1 at 0.
+// 2^x for x <= 0; 0 below -126, so no denormals come out; NaN for NaN. Within 1 ulp: a minimax polynomial on [-1/2,
+// 1/2] whose error is 2^-28.5, and exactly 1 at 0.
 ERN_INLINE F32 exp2_of(F32 x) {
   const F32 clamped = max(splat(-127.0f), x);  // -inf would become inf - inf
   const F32 n = round(clamped);
@@ -68,7 +69,8 @@ ERN_INLINE F32 exp2_of(F32 x) {
   return pick_less(x, splat(-126.0f), zero(), scale_by_power_of_2(series, n));
 }
 
-// Up to `Rows` query rows of one kv head with what they carry from tile to tile. A row's result so far is acc / mass, relative to 2^peak.
+// Up to `Rows` query rows of one kv head with what they carry from tile to tile. A row's result so far is acc / mass,
+// relative to 2^peak.
 template <Attention problem, class Q, class KV, int Rows>
 struct AttentionRows {
   static constexpr int head_dim = problem.head_dim;
@@ -76,13 +78,14 @@ struct AttentionRows {
   static constexpr bool pairs = dots_pairs<Q, KV>;
   static_assert(head_dim % 16 == 0);
 
-  // Rows side by side, so that what is broadcast together lies together: [dim / 2][row][2] of bf16, or [dim][row] of f32.
+  // Rows side by side, so that what is broadcast together lies together: [dim / 2][row][2] of bf16, or [dim][row] of
+  // f32.
   alignas(64) std::conditional_t<pairs, Bf16, float> query[Rows * head_dim];
-  alignas(64) float acc[Rows * head_dim];    // sum of p * v
-  alignas(64) float mass[Rows * lanes];      // sum of p, each lane its own tokens
-  alignas(64) float peak[Rows];              // the largest score so far, as a power of 2
+  alignas(64) float acc[Rows * head_dim];       // sum of p * v
+  alignas(64) float mass[Rows * lanes];         // sum of p, each lane its own tokens
+  alignas(64) float peak[Rows];                 // the largest score so far, as a power of 2
   alignas(64) float p[widest_block * kv_tile];  // of the rows at hand: scores, then weights
-  float to_log2;                             // what turns q.k into the exponent of a power of 2
+  float to_log2;                                // what turns q.k into the exponent of a power of 2
 
   void set_query(int row, const Q* from) {
     constexpr int step = pairs ? 2 : 1;
@@ -106,12 +109,13 @@ struct AttentionRows {
 
   // Rows first .. first + rows - 1 take in the tile's tokens 0 .. visible - 1.
   void take(int first, int rows, const KvTile<KV>& tile, int visible) {
-    for (; rows >= row_block; rows -= row_block, first += row_block) take_block<row_block, false>(first, tile, visible, tile);
+    for (; rows >= row_block; rows -= row_block, first += row_block)
+      take_block<row_block, false>(first, tile, visible, tile);
     take_rest<row_block - 1>(first, rows, tile, visible);
   }
 
-  // The same for `Count` rows. With Stream they also fetch `next` meanwhile: these rows are all that read the tile, so memory is what
-  // they wait for, and the hardware does not see across blocks.
+  // The same for `Count` rows. With Stream they also fetch `next` meanwhile: these rows are all that read the tile, so
+  // memory is what they wait for, and the hardware does not see across blocks.
   template <int Count, bool Stream>
   ERN_INLINE void take_group(int first, const KvTile<KV>& tile, int visible, const KvTile<KV>& next) {
     constexpr int blocks = (Count + widest_block - 1) / widest_block;
@@ -230,10 +234,11 @@ struct AttentionRows {
     }
   }
 
-  // acc = acc * past + p.v, for `Columns` vectors of dims from `dim` on. Stops at `visible`: what lies behind may be anything, and 0 * NaN
-  // would not be 0.
+  // acc = acc * past + p.v, for `Columns` vectors of dims from `dim` on. Stops at `visible`: what lies behind may be
+  // anything, and 0 * NaN would not be 0.
   template <int R, int Columns, bool Stream>
-  ERN_INLINE void gather(int first, int dim, const KvTile<KV>& tile, int visible, const float* past, const KvTile<KV>& next) {
+  ERN_INLINE void gather(int first, int dim, const KvTile<KV>& tile, int visible, const float* past,
+                         const KvTile<KV>& next) {
     F32 sum[R][Columns];
     float* to = acc + first * head_dim + dim;
     ERN_UNROLL for (int r = 0; r < R; ++r) {

@@ -1,12 +1,12 @@
-// Ops that treat every element alike, and plain copies. Rows are tokens or sequences, as the caller says; all of them are split in
-// spans of columns, also within one row, and any number of threads gives the same bits.
+// Ops that treat every element alike, and plain copies. Rows are tokens or sequences, as the caller says; all of them
+// are split in spans of columns, also within one row, and any number of threads gives the same bits.
 //
-//   add           out = a + b                             float [rows * width] each; out may be a or b
-//   cast          out = x                                 In to Out, float or Bf16; bf16 is rounded to nearest even
-//   swiglu        out = silu(gate) * up                   float [rows, .] to Out [rows, width]; gate and up apart or interleaved
-//   copy_columns  out[r, c] = x[r, c], c < width          T [rows, .] to T [rows, .], each with its stride: a slice, one part of
-//                                                         a split, or one part of a concatenation, by where the pointers point
-//   gather_rows   out[i] = x[index[i]]                    T [., width] to T [rows, width]; index int32 [rows], in range
+//   add           out = a + b              float [elements]; out may be a or b
+//   cast          out = x                  In [elements] to Out [elements], float or Bf16, rounded to nearest even
+//   swiglu        out = silu(gate) * up    float [rows, .] to Out [rows, width]; gate and up apart or interleaved
+//   copy_columns  out[r, c] = x[r, c]      T [rows, .] to T [rows, .], c < width, each with its stride. A slice, one
+//                                          part of a split or of a concatenation, by where the pointers point.
+//   gather_rows   out[i] = x[index[i]]     T [., width] to T [rows, width]; index int32 [rows], in range
 //
 // accumulate f32; reference src/reference, the ops of the same names (slice, split and concat for copy_columns).
 #pragma once
@@ -41,7 +41,8 @@ ERN_INLINE void store_some(T* to, F32 value, int n) {
 
 inline void add(int64_t elements, const float* a, const float* b, float* out, Team& team) {
   const Range mine = share(elements, span_grain, team);
-  for_each_vector(mine.begin, mine.end, [&](int64_t i, int n) { store_some(out + i, load_some(a + i, n) + load_some(b + i, n), n); });
+  for_each_vector(mine.begin, mine.end,
+                  [&](int64_t i, int n) { store_some(out + i, load_some(a + i, n) + load_some(b + i, n), n); });
 }
 
 template <class In, class Out>
@@ -54,7 +55,7 @@ struct Swiglu {
   int64_t width;
   int64_t gate_stride;  // from row to row
   int64_t up_stride;
-  int64_t group = 0;  // 0: columns of gate and up lie side by side; else layout/interleave.hpp: after each `group` of them as many of the other
+  int64_t group = 0;  // layout/interleave.hpp: so many columns of one, then of the other; 0: each lies together
 };
 
 template <Swiglu problem, class Out>
@@ -63,7 +64,8 @@ void swiglu(int rows, const float* gate, const float* up, Out* out, Team& team) 
     const float* g = gate + row * problem.gate_stride;
     const float* u = up + row * problem.up_stride;
     Out* to = out + row * problem.width;
-    const auto piece = [&](int64_t from, int64_t until, int64_t place) {  // columns that lie together, the first of them at `place`
+    // Columns that lie together, the first of them at `place`.
+    const auto piece = [&](int64_t from, int64_t until, int64_t place) {
       for_each_vector(from, until, [&](int64_t i, int n) {
         const int64_t at = place + i - from;
         store_some(to + i, silu(load_some(g + at, n)) * load_some(u + at, n), n);
@@ -73,7 +75,8 @@ void swiglu(int rows, const float* gate, const float* up, Out* out, Team& team) 
       piece(begin, end, begin);
     } else {
       while (begin < end) {
-        const int64_t group_end = (begin / problem.group + 1) * problem.group, until = group_end < end ? group_end : end;
+        const int64_t group_end = (begin / problem.group + 1) * problem.group,
+                      until = group_end < end ? group_end : end;
         piece(begin, until, begin + begin / problem.group * problem.group);
         begin = until;
       }

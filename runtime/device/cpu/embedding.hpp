@@ -1,7 +1,7 @@
 // op         embedding: out[t] = table[ids[t]], widened to f32; no fusion
 // ids        int32 [rows], each in [0, vocab): the engine refuses others before a step, nothing is checked here
-// table      W [vocab, width], float or Bf16, layout row (embedding_rows) or panel64 (embedding_panels: a head that shares the table
-//            reads that). In panel64 a row is a walk with a constant stride, a cache line for each pair of columns.
+// table      W [vocab, width], float or Bf16, layout row (embedding_rows) or panel64 (embedding_panels: a tied head
+//            reads the same bytes). In panel64 a row is a walk with a constant stride, a cache line a pair of columns.
 // out        float [rows, width], the residual stream
 // work       spans of columns, also within one row
 // reference  src/reference embedding; exact

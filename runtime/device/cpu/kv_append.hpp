@@ -1,7 +1,8 @@
 // op         kv_append: writes K and V of new tokens into the paged cache; no fusion
 // k, v       In [rows, .]: kv_heads * head_dim columns, rows k_stride and v_stride apart; In is float or Bf16
 // slots      int32 [rows]: block * block_size + offset of each token
-// kv         KV: this layer's part of pool block 0, layout kv_block; block b lies b * kv_block_bytes further. Float or Bf16, rounded to nearest.
+// kv         KV: this layer's part of pool block 0, layout kv_block; block b lies b * kv_block_bytes further; float, or
+//            Bf16 rounded to nearest even
 // work       (token, kv head), contiguous
 // reference  src/reference kv_append
 //

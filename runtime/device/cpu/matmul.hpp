@@ -21,10 +21,12 @@ constexpr int strip_cols = static_cast<int>(layout::panel_grain);  // the smalle
 // The knobs. None changes a bit of the result.
 struct Tiling {
   int rows = 0;         // most rows of a register tile; 0: as many as fit (tile_height)
-  int k_block = 256;    // k per pass if there is more than one tile of rows: 256 x 64 bf16 fill 32 of 48 KiB of first cache
+  int k_block = 256;    // k per pass of many tiles: 256 x 64 bf16 fill 32 of 48 KiB of first cache
+  int few_block = 128;  // k per pass of few tiles: this block and the next one share the first cache
+  int few = 3;          // tiles up to which they are few
   int row_block = 192;  // rows that share a pass
-  int ahead = 2048;     // bytes that a streamed panel is prefetched ahead of a lone tile; 0: left to the hardware
-  bool next = true;     // tiles that share a block of a panel fetch the next one to the second cache
+  int ahead = 0;        // bytes that a panel is prefetched ahead of a lone tile; 0: the hardware sees a stream and does better
+  bool next = true;     // tiles that share a block of a panel fetch the next one
 };
 
 // 6 rows x 64 outputs are 24 of 32 AVX-512 registers, 5 or 4 rows x 16 are 10 or 8 of 16 with AVX2. The rest is for w, and without an
@@ -111,6 +113,18 @@ ERN_INLINE void tile_step(F32 (&acc)[Rows][Vectors], const W* w, const GetX& x) 
 // What a tile fetches while it computes: nothing, what a lone tile will read soon, or two lines a step from `fetch` on.
 enum class Fetch { none, own, next };
 
+// The next block of a panel, in two halves: tiles fetch them in turns, so two tiles fetch it all, and further ones find it there.
+struct NextBlock {
+  const char* from;
+  const char* then;
+  ERN_INLINE const char* take() {
+    const char* out = from;
+    from = then;
+    then = out;
+    return out;
+  }
+};
+
 // sums[r][0 .. Vectors*lanes) continues (or starts, if `fresh`) over k of [k0, k1). w points at k0's pair of the first of these columns,
 // pairs are `stride` elements apart, rows of sums are panel_cols apart.
 template <int Rows, int Vectors, Fetch How, int Ahead, class X, class W>
@@ -126,8 +140,8 @@ void tile(const X* const* rows, int k0, int k1, const W* w, int64_t stride, floa
   int64_t k = k0;
   for (; k + 2 <= k1; k += 2, w += stride) {
     if constexpr (How == Fetch::next) {
-      prefetch_second(fetch);
-      prefetch_second(fetch + 64);
+      prefetch(fetch);
+      prefetch(fetch + 64);
       fetch += 128;
     }
     if constexpr (How == Fetch::own) {
@@ -163,32 +177,35 @@ struct Block {
 
 // All columns of the block in tiles of one height.
 template <int Rows, Fetch How, int Ahead, int Vectors = tile_vectors(Rows), class X, class W>
-ERN_INLINE void tile_columns(const Block<X, W>& b, int from, const X* const* rows, float* sums, const char* fetch) {
+ERN_INLINE void tile_columns(const Block<X, W>& b, int from, const X* const* rows, float* sums, NextBlock& next) {
   for (; from + Vectors * lanes <= b.to; from += Vectors * lanes) {
-    tile<Rows, Vectors, How, Ahead>(rows, b.k0, b.k1, b.w + from * 2, b.stride, sums + from, b.fresh, fetch);
+    tile<Rows, Vectors, How, Ahead>(rows, b.k0, b.k1, b.w + from * 2, b.stride, sums + from, b.fresh, next.take());
   }
   if constexpr (Vectors * lanes > strip_cols) {
     constexpr int fewer = lanes == 16 ? Vectors - 1 : Vectors / 2;
-    if (from < b.to) tile_columns<Rows, How, Ahead, fewer>(b, from, rows, sums, fetch);
+    if (from < b.to) tile_columns<Rows, How, Ahead, fewer>(b, from, rows, sums, next);
   }
 }
 
 // The same for a height known at run time only, at least Least.
 template <int Rows, int Least, Fetch How, int Ahead, class X, class W>
-ERN_INLINE void pick_height(const Block<X, W>& b, int count, const X* const* rows, float* sums, const char* fetch) {
+ERN_INLINE void pick_height(const Block<X, W>& b, int count, const X* const* rows, float* sums, NextBlock& next) {
   if (count == Rows) {
-    tile_columns<Rows, How, Ahead>(b, b.from, rows, sums, fetch);
+    tile_columns<Rows, How, Ahead>(b, b.from, rows, sums, next);
   } else if constexpr (Rows > Least) {
-    pick_height<Rows - 1, Least, How, Ahead>(b, count, rows, sums, fetch);
+    pick_height<Rows - 1, Least, How, Ahead>(b, count, rows, sums, next);
   }
 }
 template <int Rows, int Least, Fetch How, int Ahead, class X, class W>
-[[gnu::noinline]] void tile_rows(const Block<X, W>& b, int count, const X* const* rows, float* sums, const char* fetch) {
-  pick_height<Rows, Least, How, Ahead>(b, count, rows, sums, fetch);
+[[gnu::noinline]] void tile_rows(const Block<X, W>& b, int count, const X* const* rows, float* sums, NextBlock& next) {
+  pick_height<Rows, Least, How, Ahead>(b, count, rows, sums, next);
 }
 
-// The lowest tile if rows are shared out evenly over at least so many tiles, no more than are needed: then all but one could be full.
-constexpr int least_height(int tallest, int tiles) { return (tallest * (tiles - 1) + 1) / tiles; }
+// The lowest tile if rows are shared out evenly over at least so many tiles, no more than are needed: then all but one could be full. A lone
+// tile may be of any height, where it is no stream.
+constexpr int least_height(int tallest, int tiles) {
+  return tile_vectors(tallest) * lanes < panel_cols && tiles == 2 ? 1 : (tallest * (tiles - 1) + 1) / tiles;
+}
 
 // Rows [0, count) of x times columns [from, to) of the panel at w, of the given width. `finish(row, sums)` gets each row's complete sums,
 // sums[c] for column c of the panel, rows ascending. MaxRows bounds count and keeps unused tiles out of the code. `next` is the panel that
@@ -209,28 +226,35 @@ ERN_INLINE void panel_matmul(const GetRow& x, int count, const W* w, int width, 
     const int start = static_cast<int>(int64_t{count} * i / blocks);
     const int here = static_cast<int>(int64_t{count} * (i + 1) / blocks) - start;
     for (int r = 0; r < here; ++r) rows[r] = x(start + r);
-    if (here <= tallest) {
-      tile_rows<tallest, 1, lone, Knobs.ahead>(Block<X, W>{w, stride, 0, K, from, to, true}, here, rows, sums, nullptr);
-    } else if constexpr (MaxRows > tallest) {
-      // Tiles differ by one row at most: 8 rows are 4 and 4, not 6 and 2, which would leave the pipeline half empty.
-      const int tiles = (here + tallest - 1) / tallest;
-      for (int k0 = 0; k0 < K; k0 += Knobs.k_block) {
-        const int k1 = k0 + Knobs.k_block < K ? k0 + Knobs.k_block : K;
-        const Block<X, W> b{w + k0 / 2 * stride, stride, k0, k1, from, to, k0 == 0};
-        const char* after = reinterpret_cast<const char*>(k1 < K ? b.w + Knobs.k_block / 2 * stride : i + 1 < blocks ? w : next);
-        const int lines = static_cast<int>(Knobs.k_block * stride / 2 * sizeof(W) / 64);  // of the block that follows
-        for (int t = 0; t < tiles; ++t) {
-          const int r0 = here * t / tiles, r1 = here * (t + 1) / tiles;
-          // While two or three tiles compute, memory must not rest, so each fetches half of the next block on its way. More tiles than that
-          // take longer than the fetch, which is then done between them: inside, it would cost 6 % of their speed.
-          if (tiles < 4) {
-            tile_rows<tallest, least_height(tallest, 2), few, 0>(b, r1 - r0, rows + r0, sums + r0 * panel_cols, after + t % 2 * (lines / 2) * 64);
-          } else {
-            if constexpr (Knobs.next) {
-              for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line) prefetch_second(after + line * 64);
-            }
-            tile_rows<tallest, least_height(tallest, 4), Fetch::none, 0>(b, r1 - r0, rows + r0, sums + r0 * panel_cols, nullptr);
+    NextBlock ahead{nullptr, nullptr};
+    // One tile that takes the panel in one go reads it as a stream, from start to end.
+    if (here <= tallest && tile_vectors(here) * lanes == panel_cols) {
+      tile_rows<tallest, 1, lone, Knobs.ahead>(Block<X, W>{w, stride, 0, K, from, to, true}, here, rows, sums, ahead);
+      for (int r = 0; r < here; ++r) finish(start + r, sums + r * panel_cols);
+      continue;
+    }
+    // Tiles differ by one row at most: 8 rows are 4 and 4, not 6 and 2, which would leave the pipeline half empty.
+    const int tiles = (here + tallest - 1) / tallest;
+    const int k_block = tiles <= Knobs.few ? Knobs.few_block : Knobs.k_block;
+    const int lines = static_cast<int>(k_block * stride / 2 * sizeof(W) / 64);  // of a block in memory
+    for (int k0 = 0; k0 < K; k0 += k_block) {
+      const int k1 = k0 + k_block < K ? k0 + k_block : K;
+      const Block<X, W> b{w + k0 / 2 * stride, stride, k0, k1, from, to, k0 == 0};
+      const char* after = reinterpret_cast<const char*>(k1 < K ? b.w + k_block / 2 * stride : i + 1 < blocks ? w : next);
+      ahead = {after, after + lines / 2 * 64};
+      for (int t = 0; t < tiles; ++t) {
+        const int r0 = here * t / tiles, r1 = here * (t + 1) / tiles;
+        const X* const* tile_x = rows + r0;
+        float* tile_sums = sums + r0 * panel_cols;
+        // While few tiles compute, memory must not rest, so they fetch the next block on their way. More take longer than the fetch, which
+        // is then done between them and to the second cache, as their block fills the first.
+        if (tiles <= Knobs.few) {
+          tile_rows<tallest, least_height(tallest, 2), few, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
+        } else if constexpr (MaxRows > Knobs.few * tallest) {
+          if constexpr (Knobs.next) {
+            for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line) prefetch_second(after + line * 64);
           }
+          tile_rows<tallest, least_height(tallest, Knobs.few + 1), Fetch::none, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
         }
       }
     }

@@ -52,13 +52,15 @@ void rms_norm(int rows, const float* x, const W* weight, float eps, Out* y, Team
   const Range mine = share(rows, team);
   for (int64_t row = mine.begin; row < mine.end; ++row) {
     const float* from = x + row * width;
-    const float squares = sum_of_squares<width>([&](int i, int n) { return n == lanes ? load(from + i) : load_first(from + i, n); });
+    const float squares =
+        sum_of_squares<width>([&](int i, int n) { return n == lanes ? load(from + i) : load_first(from + i, n); });
     scale_row<width>(from, squares, weight, eps, y + row * width);
   }
 }
 
 template <int width, class W, class Out>
-void add_rms_norm(int rows, const float* x, const float* residual, const W* weight, float eps, float* sum, Out* y, Team& team) {
+void add_rms_norm(int rows, const float* x, const float* residual, const W* weight, float eps, float* sum, Out* y,
+                  Team& team) {
   const Range mine = share(rows, team);
   for (int64_t row = mine.begin; row < mine.end; ++row) {
     const float* a = x + row * width;

@@ -1,8 +1,8 @@
-// op         rope: rotates the adjacent elements (2p, 2p + 1) of every head by the angle position * theta^(-2p / head_dim); no fusion
-// x          float [rows, .]: heads * head_dim columns, rows x_stride apart (a part of a longer row is read where it lies)
+// op         rope: turns adjacent elements (2p, 2p + 1) of each head by position * theta^(-2p / head_dim); no fusion
+// x          float [rows, .]: heads * head_dim columns, rows x_stride apart (a part of longer rows, say)
 // positions  int32 [rows, 3]: t, h, w of each token; equal for text
 // out        Out [rows, .], float or Bf16, rows out_stride apart; with float it may be x itself, with the same stride
-// work       (token, eighth of its heads), contiguous; the angles of a token are computed once by each thread that has a part of it
+// work       (token, eighth of its heads), contiguous; each thread that has a part of a token computes its angles once
 // accumulate angles in f64 up to the quadrant, cosine and sine rounded to f32, rotation in f32
 // reference  src/reference rope
 //
@@ -50,7 +50,8 @@ constexpr RopeFrequencies<head_dim> rope_frequencies(double theta) {
   return out;
 }
 
-// Which of a token's three positions turns pair p. The first `spatial_pairs` pairs take h and w in turn, the others t; text has none.
+// Which of a token's three positions turns pair p. The first `spatial_pairs` pairs take h and w in turn, the others t;
+// text has none.
 constexpr int rope_coordinate(int p, int spatial_pairs) { return p >= spatial_pairs ? 0 : p % 2 == 0 ? 1 : 2; }
 
 // cos and sin of one token's angles, each pair's value twice, as the elements lie.
@@ -68,14 +69,18 @@ struct Rotation {
     for (int p = 0; p < pairs; ++p) angle[p] = position[0] * frequencies.of[p];
     for (int p = 0; p < spatial_pairs; ++p) angle[p] = position[1 + p % 2] * frequencies.of[p];
     for (int p = 0; p < pairs; ++p) {
-      // angle = n * pi/2 + r, |r| <= pi/4. pi/2 is split so that n * high is exact up to n = 2^20, positions of 1.6 million.
+      // angle = n * pi/2 + r, |r| <= pi/4. pi/2 is split so that n * high is exact up to n = 2^20, positions of 1.6
+      // million.
       const double n = nearest(angle[p] * 0.63661977236758134);
       const double r = angle[p] - n * 0x1.921fb544p0 - n * 0x1.0b4611a626331p-34;
       // Taylor series, off by less than 1e-11.
       const double s = r * r;
-      const double sin_r = r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 - s / 39916800))));
-      const double cos_r = 1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 - s / 3628800 + s * s / 479001600))));
-      // Turned by n right angles: n is one of -2 .. 2 modulo 4, and cos and sin of that many are 0, 1 or -1, so nothing is rounded.
+      const double sin_r =
+          r + r * s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 - s / 39916800))));
+      const double cos_r =
+          1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 - s / 3628800 + s * s / 479001600))));
+      // Turned by n right angles: n is one of -2 .. 2 modulo 4, and cos and sin of that many are 0, 1 or -1, so nothing
+      // is rounded.
       const double right_angles = n - 4 * nearest(n * 0.25), size = __builtin_fabs(right_angles);
       const double cos_n = 1 - size, sin_n = right_angles * (2 - size);
       sin_of[p] = static_cast<float>(sin_n * cos_r + cos_n * sin_r);
@@ -110,8 +115,9 @@ struct Rope {
 
 // Calls fn(token, part) for this thread's share of rows x parts, after the rotation of a new token has been set.
 template <int head_dim, class Fn>
-ERN_INLINE void for_each_rotated(int64_t rows, int parts, const int32_t* positions, const RopeFrequencies<head_dim>& frequencies,
-                                 int spatial_pairs, Rotation<head_dim>& rotation, const Team& team, const Fn& fn) {
+ERN_INLINE void for_each_rotated(int64_t rows, int parts, const int32_t* positions,
+                                 const RopeFrequencies<head_dim>& frequencies, int spatial_pairs,
+                                 Rotation<head_dim>& rotation, const Team& team, const Fn& fn) {
   const Range mine = share(rows * parts, team);
   int64_t set_for = -1;
   for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -123,16 +129,18 @@ ERN_INLINE void for_each_rotated(int64_t rows, int parts, const int32_t* positio
 }
 
 template <Rope problem, class Out>
-void rope(int rows, const float* x, const int32_t* positions, const RopeFrequencies<problem.head_dim>& frequencies, Out* out,
-          Team& team) {
+void rope(int rows, const float* x, const int32_t* positions, const RopeFrequencies<problem.head_dim>& frequencies,
+          Out* out, Team& team) {
   constexpr int per_part = (problem.heads + 7) / 8, parts = (problem.heads + per_part - 1) / per_part;
   Rotation<problem.head_dim> rotation;
-  for_each_rotated(rows, parts, positions, frequencies, problem.spatial_pairs, rotation, team, [&](int64_t token, int part) {
-    const int end = (part + 1) * per_part < problem.heads ? (part + 1) * per_part : problem.heads;
-    for (int head = part * per_part; head < end; ++head) {
-      rotation.turn(x + token * problem.x_stride + head * problem.head_dim, out + token * problem.out_stride + head * problem.head_dim);
-    }
-  });
+  for_each_rotated(rows, parts, positions, frequencies, problem.spatial_pairs, rotation, team,
+                   [&](int64_t token, int part) {
+                     const int end = (part + 1) * per_part < problem.heads ? (part + 1) * per_part : problem.heads;
+                     for (int head = part * per_part; head < end; ++head) {
+                       rotation.turn(x + token * problem.x_stride + head * problem.head_dim,
+                                     out + token * problem.out_stride + head * problem.head_dim);
+                     }
+                   });
 }
 
 }  // namespace

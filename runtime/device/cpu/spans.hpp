@@ -1,4 +1,5 @@
-// How ops that treat every element alike, or every row alike, are split over a team. Plain index ranges; nothing of any op.
+// How ops that treat every element alike, or every row alike, are split over a team. Plain index ranges; nothing of any
+// op.
 #pragma once
 
 #include "kernel.hpp"
@@ -6,12 +7,12 @@
 namespace ern::cpu {
 namespace {
 
-// Elements that one thread takes at least, a cache line of bf16 or two of f32: no line of an output has two writers as long as rows
-// start on lines.
+// Elements that one thread takes at least, a cache line of bf16 or two of f32: no line of an output has two writers as
+// long as rows start on lines.
 constexpr int64_t span_grain = 64;
 
-// Calls fn(row, begin, end) for this thread's part of `rows` x `width` elements: contiguous, in pieces that end with a row. One row is also
-// split, so that decode uses all threads.
+// Calls fn(row, begin, end) for this thread's part of `rows` x `width` elements: contiguous, in pieces that end with a
+// row. One row is also split, so that decode uses all threads.
 template <class Fn>
 ERN_INLINE void for_each_span(int64_t rows, int64_t width, const Team& team, const Fn& fn) {
   const Range mine = share(rows * width, span_grain, team);

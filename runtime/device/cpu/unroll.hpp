@@ -1,5 +1,6 @@
-// ERN_UNROLL goes before a loop over registers: its bounds are constants and it has to disappear, or the array that it walks lives in
-// memory. The plain build (simd/scalar.hpp) has no such registers and leaves the loop alone, which spares the compiler minutes.
+// ERN_UNROLL goes before a loop over registers: its bounds are constants and it has to disappear, or the array that it
+// walks lives in memory. The plain build (simd/scalar.hpp) has no such registers and leaves the loop alone, which
+// spares the compiler minutes.
 #pragma once
 
 #if !defined(__AVX2__)

@@ -1,14 +1,14 @@
-// The KV cache of one layer in one block of `BlockSize` tokens: where each element of K and V lies, and which element lies where.
-// Only index arithmetic lives here: what a pool block is made of (all layers, one after the other) is the plan's, which block
-// a token is in is the block table's.
+// The KV cache of one layer in one block of `BlockSize` tokens: where each element of K and V lies, and which element
+// lies where. Only index arithmetic lives here: what a pool block is made of (all layers, one after the other) is the
+// plan's, which block a token is in is the block table's.
 //
 //   K part, then V part, counted in elements:
 //     K  [kv_head][head_dim / Pack][block_size][Pack]    Pack = 2 for bf16, 1 for f32
 //     V  [kv_head][block_size][head_dim]
 //
-// K is laid out for q.k: 16 tokens side by side make one vector, and with Pack = 2 each 32-bit lane holds two consecutive
-// dims of one token, which is what vdpbf16ps multiplies. V is laid out for p.v: the dims of one token side by side.
-// Both parts of one head are contiguous, so a worker that owns a head reads two streams.
+// K is laid out for q.k: 16 tokens side by side make one vector, and with Pack = 2 each 32-bit lane holds two
+// consecutive dims of one token, which is what vdpbf16ps multiplies. V is laid out for p.v: the dims of one token side
+// by side. Both parts of one head are contiguous, so a worker that owns a head reads two streams.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,50 @@
+// All threads, or one? A step of a small model has less work than its threads need to meet, and where another process wants the cores too, a team waits
+// for whichever of its threads has none. Which is faster is measured as steps go by; the results are the same either way, since kernels give the
+// same bits with any number of threads. One choice for each bucket.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace ern {
+
+class TeamChoice {
+ public:
+  // Should the next step run on one thread?
+  bool alone() {
+    ++steps_;
+    trying_ = steps_ >= next_trial_ && (prefers_alone_ || together_ * last_rows_ < worth_trying);
+    return trying_ != prefers_alone_;
+  }
+
+  // The step that alone() was asked about took so long, with so many rows.
+  void note(bool was_alone, int64_t ns, int32_t rows) {
+    last_rows_ = rows;
+    const double time = static_cast<double>(ns) / rows;
+    double& mean = was_alone ? alone_ : together_;
+    // A trial counts by its best step: the first one finds the others' data in other cores' caches.
+    mean = mean == 0 ? time : trying_ ? std::min(mean, time) : mean + (time - mean) / 8;
+    if (!trying_ || ++trial_steps_ < steps_of_a_trial) return;
+    const bool better_alone = alone_ < together_;
+    // Trying what keeps losing costs ever less; a change of mind means that things move, and is looked at again soon.
+    interval_ = better_alone == prefers_alone_ ? std::min<int64_t>(2 * interval_, 1 << 16) : first_interval;
+    prefers_alone_ = better_alone;
+    (prefers_alone_ ? together_ : alone_) = 0;  // the next trial begins afresh
+    trial_steps_ = 0;
+    next_trial_ = steps_ + interval_;
+  }
+
+ private:
+  // One thread is at most so many times slower: longer steps are never tried, so a large model pays nothing.
+  static constexpr double worth_trying = 10e6;  // ns
+  static constexpr int64_t first_interval = 128;
+  static constexpr int steps_of_a_trial = 3;
+
+  double together_ = 0, alone_ = 0;  // ns a row; 0: not known
+  bool prefers_alone_ = false, trying_ = false;
+  int64_t steps_ = 0, next_trial_ = 3, interval_ = first_interval;
+  int trial_steps_ = 0;
+  int32_t last_rows_ = 1;
+};
+
+}  // namespace ern
