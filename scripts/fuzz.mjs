@@ -35,8 +35,12 @@ if (harnesses.length === 0) fail(`no such harness: ${only.join(", ")}`, 2);
 mkdirSync(build, { recursive: true });
 
 const clang = await findLibFuzzer();
-if (clang) await fuzz(clang);
-else await replay(process.env.CXX ?? "g++");
+try {
+  if (clang) await fuzz(clang);
+  else await replay(process.env.CXX ?? "g++");
+} catch (error) {
+  fail([error.shortMessage ?? error.stack, error.stderr].filter(Boolean).join("\n"));
+}
 
 async function fuzz(compiler) {
   const compile = objectCache(compiler, [...COMMON, ...SANITIZE, "-fsanitize=fuzzer-no-link,address,undefined"]);

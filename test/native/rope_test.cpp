@@ -27,7 +27,7 @@ void check_vectors() {
   const int pairs[] = {0, 1, 2, 22, 43, 44, 63};
   const double expected[] = {1.0,           0.8146172339, 0.6636012377, 0.01098952853, 1.482533543e-4, 1.207697374e-4,
                              2.455140792e-6};
-  for (int i = 0; i < 7; ++i) check_near(frequencies128.of[pairs[i]] / expected[i], 1, 1e-9, "frequency");
+  for (int i = 0; i < 7; ++i) check_near(frequencies128.of[pairs[i]] / expected[i], 1, 6e-8, "frequency");
 
   float x[128];
   for (int i = 0; i < 128; ++i) x[i] = i / 128.0f;
@@ -37,7 +37,7 @@ void check_vectors() {
   rotation.set(text, frequencies128, 0);
   rotation.turn(x, out);
   const double first[] = {-0.0011025, -0.00773432, -0.02703169, -0.00792117};
-  for (int i = 0; i < 4; ++i) check_near(out[i], first[i], 1e-8, "text");
+  for (int i = 0; i < 4; ++i) check_near(out[i], first[i], 2e-8, "text");
   check_near(out[126], 0.98436769, 6e-8, "text");
   check_near(out[127], 0.99219475, 6e-8, "text");
 
@@ -50,16 +50,18 @@ void check_vectors() {
   rotation.set(image, frequencies128, 44);
   rotation.turn(x, out);
   const double spatial[] = {-0.00513271, 0.00588986, -0.02446175, -0.01396709};
-  for (int i = 0; i < 4; ++i) check_near(out[i], spatial[i], 1e-8, "image");
+  for (int i = 0; i < 4; ++i) check_near(out[i], spatial[i], 2e-8, "image");
   check_near(out[86], 0.67076568, 6e-8, "image");
   check_near(out[87], 0.68078228, 6e-8, "image");
   check_near(out[88], 0.68708001, 6e-8, "image");
   check_near(out[89], 0.69572752, 6e-8, "image");
 }
 
+// The f32 product of two f32, as the op is defined.
 double angle(const int32_t* position, int pair, int head_dim, int spatial_pairs) {
   const int coordinate = pair >= spatial_pairs ? 0 : pair % 2 == 0 ? 1 : 2;
-  return position[coordinate] * std::pow(theta, -2.0 * pair / head_dim);
+  const auto frequency = static_cast<float>(std::pow(theta, -2.0 * pair / head_dim));
+  return static_cast<float>(position[coordinate]) * frequency;
 }
 
 // The last positions of the longest context: cos and sin to half an ulp of f32 and what the angle's own rounding adds.

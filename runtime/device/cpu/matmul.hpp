@@ -201,10 +201,13 @@ template <int Rows, int Least, Fetch How, int Ahead, class X, class W>
   pick_height<Rows, Least, How, Ahead>(b, count, rows, sums, next);
 }
 
-// The lowest tile if rows are shared out evenly over at least so many tiles, no more than are needed: then all but one could be full. A lone
-// tile may be of any height, where it is no stream.
+// Most rows of one tile that covers a whole panel, so that W is a stream.
+constexpr int stream_height(int tallest) { return tile_vectors(tallest) * lanes == panel_cols ? tallest : 1; }
+
+// The lowest tile if rows are shared out evenly over at least so many tiles, but no more than are needed. One tile comes here if it is
+// no stream, and is of any height.
 constexpr int least_height(int tallest, int tiles) {
-  return tile_vectors(tallest) * lanes < panel_cols && tiles == 2 ? 1 : (tallest * (tiles - 1) + 1) / tiles;
+  return tiles == 2 && stream_height(tallest) < tallest ? 1 : (tallest * (tiles - 1) + 1) / tiles;
 }
 
 // Rows [0, count) of x times columns [from, to) of the panel at w, of the given width. `finish(row, sums)` gets each row's complete sums,
@@ -214,6 +217,7 @@ template <Tiling Knobs, int K, int MaxRows, class X, class W, class GetRow, clas
 ERN_INLINE void panel_matmul(const GetRow& x, int count, const W* w, int width, int from, int to, const Finish& finish,
                              const W* next = nullptr) {
   constexpr int tallest = tile_height<X>(Knobs) < MaxRows ? tile_height<X>(Knobs) : MaxRows;
+  constexpr int stream = stream_height(tallest);
   constexpr int block = Knobs.row_block < MaxRows ? Knobs.row_block : MaxRows;
   constexpr Fetch lone = Knobs.ahead > 0 ? Fetch::own : Fetch::none;
   constexpr Fetch few = Knobs.next ? Fetch::next : Fetch::none;
@@ -228,33 +232,32 @@ ERN_INLINE void panel_matmul(const GetRow& x, int count, const W* w, int width, 
     for (int r = 0; r < here; ++r) rows[r] = x(start + r);
     NextBlock ahead{nullptr, nullptr};
     // One tile that takes the panel in one go reads it as a stream, from start to end.
-    if (here <= tallest && tile_vectors(here) * lanes == panel_cols) {
-      tile_rows<tallest, 1, lone, Knobs.ahead>(Block<X, W>{w, stride, 0, K, from, to, true}, here, rows, sums, ahead);
-      for (int r = 0; r < here; ++r) finish(start + r, sums + r * panel_cols);
-      continue;
-    }
-    // Tiles differ by one row at most: 8 rows are 4 and 4, not 6 and 2, which would leave the pipeline half empty.
-    const int tiles = (here + tallest - 1) / tallest;
-    const int k_block = tiles <= Knobs.few ? Knobs.few_block : Knobs.k_block;
-    const int lines = static_cast<int>(k_block * stride / 2 * sizeof(W) / 64);  // of a block in memory
-    for (int k0 = 0; k0 < K; k0 += k_block) {
-      const int k1 = k0 + k_block < K ? k0 + k_block : K;
-      const Block<X, W> b{w + k0 / 2 * stride, stride, k0, k1, from, to, k0 == 0};
-      const char* after = reinterpret_cast<const char*>(k1 < K ? b.w + k_block / 2 * stride : i + 1 < blocks ? w : next);
-      ahead = {after, after + lines / 2 * 64};
-      for (int t = 0; t < tiles; ++t) {
-        const int r0 = here * t / tiles, r1 = here * (t + 1) / tiles;
-        const X* const* tile_x = rows + r0;
-        float* tile_sums = sums + r0 * panel_cols;
-        // While few tiles compute, memory must not rest, so they fetch the next block on their way. More take longer than the fetch, which
-        // is then done between them and to the second cache, as their block fills the first.
-        if (tiles <= Knobs.few) {
-          tile_rows<tallest, least_height(tallest, 2), few, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
-        } else if constexpr (MaxRows > Knobs.few * tallest) {
-          if constexpr (Knobs.next) {
-            for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line) prefetch_second(after + line * 64);
+    if (here <= stream) {
+      tile_rows<stream, 1, lone, Knobs.ahead>(Block<X, W>{w, stride, 0, K, from, to, true}, here, rows, sums, ahead);
+    } else if constexpr (MaxRows > stream) {
+      // Tiles differ by one row at most: 8 rows are 4 and 4, not 6 and 2, which would leave the pipeline half empty.
+      const int tiles = (here + tallest - 1) / tallest;
+      const int k_block = tiles <= Knobs.few ? Knobs.few_block : Knobs.k_block;
+      const int lines = static_cast<int>(k_block * stride / 2 * sizeof(W) / 64);  // of a block in memory
+      for (int k0 = 0; k0 < K; k0 += k_block) {
+        const int k1 = k0 + k_block < K ? k0 + k_block : K;
+        const Block<X, W> b{w + k0 / 2 * stride, stride, k0, k1, from, to, k0 == 0};
+        const char* after = reinterpret_cast<const char*>(k1 < K ? b.w + k_block / 2 * stride : i + 1 < blocks ? w : next);
+        ahead = {after, after + lines / 2 * 64};
+        for (int t = 0; t < tiles; ++t) {
+          const int r0 = here * t / tiles, r1 = here * (t + 1) / tiles;
+          const X* const* tile_x = rows + r0;
+          float* tile_sums = sums + r0 * panel_cols;
+          // While few tiles compute, memory must not rest, so they fetch the next block on their way. More take longer than the fetch, which
+          // is then done between them and to the second cache, as their block fills the first.
+          if (tiles <= Knobs.few) {
+            tile_rows<tallest, least_height(tallest, 2), few, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
+          } else if constexpr (MaxRows > Knobs.few * tallest) {
+            if constexpr (Knobs.next) {
+              for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line) prefetch_second(after + line * 64);
+            }
+            tile_rows<tallest, least_height(tallest, Knobs.few + 1), Fetch::none, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
           }
-          tile_rows<tallest, least_height(tallest, Knobs.few + 1), Fetch::none, 0>(b, r1 - r0, tile_x, tile_sums, ahead);
         }
       }
     }

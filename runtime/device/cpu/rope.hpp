@@ -3,7 +3,7 @@
 // positions  int32 [rows, 3]: t, h, w of each token; equal for text
 // out        Out [rows, .], float or Bf16, rows out_stride apart; with float it may be x itself, with the same stride
 // work       (token, eighth of its heads), contiguous; each thread that has a part of a token computes its angles once
-// accumulate angles in f64 up to the quadrant, cosine and sine rounded to f32, rotation in f32
+// accumulate angles as products of f32, their cosine and sine in f64 and rounded to f32, rotation in f32
 // reference  src/reference rope
 //
 // Also here: what rope_kv_append.hpp shares with it.
@@ -17,11 +17,11 @@
 namespace ern::cpu {
 namespace {
 
-// theta^(-2p / head_dim) for each pair p. A constant of the generated code:
+// theta^(-2p / head_dim) for each pair p, in f32 as the family was trained. A constant of the generated code:
 //   constexpr auto frequencies = rope_frequencies<128>(500000.0);
 template <int head_dim>
 struct RopeFrequencies {
-  double of[head_dim / 2];
+  float of[head_dim / 2];
 };
 
 constexpr double exp_constant(double x) {
@@ -46,7 +46,7 @@ template <int head_dim>
 constexpr RopeFrequencies<head_dim> rope_frequencies(double theta) {
   RopeFrequencies<head_dim> out{};
   const double log_theta = log_constant(theta);
-  for (int p = 0; p < head_dim / 2; ++p) out.of[p] = exp_constant(-2.0 * p / head_dim * log_theta);
+  for (int p = 0; p < head_dim / 2; ++p) out.of[p] = static_cast<float>(exp_constant(-2.0 * p / head_dim * log_theta));
   return out;
 }
 
@@ -66,8 +66,9 @@ struct Rotation {
     constexpr int pairs = head_dim / 2;
     alignas(64) double angle[pairs];
     alignas(64) float cos_of[pairs], sin_of[pairs];
-    for (int p = 0; p < pairs; ++p) angle[p] = position[0] * frequencies.of[p];
-    for (int p = 0; p < spatial_pairs; ++p) angle[p] = position[1 + p % 2] * frequencies.of[p];
+    // The angle is the f32 product of two f32 (src/ir/ops.ts, rope): far out in the context an exact one is another.
+    for (int p = 0; p < pairs; ++p) angle[p] = static_cast<float>(position[0]) * frequencies.of[p];
+    for (int p = 0; p < spatial_pairs; ++p) angle[p] = static_cast<float>(position[1 + p % 2]) * frequencies.of[p];
     for (int p = 0; p < pairs; ++p) {
       // angle = n * pi/2 + r, |r| <= pi/4. pi/2 is split so that n * high is exact up to n = 2^20, positions of 1.6
       // million.
