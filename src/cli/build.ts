@@ -85,39 +85,26 @@ export function registerBuild(program: Command): void {
     });
 }
 
+/** Flags that override the request of the same name. */
+const REQUEST_FLAGS = [
+  "target",
+  "arch",
+  "activations",
+  "weights",
+  "tuning",
+  "out",
+  "deterministic",
+  "dryRun",
+  "threads",
+  "maxContext",
+  "maxBatch",
+  "kvTokens",
+  "prefillChunk",
+  "blockSize",
+] as const satisfies readonly (keyof BuildFlags & keyof RequestFlags)[];
+
 function requestFlags(flags: BuildFlags): RequestFlags {
-  const {
-    target,
-    arch,
-    activations,
-    weights,
-    tuning,
-    out,
-    threads,
-    maxContext,
-    maxBatch,
-    kvTokens,
-    prefillChunk,
-    blockSize,
-    deterministic,
-    dryRun,
-  } = flags;
-  return {
-    target,
-    arch,
-    activations,
-    weights,
-    tuning,
-    out,
-    threads,
-    maxContext,
-    maxBatch,
-    kvTokens,
-    prefillChunk,
-    blockSize,
-    deterministic,
-    dryRun,
-  };
+  return Object.fromEntries(REQUEST_FLAGS.map((name) => [name, flags[name]]));
 }
 
 function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: BuildFlags) {
