@@ -1,7 +1,7 @@
 // The first five minutes: compiles the small trained MoE model that ships with the project, lets it recite a poem, and says where to look next.
 //
 //   npm run demo
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { execa } from "execa";

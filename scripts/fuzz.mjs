@@ -61,6 +61,8 @@ async function fuzz(compiler) {
     const run = await execa(program, [...limits, "-print_final_stats=1", `-artifact_prefix=${finds}/`, corpus], {
       reject: false,
       all: true,
+      // A harness that writes files writes them to memory.
+      env: existsSync("/dev/shm") ? { TMPDIR: "/dev/shm" } : {},
       timeout: (share + 120) * 1000,
     });
     const inputs = readdirSync(corpus).length;

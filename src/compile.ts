@@ -7,7 +7,7 @@ import { resolve } from "node:path";
 import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
 import type { UsedKernel } from "./codegen/kernel-def.js";
 import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
-import { BuildFiles, copyFixedFiles, kernelList, rootFiles, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
+import { BuildFiles, copyFixedFiles, kernelList, rootFiles, rootList, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
 import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
 import { cmakeLists, kernelSources } from "./codegen/sources.js";
 import { syntheticFill } from "./codegen/synthetic.js";
@@ -105,7 +105,7 @@ export interface MemorySummary {
 }
 
 export async function compile(request: CompileRequest, options: CompileOptions = {}): Promise<CompileResult> {
-  const clock = new Clock(options.onProgress);
+  const clock = new Clock(options.onProgress, options.signal);
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Diagnostic({
       code: "platform-unsupported",
@@ -258,11 +258,11 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   });
   const path = await clock.run("write", async () => {
     if (packing) await files.add(WEIGHTS_FILE);
-    const bindings = renderBindings(bindingsInput(context));
+    const beside = rootFiles(await renderBindings(bindingsInput(context)));
     return await staged.commit(
       buildId.slice(0, 16),
-      rootFiles(bindings),
-      (name) => `${JSON.stringify(manifest(context, files, buildId, name), null, 1)}\n`,
+      beside,
+      (name) => `${JSON.stringify({ ...manifest(context, files, buildId, name), root: rootList(beside) }, null, 1)}\n`,
     );
   });
   return { buildId, path };
@@ -384,9 +384,15 @@ function memoryByContext(
 class Clock {
   readonly phases: { phase: Phase; ms: number }[] = [];
 
-  constructor(private readonly onProgress: ((progress: Progress) => void) | undefined) {}
+  constructor(
+    private readonly onProgress: ((progress: Progress) => void) | undefined,
+    private readonly signal: AbortSignal | undefined,
+  ) {}
 
   async run<T>(phase: Phase, work: () => T | Promise<T>): Promise<T> {
+    // Also for signals: a phase may have kept the thread, and then they are told only now.
+    await new Promise(setImmediate);
+    this.signal?.throwIfAborted();
     const start = performance.now();
     this.onProgress?.({ kind: "start", phase });
     const result = await work();

@@ -18,7 +18,18 @@ export interface DiagnosticInit {
   readonly cause?: unknown;
 }
 
+/** The same in every copy of this file: a package carries one of its own in host.cjs, and the command line must know its errors. */
+const BRAND = Symbol.for("ernie-compile.Diagnostic");
+
 export class Diagnostic extends Error {
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    return typeof value === "object" && value !== null && BRAND in value;
+  }
+
+  get [BRAND](): true {
+    return true;
+  }
+
   readonly code: string;
   readonly place: string | undefined;
   readonly hint: string | undefined;
@@ -43,7 +54,13 @@ export class Diagnostic extends Error {
 
 /** A bug of ours: an invariant that does not hold, with the command that repeats it when the caller knows one. */
 export function bug(message: string, place?: string): Diagnostic {
-  return new Diagnostic({ code: "internal", kind: "bug", message, place, hint: "this is a bug in ernie-compile: please report it with the command that you ran" });
+  return new Diagnostic({
+    code: "internal",
+    kind: "bug",
+    message,
+    place,
+    hint: "this is a bug in ernie-compile: please report it with the command that you ran",
+  });
 }
 
 /** For the end of a switch over a union: a type error when a case is missing, a bug report when one slips through. */
@@ -53,11 +70,15 @@ export function unreachable(value: never): never {
 
 function render({ code, message, place, hint, kind }: DiagnosticInit): string {
   const label = kind === "unsupported" ? `${code} (not yet supported)` : kind === "bug" ? `${code} (bug)` : code;
-  return [`${label}: ${visible(message)}`, place ? `  --> ${visible(place)}` : "", hint ? `  hint: ${visible(hint)}` : ""].filter(Boolean).join("\n");
+  return [`${label}: ${visible(message)}`, place ? `  --> ${visible(place)}` : "", hint ? `  hint: ${visible(hint)}` : ""]
+    .filter(Boolean)
+    .join("\n");
 }
 
 /** Strings from a model folder can hold anything: control characters are shown, never sent to a terminal. */
 function visible(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this is about
-  return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(
+    /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 }

@@ -14,7 +14,9 @@ const engine = await load();
 const input = createInterface({ input: stdin, output: stdout });
 try {
   const { model, arch, threads } = engine.info;
-  console.log(`${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${arch}, ${threads} threads. An empty line ends.`);
+  console.log(
+    `${model.architecture}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${arch}, ${threads} threads. An empty line ends.`,
+  );
   const messages = [];
   input.setPrompt("> ");
   input.prompt();

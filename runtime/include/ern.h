@@ -1,8 +1,10 @@
 /* The C interface of a compiled ERNIE model: one library for each model, the same interface for all.
  *
- * Threads: every function may be called from any thread, and several at once, except where it says otherwise. Each engine has a thread of its own
- * that runs the model and calls ern_event_fn; that callback must return soon and must not call ern_engine_destroy or ern_logits.
- * Ownership: pointers that go in are only read during the call. Pointers that a callback receives are valid until it returns.
+ * Threads: every function may be called from any thread, and several at once, except where it says otherwise. Each
+ * engine has a thread of its own that runs the model and calls ern_event_fn; that callback must return soon and must
+ * not call ern_engine_destroy or ern_logits.
+ * Ownership: pointers that go in are only read during the call. Pointers that a callback receives are valid until it
+ * returns.
  * Failure: a status; ern_last_message() then says more. No exception leaves the library, and it never ends the process.
  * Structs that begin with their size: set it to sizeof, zero the rest, and the defaults hold. */
 #ifndef ERN_H
@@ -39,21 +41,23 @@ enum { ERN_WEIGHTS_AUTO = 0, ERN_WEIGHTS_MAP = 1, ERN_WEIGHTS_COPY = 2 };
 
 typedef struct ern_engine_options {
   size_t size;
-  int32_t threads;       /* of the engine, its own included; 0: the package's, else all cores that this process may use */
-  int32_t weights;       /* ERN_WEIGHTS_MAP leaves them in the page cache, _COPY reads them into huge pages, _AUTO chooses */
+  int32_t threads;       /* of the engine, its own included; 0: the package's, else all cores that it may use */
+  int32_t weights;       /* ERN_WEIGHTS_MAP leaves them in the page cache, _COPY reads them into huge pages */
   int32_t verify;        /* not 0: check every byte of the package, weights too */
   int32_t max_batch;     /* sequences in one step; 0, or more than the package's: the package's */
   int64_t kv_tokens;     /* tokens that the KV cache holds, for all sequences together; 0: the package's */
   int32_t prefill_chunk; /* prompt tokens in one step; 0, or more than the package's: the package's */
   int32_t max_queue;     /* requests that may wait for their first step; 0: 256. Beyond: ERN_BUSY */
-  int32_t max_unread;    /* tokens of a request that may wait for ern_ack; 0: 64. Then that sequence pauses, and only that */
+  int32_t max_unread;    /* tokens of a request that may wait for ern_ack; 0: 64. Then that sequence alone pauses */
 } ern_engine_options;
 
-/* `package_dir` holds manifest.json. `options` may be NULL. On success the engine is the caller's, to be destroyed with ern_engine_destroy. */
+/* `package_dir` holds manifest.json. `options` may be NULL. On success the engine is the caller's, to be destroyed with
+ * ern_engine_destroy. */
 ERN_API ern_status ern_engine_create(const char* package_dir, const ern_engine_options* options, ern_engine** engine);
 
-/* Ends every request (their last event comes before this returns), waits for the engine's threads and frees everything. NULL is fine. No other call with this
- * engine may begin once this has; an ern_logits that waits returns ERN_CANCELLED. Not from a callback. */
+/* Ends every request (their last event comes before this returns), waits for the engine's threads and frees everything.
+ * NULL is fine. No other call with this engine may begin once this has; an ern_logits that waits returns ERN_CANCELLED.
+ * Not from a callback. */
 ERN_API void ern_engine_destroy(ern_engine* engine);
 
 /* ---- Text ---- */
@@ -72,9 +76,11 @@ typedef struct ern_part {
 } ern_part;
 
 /* Allocates *ids, to be freed with ern_free. */
-ERN_API ern_status ern_tokenize(ern_engine* engine, const ern_part* parts, size_t part_count, int32_t** ids, size_t* count);
+ERN_API ern_status ern_tokenize(ern_engine* engine, const ern_part* parts, size_t part_count, int32_t** ids,
+                                size_t* count);
 /* Allocates *text, NUL-terminated UTF-8 of *bytes bytes, to be freed with ern_free. */
-ERN_API ern_status ern_detokenize(ern_engine* engine, const int32_t* ids, size_t count, int32_t keep_specials, char** text, size_t* bytes);
+ERN_API ern_status ern_detokenize(ern_engine* engine, const int32_t* ids, size_t count, int32_t keep_specials,
+                                  char** text, size_t* bytes);
 ERN_API void ern_free(void* memory);
 
 /* ---- Generation ---- */
@@ -95,7 +101,13 @@ typedef struct ern_sampling {
   int32_t logprobs;         /* 0: none; n + 1: of the token and of the n most probable ones, n <= 20 */
 } ern_sampling;
 
-typedef enum ern_finish { ERN_RUNNING = 0, ERN_FINISH_STOP, ERN_FINISH_LENGTH, ERN_FINISH_CANCELLED, ERN_FINISH_ERROR } ern_finish;
+typedef enum ern_finish {
+  ERN_RUNNING = 0,
+  ERN_FINISH_STOP,
+  ERN_FINISH_LENGTH,
+  ERN_FINISH_CANCELLED,
+  ERN_FINISH_ERROR
+} ern_finish;
 
 typedef struct ern_logprob {
   int32_t id;
@@ -105,11 +117,11 @@ typedef struct ern_logprob {
 /* What a request has to tell: tokens, its end, or both. */
 typedef struct ern_event {
   uint64_t request;
-  const char* text; /* NUL-terminated UTF-8, whole characters; what may be the start of a stop string waits for a later event */
+  const char* text; /* NUL-terminated UTF-8, whole characters; what may begin a stop string waits for a later event */
   size_t text_bytes;
   const int32_t* ids; /* a stop id is among them, though never in the text */
   size_t id_count;
-  const ern_logprob* logprobs; /* for each id 1 + top entries: the token itself, then the most probable. NULL if not asked for */
+  const ern_logprob* logprobs; /* for each id 1 + top entries: the token itself, then the most probable; or NULL */
   size_t logprob_top;
   ern_finish finish; /* not ERN_RUNNING: the last event of this request. What follows is set then only */
   const char* message; /* of ERN_FINISH_ERROR, else "" */
@@ -125,7 +137,7 @@ typedef struct ern_request {
   const ern_part* parts; /* the prompt: at least one token in all, shorter than the context */
   size_t part_count;
   const ern_sampling* sampling; /* NULL: greedy */
-  int64_t max_tokens;    /* 0: as many as the context and the KV cache hold; more than that ends with ERN_FINISH_LENGTH there */
+  int64_t max_tokens;    /* 0, or more than the context and the KV cache hold: as many as they hold */
   int64_t min_tokens;    /* stop ids are not sampled before this many */
   const char* const* stops; /* stop strings, NUL-terminated */
   size_t stop_count;
@@ -136,7 +148,8 @@ typedef struct ern_request {
   void* user;
 } ern_request;
 
-/* Gives the request a number, which is never used again. Does not wait. ERN_BUSY: nothing was queued, and there will be no event. */
+/* Gives the request a number, which is never used again. Does not wait. ERN_BUSY: nothing was queued, and there will be
+ * no event. */
 ERN_API ern_status ern_submit(ern_engine* engine, const ern_request* request, uint64_t* number);
 /* The request ends soon, with ERN_FINISH_CANCELLED unless it was just done. Fine for a request that has ended. */
 ERN_API ern_status ern_cancel(ern_engine* engine, uint64_t number);
@@ -153,7 +166,7 @@ typedef struct ern_tensor {
 } ern_tensor;
 
 typedef struct ern_logits_chunk {
-  int32_t greedy; /* 0: rows `start`, start + 1, ... of the prompt. 1: one row, the one that greedy token number `start` was taken from */
+  int32_t greedy; /* 0: rows `start`, start + 1, ... of the prompt. 1: the row that greedy token `start` was taken from */
   int64_t start;
   ern_tensor logits;       /* columns: the vocabulary */
   const int32_t* next_ids; /* [rows]: the greedy choice after each row */
@@ -161,21 +174,23 @@ typedef struct ern_logits_chunk {
   size_t trace_count;
 } ern_logits_chunk;
 
-/* On the thread that called ern_logits, which may take its time: the engine goes on with other requests. Not 0 ends the pass with ERN_CANCELLED. */
+/* On the thread that called ern_logits, which may take its time: the engine goes on with other requests. Not 0 ends the
+ * pass with ERN_CANCELLED. */
 typedef int (*ern_logits_fn)(void* user, const ern_logits_chunk* chunk);
 
 typedef struct ern_logits_request {
   size_t size;
   const int32_t* ids;
   size_t id_count; /* together with `greedy` at most the context */
-  int32_t chunk;   /* tokens in one step; 1 goes through decode (unless traced); 0: as many as are fast and stay small */
+  int32_t chunk;   /* tokens in one step; 1 goes through decode (unless traced); 0: as many as suit the engine */
   int32_t trace;   /* not 0: hidden states and router tensors, too */
   int64_t greedy;  /* continues for this many tokens through decode; stop ids don't end it */
   ern_logits_fn on_chunk;
   void* user;
 } ern_logits_request;
 
-/* Logits of every position; waits until all are delivered. Steps of running requests go on in between. Takes nothing from the cache and leaves nothing there. */
+/* Logits of every position; waits until all are delivered. Steps of running requests go on in between. Takes nothing
+ * from the cache of prefixes and leaves nothing there. */
 ERN_API ern_status ern_logits(ern_engine* engine, const ern_logits_request* request);
 
 /* ---- Facts ---- */
@@ -185,7 +200,7 @@ typedef struct ern_memory {
   uint64_t weight_bytes, arena_bytes, kv_bytes, kv_block_bytes; /* reserved; the pool is touched only as it is used */
   int32_t weights; /* ERN_WEIGHTS_MAP or _COPY: what was chosen */
   int32_t kv_block_size, kv_blocks;
-  int32_t kv_free_blocks;   /* not held by a sequence; of these, kv_cached_blocks hold prefixes that may be used again */
+  int32_t kv_free_blocks;   /* not held by a sequence; kv_cached_blocks of these keep prefixes that may be used again */
   int32_t kv_cached_blocks;
 } ern_memory;
 
@@ -202,7 +217,8 @@ typedef struct ern_timings {
 
 ERN_API ern_status ern_get_memory(ern_engine* engine, ern_memory* memory);
 ERN_API ern_status ern_get_timings(ern_engine* engine, ern_timings* timings);
-/* Allocates *json, an object: the compiler's facts (model, target, arch, ...), the engine's sizes, and the sampling defaults under "generation". Free with ern_free. */
+/* Allocates *json, an object: the compiler's facts (model, target, arch, ...), the engine's sizes, and the sampling
+ * defaults under "generation". Free with ern_free. */
 ERN_API ern_status ern_info(ern_engine* engine, char** json);
 /* Of the runtime, static. */
 ERN_API const char* ern_version(void);

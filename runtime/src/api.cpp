@@ -17,12 +17,15 @@ struct ern_engine {
 namespace ern {
 namespace {
 
-static_assert(static_cast<int>(Code::ok) == ERN_OK && static_cast<int>(Code::invalid_argument) == ERN_INVALID_ARGUMENT &&
+static_assert(static_cast<int>(Code::ok) == ERN_OK &&
+              static_cast<int>(Code::invalid_argument) == ERN_INVALID_ARGUMENT &&
               static_cast<int>(Code::not_found) == ERN_NOT_FOUND && static_cast<int>(Code::corrupt) == ERN_CORRUPT &&
-              static_cast<int>(Code::unsupported) == ERN_UNSUPPORTED && static_cast<int>(Code::out_of_memory) == ERN_OUT_OF_MEMORY &&
-              static_cast<int>(Code::busy) == ERN_BUSY && static_cast<int>(Code::cancelled) == ERN_CANCELLED && static_cast<int>(Code::io) == ERN_IO &&
+              static_cast<int>(Code::unsupported) == ERN_UNSUPPORTED &&
+              static_cast<int>(Code::out_of_memory) == ERN_OUT_OF_MEMORY && static_cast<int>(Code::busy) == ERN_BUSY &&
+              static_cast<int>(Code::cancelled) == ERN_CANCELLED && static_cast<int>(Code::io) == ERN_IO &&
               static_cast<int>(Code::internal) == ERN_INTERNAL);
-static_assert(static_cast<int>(WeightsMode::automatic) == ERN_WEIGHTS_AUTO && static_cast<int>(WeightsMode::map) == ERN_WEIGHTS_MAP &&
+static_assert(static_cast<int>(WeightsMode::automatic) == ERN_WEIGHTS_AUTO &&
+              static_cast<int>(WeightsMode::map) == ERN_WEIGHTS_MAP &&
               static_cast<int>(WeightsMode::copy) == ERN_WEIGHTS_COPY);
 
 // A fixed array: setting it can't fail, and a thread that ends has nothing to free.
@@ -71,11 +74,15 @@ Result<EngineOptions> read_options(const ern_engine_options* given) {
   const auto read = read_struct(given, "options");
   if (!read.ok()) return read.status();
   const ern_engine_options& o = read.value();
-  if (o.threads < 0 || o.max_batch < 0 || o.kv_tokens < 0 || o.prefill_chunk < 0 || o.max_queue < 0 || o.max_unread < 0) {
+  if (o.threads < 0 || o.max_batch < 0 || o.kv_tokens < 0 || o.prefill_chunk < 0 || o.max_queue < 0 ||
+      o.max_unread < 0) {
     return Status{Code::invalid_argument, "options: a negative number"};
   }
-  if (o.threads > max_team) return Status{Code::invalid_argument, "threads is " + std::to_string(o.threads) + ", expected at most " + std::to_string(max_team)};
-  if (o.weights < ERN_WEIGHTS_AUTO || o.weights > ERN_WEIGHTS_COPY) return Status{Code::invalid_argument, "weights is " + std::to_string(o.weights)};
+  if (o.threads > max_team)
+    return Status{Code::invalid_argument,
+                  "threads is " + std::to_string(o.threads) + ", expected at most " + std::to_string(max_team)};
+  if (o.weights < ERN_WEIGHTS_AUTO || o.weights > ERN_WEIGHTS_COPY)
+    return Status{Code::invalid_argument, "weights is " + std::to_string(o.weights)};
   options.threads = o.threads;
   options.weights = static_cast<WeightsMode>(o.weights);
   options.verify = o.verify != 0;
@@ -90,7 +97,8 @@ Result<EngineOptions> read_options(const ern_engine_options* given) {
 // Writes what fits of `value` into the caller's struct, whose own size stays.
 template <class Struct>
 Status write_struct(Struct* given, Struct value, const char* name) {
-  if (!given || given->size < sizeof(size_t) || given->size > 4096) return {Code::invalid_argument, std::string(name) + ": NULL, or its size is not set"};
+  if (!given || given->size < sizeof(size_t) || given->size > 4096)
+    return {Code::invalid_argument, std::string(name) + ": NULL, or its size is not set"};
   value.size = given->size;
   std::memset(given, 0, value.size);
   std::memcpy(given, &value, value.size < sizeof value ? value.size : sizeof value);
@@ -130,7 +138,8 @@ ern_status ern_tokenize(ern_engine* engine, const ern_part* parts, size_t part_c
   return guarded([&]() -> Status {
     if (!engine || !ids || !count) return null_argument("engine, ids or count");
     *ids = nullptr, *count = 0;
-    const auto encoded = encode_parts(parts, part_count, engine->engine->text().tokenizer.get(), engine->engine->plan().embedding_rows);
+    const auto encoded =
+        encode_parts(parts, part_count, engine->engine->text().tokenizer.get(), engine->engine->plan().embedding_rows);
     if (!encoded.ok()) return encoded.status();
     *ids = hand_out(encoded.value().data(), encoded.value().size());
     *count = encoded.value().size();
@@ -138,7 +147,8 @@ ern_status ern_tokenize(ern_engine* engine, const ern_part* parts, size_t part_c
   });
 }
 
-ern_status ern_detokenize(ern_engine* engine, const int32_t* ids, size_t count, int32_t keep_specials, char** text, size_t* bytes) {
+ern_status ern_detokenize(ern_engine* engine, const int32_t* ids, size_t count, int32_t keep_specials, char** text,
+                          size_t* bytes) {
   return guarded([&]() -> Status {
     if (!engine || !text || !bytes || (count > 0 && !ids)) return null_argument("engine, ids, text or bytes");
     *text = nullptr, *bytes = 0;
@@ -186,7 +196,8 @@ ern_status ern_logits(ern_engine* engine, const ern_logits_request* given) {
     if (!engine) return null_argument("engine");
     const auto request = read_struct(given, "request");
     if (!request.ok()) return request.status();
-    if (engine->engine->on_own_thread()) return {Code::invalid_argument, "ern_logits waits for the thread that it was called on"};
+    if (engine->engine->on_own_thread())
+      return {Code::invalid_argument, "ern_logits waits for the thread that it was called on"};
     if (Status status = check_logits(request.value(), *engine->engine); !status.ok()) return status;
     return engine->engine->logits(request.value());
   });
@@ -214,8 +225,9 @@ ern_status ern_get_timings(ern_engine* engine, ern_timings* timings) {
   return guarded([&]() -> Status {
     if (!engine) return null_argument("engine");
     const Counters& c = engine->engine->counters();
-    const ern_timings now = {0, c.load_ns, c.prefill_steps, c.prefill_tokens, c.prefill_ns, c.decode_steps, c.decode_tokens, c.decode_ns,
-                             c.sample_ns, c.preemptions, c.cached_tokens, c.running, c.waiting};
+    const ern_timings now = {
+        0,           c.load_ns,   c.prefill_steps, c.prefill_tokens, c.prefill_ns, c.decode_steps, c.decode_tokens,
+        c.decode_ns, c.sample_ns, c.preemptions,   c.cached_tokens,  c.running,    c.waiting};
     return write_struct(timings, now, "timings");
   });
 }
@@ -233,9 +245,11 @@ ern_status ern_info(ern_engine* engine, char** json) {
 const char* ern_version(void) { return runtime_version; }
 const char* ern_last_message(void) { return last_message; }
 
-// The table's entries, under names that only this library sees: a reference to the public name could end in another model's library.
+// The table's entries, under names that only this library sees: a reference to the public name could end in another
+// model's library.
 #ifndef __clang__
-#pragma GCC diagnostic ignored "-Wmissing-attributes"  // what the compiler finds out about a function (that it doesn't throw), the alias need not say
+// What the compiler finds out about a function (that it doesn't throw), its alias need not say.
+#pragma GCC diagnostic ignored "-Wmissing-attributes"
 #endif
 #define ERN_OWN(name) static __typeof__(ern_##name) own_##name __attribute__((alias("ern_" #name)))
 ERN_OWN(engine_create);
@@ -255,9 +269,10 @@ ERN_OWN(last_message);
 #undef ERN_OWN
 
 const ern_api* ern_get_api(uint32_t version) {
-  static constexpr ern_api api = {sizeof(ern_api), ERN_API_VERSION, own_engine_create, own_engine_destroy, own_tokenize, own_detokenize, own_free,
-                                  own_submit,      own_cancel,      own_ack,           own_logits,         own_get_memory, own_get_timings,
-                                  own_info,        own_version,     own_last_message};
+  static constexpr ern_api api = {sizeof(ern_api), ERN_API_VERSION, own_engine_create, own_engine_destroy,
+                                  own_tokenize,    own_detokenize,  own_free,          own_submit,
+                                  own_cancel,      own_ack,         own_logits,        own_get_memory,
+                                  own_get_timings, own_info,        own_version,       own_last_message};
   return version == ERN_API_VERSION ? &api : nullptr;
 }
 

@@ -56,7 +56,8 @@ int32_t cpu_quota() {
     const File file(std::fopen((folder + "/cpu.max").c_str(), "re"));
     uint64_t quota = 0, period = 0;  // microseconds of processor time in each period; "max" for no quota
     if (!file || std::fscanf(file.get(), "%" SCNu64 " %" SCNu64, &quota, &period) != 2 || period == 0) continue;
-    least = static_cast<int32_t>(std::min<uint64_t>(static_cast<uint64_t>(least), std::max<uint64_t>(1, (quota + period - 1) / period)));
+    least = static_cast<int32_t>(
+        std::min<uint64_t>(static_cast<uint64_t>(least), std::max<uint64_t>(1, (quota + period - 1) / period)));
   }
   return least;
 }

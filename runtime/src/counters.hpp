@@ -1,4 +1,5 @@
-// Numbers that the engine's thread counts and any thread may read. Each is exact by itself; together they are a moment's picture.
+// Numbers that the engine's thread counts and any thread may read. Each is exact by itself; together they are a
+// moment's picture.
 #pragma once
 
 #include <atomic>
@@ -8,11 +9,16 @@
 namespace ern {
 
 // Nanoseconds of a clock that never goes back.
-inline int64_t now_ns() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+inline int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 class Counter {
  public:
-  void operator+=(uint64_t more) { value_.store(value_.load(std::memory_order_relaxed) + more, std::memory_order_relaxed); }  // one writer
+  void operator+=(uint64_t more) {
+    value_.store(value_.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+  }  // one writer
   void operator=(uint64_t value) { value_.store(value, std::memory_order_relaxed); }
   operator uint64_t() const { return value_.load(std::memory_order_relaxed); }
 

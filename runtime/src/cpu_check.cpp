@@ -9,7 +9,8 @@ namespace {
 
 enum Register { eax, ebx, ecx, edx };
 
-// Where CPUID shows a feature, and the first level that uses it. Names as /proc/cpuinfo and src/toolchain/arch.ts spell them.
+// Where CPUID shows a feature, and the first level that uses it. Names as /proc/cpuinfo and src/toolchain/arch.ts spell
+// them.
 struct Feature {
   const char* name;
   ArchLevel level;
@@ -43,7 +44,8 @@ bool has(const Feature& feature) {
   return (regs[feature.reg] >> feature.bit & 1) != 0;
 }
 
-// The register state that the operating system saves between threads (XCR0): a CPU can have vectors that its system doesn't keep.
+// The register state that the operating system saves between threads (XCR0): a CPU can have vectors that its system
+// doesn't keep.
 uint64_t saved_state() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d) || (c >> 27 & 1) == 0) return 0;  // OSXSAVE: xgetbv exists
@@ -76,7 +78,8 @@ Status check_cpu(ArchLevel level) {
     if ((saved_state() & wanted) != wanted) add("the operating system's support for its vector registers");
   }
   if (missing.empty()) return {};
-  return {Code::unsupported, std::string("this package was compiled for ") + arch_name(level) + ", and this CPU lacks " + missing +
+  return {Code::unsupported, std::string("this package was compiled for ") + arch_name(level) +
+                                 ", and this CPU lacks " + missing +
                                  "; build it again with a lower --arch, or with --arch native on this machine"};
 }
 

@@ -1,4 +1,5 @@
-// Does this CPU, under this operating system, run code of a level? Asked before the first kernel runs, so the answer is a message and not SIGILL.
+// Does this CPU, under this operating system, run code of a level? Asked before the first kernel runs, so the answer is
+// a message and not SIGILL.
 #pragma once
 
 #include "plan.hpp"

@@ -16,7 +16,8 @@ int32_t limited(int32_t chosen, int32_t plan) { return chosen > 0 ? std::min(cho
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::create(const std::string& folder, const Plan& plan, const EngineOptions& options) {
+Result<std::unique_ptr<Engine>> Engine::create(const std::string& folder, const Plan& plan,
+                                               const EngineOptions& options) {
   try {
     const int64_t begin = now_ns();
     if (Status status = check_plan(plan); !status.ok()) return status;
@@ -84,7 +85,8 @@ Status Engine::load(const std::string& folder) {
   executor_.emplace(std::move(executor.value()));
   const SchedulerLimits limits{o.max_batch, o.prefill_chunk, executor_->most_rows(ProgramKind::prefill, o.max_batch)};
   scheduler_.emplace(*pool_, limits);
-  generation_.emplace(Generation::Parts{*executor_, *pool_, *scheduler_, *threads_, counters_, queued_, plan_.vocab_size, allowed()});
+  generation_.emplace(
+      Generation::Parts{*executor_, *pool_, *scheduler_, *threads_, counters_, queued_, plan_.vocab_size, allowed()});
   generation_->publish_counters();
   return {};
 }
@@ -106,7 +108,9 @@ Engine::~Engine() {
 }
 
 // Every id that has a piece; all, for a package without a tokenizer.
-std::span<const uint32_t> Engine::allowed() const { return text_.tokenizer ? text_.tokenizer->piece_mask() : std::span<const uint32_t>(); }
+std::span<const uint32_t> Engine::allowed() const {
+  return text_.tokenizer ? text_.tokenizer->piece_mask() : std::span<const uint32_t>();
+}
 
 int64_t Engine::most_tokens() const { return std::min<int64_t>(plan_.max_context, options_.kv_tokens); }
 
@@ -158,7 +162,8 @@ Status Engine::logits(const ern_logits_request& request) {
   return status;
 }
 
-// The engine's thread. Memory may run out anywhere below: then what is under way ends with that, and the engine goes on.
+// The engine's thread. Memory may run out anywhere below: then what is under way ends with that, and the engine goes
+// on.
 void Engine::run() {
   pthread_setname_np(pthread_self(), "ern-engine");
   std::vector<Message> messages;
@@ -204,7 +209,9 @@ void Engine::handle(Message& message) {
   }
 }
 
-LogitsPass::Parts Engine::pass_parts() { return {*executor_, *pool_, *scheduler_, generation_->sampler(), plan_.vocab_size, allowed()}; }
+LogitsPass::Parts Engine::pass_parts() {
+  return {*executor_, *pool_, *scheduler_, generation_->sampler(), plan_.vocab_size, allowed()};
+}
 
 // One chunk of each pass whose caller has taken the last one.
 bool Engine::advance_passes() {

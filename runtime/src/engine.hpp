@@ -1,5 +1,6 @@
-// One model in memory and the thread that runs it. This is the runtime's inner face: api.cpp puts C around it, tests use it with a plan of their own.
-// What other threads want of the engine goes through an inbox; all else belongs to the engine's thread.
+// One model in memory and the thread that runs it. This is the runtime's inner face: api.cpp puts C around it, tests
+// use it with a plan of their own. What other threads want of the engine goes through an inbox; all else belongs to the
+// engine's thread.
 #pragma once
 
 #include <atomic>
@@ -30,7 +31,8 @@ namespace ern {
 class Engine {
  public:
   // Checks, loads and starts; see Package::open about an empty folder. `plan` must outlive the engine.
-  static Result<std::unique_ptr<Engine>> create(const std::string& folder, const Plan& plan, const EngineOptions& options);
+  static Result<std::unique_ptr<Engine>> create(const std::string& folder, const Plan& plan,
+                                                const EngineOptions& options);
   // Ends what runs, tells everybody, and joins.
   ~Engine();
   Engine(const Engine&) = delete;

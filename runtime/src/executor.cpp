@@ -14,7 +14,8 @@ Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, st
   for (const Program& program : std::span(plan.programs, plan.program_count)) {
     arena = std::max(arena, program.arena_bytes);
     inputs = std::max(inputs, program.inputs.bytes);
-    if (program.kind == ProgramKind::prefill || program.kind == ProgramKind::decode) executor.usual_arena_ = std::max(executor.usual_arena_, program.arena_bytes);
+    if (program.kind == ProgramKind::prefill || program.kind == ProgramKind::decode)
+      executor.usual_arena_ = std::max(executor.usual_arena_, program.arena_bytes);
     executor.buckets_.push_back({&program, {}, {}, {}});
   }
   auto arena_memory = Mapping::anonymous(arena, "scratch of a step");
@@ -23,7 +24,8 @@ Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, st
   if (!inputs_memory.ok()) return inputs_memory.status();
   executor.arena_ = std::move(arena_memory.value());
   executor.inputs_ = std::move(inputs_memory.value());
-  executor.bases_[static_cast<int>(Space::weights)] = const_cast<std::byte*>(weights);  // kernels take void* and only read these
+  executor.bases_[static_cast<int>(Space::weights)] =
+      const_cast<std::byte*>(weights);  // kernels take void* and only read these
   executor.bases_[static_cast<int>(Space::arena)] = executor.arena_.data();
   executor.bases_[static_cast<int>(Space::inputs)] = executor.inputs_.data();
   executor.bases_[static_cast<int>(Space::kv)] = kv;
@@ -38,14 +40,16 @@ Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, st
 int32_t Executor::most_rows(ProgramKind kind, int32_t sequences) const {
   int32_t most = 0;
   for (const Bucket& bucket : buckets_) {
-    if (bucket.program->kind == kind && bucket.program->max_sequences >= sequences) most = std::max(most, bucket.program->max_tokens);
+    if (bucket.program->kind == kind && bucket.program->max_sequences >= sequences)
+      most = std::max(most, bucket.program->max_tokens);
   }
   return most;
 }
 
 Executor::Bucket& Executor::choose(ProgramKind kind, int32_t tokens, int32_t sequences) {
   const auto found = std::ranges::find_if(buckets_, [&](const Bucket& bucket) {
-    return bucket.program->kind == kind && bucket.program->max_tokens >= tokens && bucket.program->max_sequences >= sequences;
+    return bucket.program->kind == kind && bucket.program->max_tokens >= tokens &&
+           bucket.program->max_sequences >= sequences;
   });
   if (found->launches.empty()) resolve(*found);
   return *found;
@@ -60,7 +64,8 @@ void Executor::resolve(Bucket& bucket) {
   starts.reserve(launches.size());
   for (const Launch& launch : launches) {
     starts.push_back(bucket.args.data() + bucket.args.size());
-    for (const Arg& arg : std::span(launch.args, launch.arg_count)) bucket.args.push_back(bases_[static_cast<int>(arg.space)] + arg.offset);
+    for (const Arg& arg : std::span(launch.args, launch.arg_count))
+      bucket.args.push_back(bases_[static_cast<int>(arg.space)] + arg.offset);
   }
   bucket.launches = std::move(starts);
 }
@@ -70,7 +75,8 @@ Step Executor::fill(const Program& program, std::span<const StepItem> items) {
   const auto at = [&](uint64_t offset) { return reinterpret_cast<int32_t*>(inputs_.data() + offset); };
   const Inputs& in = program.inputs;
   int32_t *ids = at(in.ids), *positions = at(in.positions), *slots = at(in.slots), *kinds = at(in.kinds);
-  int32_t *query_start = at(in.query_start), *context = at(in.context), *last_rows = at(in.last_rows), *table = at(in.block_table);
+  int32_t *query_start = at(in.query_start), *context = at(in.context), *last_rows = at(in.last_rows),
+          *table = at(in.block_table);
   const int64_t block_size = plan_->kv_block_size;
   int64_t stride = 1;
   for (const StepItem& item : items) stride = std::max(stride, (item.first + item.rows + block_size - 1) / block_size);
@@ -82,7 +88,8 @@ Step Executor::fill(const Program& program, std::span<const StepItem> items) {
       const int64_t position = item.first + i;
       ids[row] = item.tokens[i];
       std::fill_n(positions + 3 * row, 3, static_cast<int32_t>(position));
-      slots[row] = static_cast<int32_t>(item.blocks[static_cast<size_t>(position / block_size)] * block_size + position % block_size);
+      slots[row] = static_cast<int32_t>(item.blocks[static_cast<size_t>(position / block_size)] * block_size +
+                                        position % block_size);
       kinds[row] = 0;
     }
     last_rows[s] = row - 1;
@@ -105,7 +112,7 @@ void Executor::launch(Bucket& bucket, const Step& step) {
     }
   };
   if (threads_->size() == 1) return threads_->run(walk);
-  const bool alone = bucket.team.alone();
+  const bool alone = bucket.team.alone(threads_->size());
   const int64_t begin = now_ns();
   if (alone) {
     Barrier barrier;
@@ -128,7 +135,8 @@ StepResult Executor::run(ProgramKind kind, std::span<const StepItem> items) {
   StepResult result{&program, arena_.data(), all_rows ? step.tokens : step.sequences, nullptr, 0, nullptr};
   for (const Output& output : std::span(program.outputs, program.output_count)) {
     std::byte* const data = arena_.data() + output.offset;
-    if (output.role == Role::logits) result.logits = reinterpret_cast<float*>(data), result.logits_stride = output.row_stride;
+    if (output.role == Role::logits)
+      result.logits = reinterpret_cast<float*>(data), result.logits_stride = output.row_stride;
     if (output.role == Role::next_ids) result.next_ids = reinterpret_cast<const int32_t*>(data);
   }
   return result;

@@ -1,5 +1,6 @@
-// Runs programs of a plan: chooses the bucket, fills the inputs, and walks the launches with the team. Knows rows, blocks and offsets; what a launch
-// computes, which sequences there are and what becomes of the logits is others' business. For the engine's thread.
+// Runs programs of a plan: chooses the bucket, fills the inputs, and walks the launches with the team. Knows rows,
+// blocks and offsets; what a launch computes, which sequences there are and what becomes of the logits is others'
+// business. For the engine's thread.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,8 @@ class Executor {
   // `plan` and `weights` must outlive it, and so must the pool.
   static Result<Executor> create(const Plan& plan, const std::byte* weights, std::byte* kv, ThreadPool& threads);
 
-  // The most rows of a step of this kind; 0 if the plan has no such program. `sequences`: the fewest that its bucket must hold.
+  // The most rows of a step of this kind; 0 if the plan has no such program. `sequences`: the fewest that its bucket
+  // must hold.
   int32_t most_rows(ProgramKind kind, int32_t sequences) const;
 
   // A bucket of this kind must hold the items: see most_rows.

@@ -63,7 +63,8 @@ bool Generation::step() {
   for (size_t i = 0; i < entries.size(); ++i) {
     Sequence* const sequence = entries[i].sequence;
     if (sequence->pending() > entries[i].rows) continue;  // more of its prompt is to come
-    draws_.push_back({sequence, result.logits + i * result.logits_stride, result.next_ids ? result.next_ids[i] : -1, {}});
+    draws_.push_back(
+        {sequence, result.logits + i * result.logits_stride, result.next_ids ? result.next_ids[i] : -1, {}});
   }
   parts_.scheduler.commit();
   sample(draws_);
@@ -80,7 +81,8 @@ void Generation::sample(std::vector<Draw>& draws) {
   // Greedy rows cost nothing, so waking the team is worth it from the second row that does.
   const auto costly = std::ranges::count_if(draws, [](const Draw& draw) {
     const SamplingParams& params = draw.sequence->sampling;
-    return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() || draw.next_id < 0;
+    return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() ||
+           draw.next_id < 0;
   });
   if (costly < 2) {
     for (Draw& draw : draws) draw.result = sample(draw, samplers_.front());
@@ -103,13 +105,14 @@ void Generation::sample(std::vector<Draw>& draws) {
 Sampled Generation::sample(const Draw& draw, Sampler& sampler) const {
   const Sequence& sequence = *draw.sequence;
   const bool too_short = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
-  return sampler.sample({.logits = draw.logits,
-                         .next_id = draw.next_id,
-                         .allowed = parts_.allowed,
-                         .suppressed = too_short ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
-                         .params = sequence.sampling,
-                         .counts = sequence.counts,
-                         .position = sequence.tokens.size()});
+  return sampler.sample(
+      {.logits = draw.logits,
+       .next_id = draw.next_id,
+       .allowed = parts_.allowed,
+       .suppressed = too_short ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
+       .params = sequence.sampling,
+       .counts = sequence.counts,
+       .position = sequence.tokens.size()});
 }
 
 void Generation::accept(Sequence& sequence, Sampled sampled) {
@@ -120,9 +123,11 @@ void Generation::accept(Sequence& sequence, Sampled sampled) {
   if (sequence.first_token_at == 0) sequence.first_token_at = sequence.last_token_at;
   ++sequence.unread;
   text_.clear();
-  if (std::ranges::find(sequence.stop_ids, sampled.id) != sequence.stop_ids.end()) return end(sequence, ERN_FINISH_STOP, "", &sampled);
+  if (std::ranges::find(sequence.stop_ids, sampled.id) != sequence.stop_ids.end())
+    return end(sequence, ERN_FINISH_STOP, "", &sampled);
   if (sequence.text.push(sampled.id, text_)) return end(sequence, ERN_FINISH_STOP, "", &sampled);
-  if (static_cast<int64_t>(sequence.tokens.size()) >= sequence.most) return end(sequence, ERN_FINISH_LENGTH, "", &sampled);
+  if (static_cast<int64_t>(sequence.tokens.size()) >= sequence.most)
+    return end(sequence, ERN_FINISH_LENGTH, "", &sampled);
   tell(sequence, &sampled, ERN_RUNNING, "");
 }
 

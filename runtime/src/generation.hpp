@@ -1,5 +1,5 @@
-// From steps to tokens to events: runs what the scheduler chose, samples where a sequence's last token was computed, and tells its reader.
-// Owns the sequences that are in the engine. For the engine's thread.
+// From steps to tokens to events: runs what the scheduler chose, samples where a sequence's last token was computed,
+// and tells its reader. Owns the sequences that are in the engine. For the engine's thread.
 #pragma once
 
 #include <atomic>
@@ -27,7 +27,8 @@ class Generation {
     Scheduler& scheduler;
     ThreadPool& threads;
     Counters& counters;
-    std::atomic<int32_t>& queued;  // requests that were submitted and have not had a step; one less for each that gets its first, or ends before
+    std::atomic<int32_t>& queued;  // requests that were submitted and have not had a step; one less for each that gets
+                                   // its first, or ends before
     int32_t vocab;
     std::span<const uint32_t> allowed;  // ids that may be sampled; empty: all
   };

@@ -70,7 +70,9 @@ std::string info_json(const Engine& engine) {
   members.add("kvBlockSize", int64_t{plan.kv_block_size});
   members.add("kvFreeBlocks", static_cast<int64_t>(engine.counters().free_blocks));
   members.add("weightBytes", static_cast<int64_t>(plan.weights_bytes));
-  members.add("weights", !plan.weights_file.name ? "synthetic" : engine.weights_mode() == WeightsMode::map ? "map" : "copy");
+  members.add("weights", !plan.weights_file.name                     ? "synthetic"
+                         : engine.weights_mode() == WeightsMode::map ? "map"
+                                                                     : "copy");
   members.add("buildId", std::string_view(plan.build_id));
   members.add("runtime", std::string_view(runtime_version));
   members.add("generation", generation(engine.text().generation));

@@ -9,7 +9,8 @@
 namespace ern {
 namespace {
 
-// Candidates looked at for a partial continuation: the most recent ones, so a lookup stays short however many prompts begin alike.
+// Candidates looked at for a partial continuation: the most recent ones, so a lookup stays short however many prompts
+// begin alike.
 constexpr int most_candidates = 64;
 
 uint64_t hash_tokens(uint64_t parent, std::span<const int32_t> tokens) {
@@ -29,7 +30,8 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 
 Result<KvPool> KvPool::create(int32_t blocks, int32_t block_size, uint64_t block_bytes) {
   KvPool pool;
-  if (block_bytes > (uint64_t{1} << 47) / static_cast<uint64_t>(blocks)) return Status{Code::out_of_memory, "KV cache: more than an address space"};
+  if (block_bytes > (uint64_t{1} << 47) / static_cast<uint64_t>(blocks))
+    return Status{Code::out_of_memory, "KV cache: more than an address space"};
   auto memory = Mapping::anonymous(block_bytes * static_cast<uint64_t>(blocks), "KV cache");
   if (!memory.ok()) return memory.status();
   pool.memory_ = std::move(memory.value());
@@ -77,7 +79,8 @@ uint64_t KvPool::publish(int32_t block, uint64_t parent, std::span<const int32_t
   if (!added) {
     const Block& other = blocks_[entry->second];
     if (other.parent == parent && std::ranges::equal(tokens_of(entry->second), tokens)) return other.serial;
-    // Two prefixes of one hash. The newer one takes the place; the older one can't be found as a whole block any more, but is otherwise as it was.
+    // Two prefixes of one hash. The newer one takes the place; the older one can't be found as a whole block any more,
+    // but is otherwise as it was.
     entry->second = block;
   }
   put_under(block, parent, tokens);
@@ -88,8 +91,10 @@ uint64_t KvPool::publish(int32_t block, uint64_t parent, std::span<const int32_t
 void KvPool::publish_partial(int32_t block, uint64_t parent, std::span<const int32_t> tokens) {
   int candidates = 0;
   const auto first = first_child_.find(parent);
-  for (int32_t child = first == first_child_.end() ? -1 : first->second; child >= 0 && candidates < most_candidates; child = blocks_[child].next_child, ++candidates) {
-    if (common_prefix(tokens_of(child), tokens) == static_cast<int64_t>(tokens.size())) return;  // all of it can be had from there
+  for (int32_t child = first == first_child_.end() ? -1 : first->second; child >= 0 && candidates < most_candidates;
+       child = blocks_[child].next_child, ++candidates) {
+    if (common_prefix(tokens_of(child), tokens) == static_cast<int64_t>(tokens.size()))
+      return;  // all of it can be had from there
   }
   try {
     put_under(block, parent, tokens);
@@ -167,7 +172,8 @@ KvPool::Match KvPool::match(std::span<const int32_t> tokens, int64_t limit) {
 }
 
 void KvPool::match_partly(std::span<const int32_t> tokens, int64_t limit, Match& match) {
-  const int64_t rest = std::min({limit - match.tokens, static_cast<int64_t>(tokens.size()) - match.tokens, int64_t{block_size_}});
+  const int64_t rest =
+      std::min({limit - match.tokens, static_cast<int64_t>(tokens.size()) - match.tokens, int64_t{block_size_}});
   if (rest <= 0) return;
   tokens = tokens.subspan(static_cast<size_t>(match.tokens), static_cast<size_t>(rest));
   const uint64_t parent = match.serials.empty() ? root : match.serials.back();
@@ -176,7 +182,8 @@ void KvPool::match_partly(std::span<const int32_t> tokens, int64_t limit, Match&
   int32_t best = -1;
   int64_t longest = 0;
   int candidates = 0;
-  for (int32_t child = first->second; child >= 0 && candidates < most_candidates; child = blocks_[child].next_child, ++candidates) {
+  for (int32_t child = first->second; child >= 0 && candidates < most_candidates;
+       child = blocks_[child].next_child, ++candidates) {
     const int64_t common = common_prefix(tokens_of(child), tokens);
     if (common > longest) longest = common, best = child;
   }
@@ -184,7 +191,8 @@ void KvPool::match_partly(std::span<const int32_t> tokens, int64_t limit, Match&
   retain(best);  // or allocate() might take this very block
   const int32_t copy = allocate();
   if (copy >= 0) {
-    std::memcpy(base() + static_cast<uint64_t>(copy) * block_bytes_, base() + static_cast<uint64_t>(best) * block_bytes_, block_bytes_);
+    std::memcpy(base() + static_cast<uint64_t>(copy) * block_bytes_,
+                base() + static_cast<uint64_t>(best) * block_bytes_, block_bytes_);
     match.blocks.push_back(copy);
     match.tokens += longest;
   }

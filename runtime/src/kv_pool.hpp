@@ -1,12 +1,14 @@
-// The KV cache as blocks of a fixed number of tokens: who holds which block, and which blocks hold a prefix that may be used again. Knows tokens and
-// memory, nothing of sequences or of what is in a block.
+// The KV cache as blocks of a fixed number of tokens: who holds which block, and which blocks hold a prefix that may be
+// used again. Knows tokens and memory, nothing of sequences or of what is in a block.
 //
-// A block is *held* (references > 0), *cached* (no references, but its contents are published) or *empty*. Held blocks are written only by the one
-// sequence that allocated them, and only past what was published; so whoever shares a block shares what never changes again.
+// A block is *held* (references > 0), *cached* (no references, but its contents are published) or *empty*. Held blocks
+// are written only by the one sequence that allocated them, and only past what was published; so whoever shares a block
+// shares what never changes again.
 //
-// Published blocks form a tree: a block's parent is the block of the tokens before it. A node is named by a serial number that is never used again, and a child
-// is found by (serial of the parent, its own tokens), compared token by token: equal nodes mean equal prefixes from the first token on, whatever the hash does.
-// For the engine's thread alone.
+// Published blocks form a tree: a block's parent is the block of the tokens before it. A node is named by a serial
+// number that is never used again, and a child is found by (serial of the parent, its own tokens), compared token by
+// token: equal nodes mean equal prefixes from the first token on, whatever the hash does. For the engine's thread
+// alone.
 #pragma once
 
 #include <cstdint>
@@ -33,14 +35,16 @@ class KvPool {
   int32_t free_blocks() const { return static_cast<int32_t>(empty_.size()) + cached_; }
   int32_t cached_blocks() const { return cached_; }
 
-  // A block with one reference, -1 if all are held. Empty ones first; then the cached one that was not used for longest is forgotten.
+  // A block with one reference, -1 if all are held. Empty ones first; then the cached one that was not used for longest
+  // is forgotten.
   int32_t allocate();
   void retain(int32_t block);
-  // The last reference makes it cached or empty. Release the blocks of a sequence from the last to the first, so that a prefix outlives what follows it.
+  // The last reference makes it cached or empty. Release the blocks of a sequence from the last to the first, so that a
+  // prefix outlives what follows it.
   void release(int32_t block);
 
-  // A block whose tokens are all computed, under the node of the tokens before it. Gives the serial of the node for these tokens, which is another block's if
-  // one was published before: then this block stays as it is.
+  // A block whose tokens are all computed, under the node of the tokens before it. Gives the serial of the node for
+  // these tokens, which is another block's if one was published before: then this block stays as it is.
   uint64_t publish(int32_t block, uint64_t parent, std::span<const int32_t> tokens);
   // The same for a last block that is not full, when its sequence is about to release it.
   void publish_partial(int32_t block, uint64_t parent, std::span<const int32_t> tokens);
@@ -52,7 +56,8 @@ class KvPool {
   };
   // The longest cached prefix of `tokens` in whole blocks, at most `limit` tokens of it. These blocks are shared.
   Match match(std::span<const int32_t> tokens, int64_t limit);
-  // Goes on from what `match` gave for the same arguments: the block that continues furthest is copied, since the sequence will write behind what agrees.
+  // Goes on from what `match` gave for the same arguments: the block that continues furthest is copied, since the
+  // sequence will write behind what agrees.
   void match_partly(std::span<const int32_t> tokens, int64_t limit, Match& match);
 
  private:

@@ -38,7 +38,8 @@ Result<std::vector<std::byte>> read_file(const std::string& path, uint64_t least
   if (!S_ISREG(info.st_mode)) return Status{Code::corrupt, path + ": not a file"};
   const auto size = static_cast<uint64_t>(info.st_size);
   if (size < least || size > most) {
-    return Status{Code::corrupt, path + ": " + std::to_string(size) + " bytes, expected " + (least == most ? "" : "at most ") + std::to_string(most)};
+    return Status{Code::corrupt, path + ": " + std::to_string(size) + " bytes, expected " +
+                                     (least == most ? "" : "at most ") + std::to_string(most)};
   }
   std::vector<std::byte> bytes(size);
   for (size_t at = 0; at < size;) {
@@ -53,15 +54,20 @@ Result<std::vector<std::byte>> read_file(const std::string& path, uint64_t least
 
 Result<std::vector<std::byte>> read_checked(const std::string& folder, const ManifestFile& listed) {
   const std::string path = folder + "/" + listed.path;
-  if (listed.bytes > largest_file) return Status{Code::corrupt, path + ": the manifest gives it " + std::to_string(listed.bytes) + " bytes"};
+  if (listed.bytes > largest_file)
+    return Status{Code::corrupt, path + ": the manifest gives it " + std::to_string(listed.bytes) + " bytes"};
   auto bytes = read_file(path, listed.bytes, listed.bytes);
   if (!bytes.ok()) return bytes;
   const std::string found = sha256_hex(bytes.value());
-  if (found != listed.sha256) return Status{Code::corrupt, path + ": SHA-256 is " + found + ", expected " + listed.sha256 + ": the file was changed"};
+  if (found != listed.sha256)
+    return Status{Code::corrupt,
+                  path + ": SHA-256 is " + found + ", expected " + listed.sha256 + ": the file was changed"};
   return bytes;
 }
 
-std::string_view as_text(const std::vector<std::byte>& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
+std::string_view as_text(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 }  // namespace
 
@@ -74,7 +80,8 @@ Result<Package> Package::open(const std::string& folder, const Plan& plan) {
   if (!parsed.ok()) return Status{parsed.status().code(), folder + "/" + parsed.status().message()};
   const Manifest& manifest = parsed.value();
   if (manifest.build_id != plan.build_id) {
-    return Status{Code::corrupt, folder + "/manifest.json: build " + manifest.build_id + ", but the library is of build " + plan.build_id};
+    return Status{Code::corrupt, folder + "/manifest.json: build " + manifest.build_id +
+                                     ", but the library is of build " + plan.build_id};
   }
   const std::string build = folder + "/" + manifest.build;
   for (const ManifestFile& file : manifest.files) {
@@ -103,7 +110,8 @@ Result<TextParts> Package::load_text(const Plan& plan) {
   const auto config = parse_text_config(text_json_);
   if (!config.ok()) return Status{config.status().code(), "text.json: " + config.status().message()};
   if (config.value().vocab_size != plan.vocab_size) {
-    return Status{Code::corrupt, "text.json: a vocabulary of " + std::to_string(config.value().vocab_size) + ", expected " + std::to_string(plan.vocab_size)};
+    return Status{Code::corrupt, "text.json: a vocabulary of " + std::to_string(config.value().vocab_size) +
+                                     ", expected " + std::to_string(plan.vocab_size)};
   }
   text.stop_ids = config.value().stop_ids;
   text.generation = config.value().generation;

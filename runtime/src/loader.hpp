@@ -1,5 +1,6 @@
-// From a package folder to what the engine needs of it: everything is checked against the manifest before it is used, and used from the bytes that
-// were checked. The weights have a file of their own (weights.hpp), since they are mapped, not read.
+// From a package folder to what the engine needs of it: everything is checked against the manifest before it is used,
+// and used from the bytes that were checked. The weights have a file of their own (weights.hpp), since they are mapped,
+// not read.
 #pragma once
 
 #include <memory>
@@ -23,11 +24,13 @@ struct TextParts {
 
 class Package {
  public:
-  // Reads the manifest of the package in `folder` and checks every listed file but the weights against it: sizes and SHA-256. `corrupt` if the package
-  // is not the one that `plan` was compiled into. An empty `folder` is a package of the plan alone: no manifest, no text.
+  // Reads the manifest of the package in `folder` and checks every listed file but the weights against it: sizes and
+  // SHA-256. `corrupt` if the package is not the one that `plan` was compiled into. An empty `folder` is a package of
+  // the plan alone: no manifest, no text.
   static Result<Package> open(const std::string& folder, const Plan& plan);
 
-  // Builds the tokenizer, which takes a tenth of a second for a real one: call it beside the loading of the weights. Once.
+  // Builds the tokenizer, which takes a tenth of a second for a real one: call it beside the loading of the weights.
+  // Once.
   Result<TextParts> load_text(const Plan& plan);
 
   // The weights file: its path, and what the manifest says of it. Only for plans that have one.

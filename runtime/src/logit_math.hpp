@@ -1,5 +1,6 @@
-// The passes over a whole row of logits that sampling needs, four values at a time: a row has 100 000 of them, once for each token. SSE2 is part of
-// every x86-64, so the results are the same on every CPU. Nothing here knows what a row means.
+// The passes over a whole row of logits that sampling needs, four values at a time: a row has 100 000 of them, once for
+// each token. SSE2 is part of every x86-64, so the results are the same on every CPU. Nothing here knows what a row
+// means.
 #pragma once
 
 #include <emmintrin.h>
@@ -11,8 +12,9 @@
 
 namespace ern {
 
-// e^x for x <= 0, to about one unit in the last place; 0 below -87 and for NaN. x = n ln 2 + r with |r| <= ln 2 / 2, then the Taylor series of e^r up to r^7
-// (the next term is under 6e-9) and n into the exponent. ln 2 in two parts, so that n * ln2_high is exact.
+// e^x for x <= 0, to about one unit in the last place; 0 below -87 and for NaN. x = n ln 2 + r with |r| <= ln 2 / 2,
+// then the Taylor series of e^r up to r^7 (the next term is under 6e-9) and n into the exponent. ln 2 in two parts, so
+// that n * ln2_high is exact.
 inline __m128 exp4(__m128 x) {
   const __m128 in_range = _mm_cmpge_ps(x, _mm_set1_ps(-87.0f));
   x = _mm_and_ps(x, in_range);
@@ -21,7 +23,8 @@ inline __m128 exp4(__m128 x) {
   __m128 r = _mm_sub_ps(x, _mm_mul_ps(nf, _mm_set1_ps(0.693145752f)));
   r = _mm_sub_ps(r, _mm_mul_ps(nf, _mm_set1_ps(1.42860677e-6f)));
   __m128 sum = _mm_set1_ps(1.0f / 5040);
-  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = _mm_add_ps(_mm_mul_ps(sum, r), _mm_set1_ps(term));
+  for (const float term : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    sum = _mm_add_ps(_mm_mul_ps(sum, r), _mm_set1_ps(term));
   const __m128 power = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(n, _mm_set1_epi32(127)), 23));
   return _mm_and_ps(_mm_mul_ps(sum, power), in_range);
 }
@@ -39,10 +42,12 @@ inline float max_of(const float* x, size_t count) {
   return result;
 }
 
-// Sums are kept for each block of so many values: added up in f64 they stay exact enough, and a drawn number finds its block without a pass over all values.
+// Sums are kept for each block of so many values: added up in f64 they stay exact enough, and a drawn number finds its
+// block without a pass over all values.
 inline constexpr size_t sum_block = 1024;
 
-// out[i] = e^((x[i] - max) * scale), or 0 where that is below `least`; sums[b] the sum of block b. Returns the total. Needs ceil(count / sum_block) sums.
+// out[i] = e^((x[i] - max) * scale), or 0 where that is below `least`; sums[b] the sum of block b. Returns the total.
+// Needs ceil(count / sum_block) sums.
 inline double exp_row(const float* x, size_t count, float max, float scale, float least, float* out, float* sums) {
   const __m128 max4 = _mm_set1_ps(max), scale4 = _mm_set1_ps(scale), least4 = _mm_set1_ps(least);
   double total = 0;

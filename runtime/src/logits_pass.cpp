@@ -6,7 +6,8 @@
 namespace ern {
 namespace {
 
-// What a chunk of logits may take when the caller leaves its size to us: enough rows for the fast kernels, little beside the weights.
+// What a chunk of logits may take when the caller leaves its size to us: enough rows for the fast kernels, little
+// beside the weights.
 constexpr int64_t usual_chunk_bytes = int64_t{64} << 20;
 
 float from_bf16(uint16_t bits) {
@@ -18,7 +19,8 @@ float from_bf16(uint16_t bits) {
 
 }  // namespace
 
-LogitsPass::LogitsPass(const ern_logits_request& request) : request_(request), prompt_(static_cast<int64_t>(request.id_count)) {
+LogitsPass::LogitsPass(const ern_logits_request& request)
+    : request_(request), prompt_(static_cast<int64_t>(request.id_count)) {
   tokens_.reserve(request.id_count + static_cast<size_t>(request.greedy));
   tokens_.assign(request.ids, request.ids + request.id_count);
 }
@@ -35,11 +37,14 @@ LogitsPass::Progress LogitsPass::advance(const Parts& parts) {
   if (blocks_.empty()) {
     const int64_t size = parts.pool.block_size();
     // False while other passes hold what it needs; sequences make way at once.
-    if (!parts.scheduler.reserve(static_cast<int32_t>((prompt_ + request_.greedy + size - 1) / size), blocks_)) return Progress::waits;
+    if (!parts.scheduler.reserve(static_cast<int32_t>((prompt_ + request_.greedy + size - 1) / size), blocks_))
+      return Progress::waits;
   }
   chunk_ = {};
   if (computed_ < prompt_) {
-    const ProgramKind kind = request_.trace ? ProgramKind::trace : request_.chunk == 1 ? ProgramKind::decode : ProgramKind::score;
+    const ProgramKind kind = request_.trace        ? ProgramKind::trace
+                             : request_.chunk == 1 ? ProgramKind::decode
+                                                   : ProgramKind::score;
     chunk_.start = computed_;
     run(parts, kind, tokens_.data() + computed_, rows_of_next_chunk(parts, kind));
   } else {
@@ -55,7 +60,12 @@ LogitsPass::Progress LogitsPass::advance(const Parts& parts) {
     }
     ++greedy_;
   }
-  chunk_.logits = {"logits", logits_.data(), nullptr, next_ids_.size(), static_cast<size_t>(parts.vocab), static_cast<size_t>(parts.vocab)};
+  chunk_.logits = {"logits",
+                   logits_.data(),
+                   nullptr,
+                   next_ids_.size(),
+                   static_cast<size_t>(parts.vocab),
+                   static_cast<size_t>(parts.vocab)};
   chunk_.next_ids = next_ids_.data();
   const std::lock_guard lock(mutex_);
   ready_ = true;
@@ -84,8 +94,15 @@ void LogitsPass::run(const Parts& parts, ProgramKind kind, const int32_t* tokens
   for (size_t row = 0; row < static_cast<size_t>(rows); ++row) {
     float* const logits = result.logits + row * result.logits_stride;
     std::copy_n(logits, vocab, logits_.begin() + static_cast<ptrdiff_t>(row * vocab));
-    next_ids_[row] = parts.sampler.sample({.logits = logits, .next_id = result.next_ids ? result.next_ids[row] : -1, .allowed = parts.allowed,
-                                           .suppressed = {}, .params = greedy, .counts = counts, .position = 0}).id;
+    next_ids_[row] = parts.sampler
+                         .sample({.logits = logits,
+                                  .next_id = result.next_ids ? result.next_ids[row] : -1,
+                                  .allowed = parts.allowed,
+                                  .suppressed = {},
+                                  .params = greedy,
+                                  .counts = counts,
+                                  .position = 0})
+                         .id;
   }
   // A row without a number has no choice; what follows it is as meaningless as it is.
   for (int32_t& id : next_ids_) id = std::max(id, 0);
@@ -104,7 +121,8 @@ void LogitsPass::copy_trace(const StepResult& result, int32_t rows) {
     ern_tensor tensor = {output.name, nullptr, nullptr, static_cast<size_t>(rows), output.columns, output.columns};
     const auto gather = [&]<class Stored, class Given>(const Stored* stored, std::vector<Given>& given, auto convert) {
       given.resize(count);
-      for (size_t e = 0; e < count; ++e) given[e] = convert(stored[e / output.columns * output.row_stride + e % output.columns]);
+      for (size_t e = 0; e < count; ++e)
+        given[e] = convert(stored[e / output.columns * output.row_stride + e % output.columns]);
       return given.data();
     };
     const std::byte* const data = result.arena + output.offset;

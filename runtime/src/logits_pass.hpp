@@ -1,5 +1,6 @@
-// One forward pass that somebody waits for: logits of every position of given ids, and greedy ones after them. The engine's thread computes a chunk
-// and copies it out; the caller's thread hands it over while the engine goes on with its requests, and asks for the next.
+// One forward pass that somebody waits for: logits of every position of given ids, and greedy ones after them. The
+// engine's thread computes a chunk and copies it out; the caller's thread hands it over while the engine goes on with
+// its requests, and asks for the next.
 #pragma once
 
 #include <condition_variable>
@@ -33,7 +34,8 @@ class LogitsPass {
   // The request was checked; its ids and callback must stay until the pass has ended.
   explicit LogitsPass(const ern_logits_request& request);
 
-  // The caller's thread: hands over chunks until the pass ends. `wake` makes the engine's thread look at its passes again.
+  // The caller's thread: hands over chunks until the pass ends. `wake` makes the engine's thread look at its passes
+  // again.
   template <class Wake>
   Status deliver(Wake wake);
 

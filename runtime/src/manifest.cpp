@@ -7,7 +7,9 @@
 namespace ern {
 namespace {
 
-bool is_plain(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-'; }
+bool is_plain(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+}
 bool is_hex(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
 
 Status corrupt(std::string message) { return {Code::corrupt, "manifest.json: " + std::move(message)}; }
@@ -45,7 +47,8 @@ bool is_plain_path(std::string_view path) {
 }
 
 const ManifestFile* Manifest::find(std::string_view path) const {
-  const auto found = std::find_if(files.begin(), files.end(), [&](const ManifestFile& file) { return file.path == path; });
+  const auto found =
+      std::find_if(files.begin(), files.end(), [&](const ManifestFile& file) { return file.path == path; });
   return found == files.end() ? nullptr : &*found;
 }
 
@@ -58,7 +61,8 @@ Result<Manifest> parse_manifest(std::string_view text) {
   Manifest manifest;
   manifest.build = text_of(root, "build");
   const std::string_view build = manifest.build;
-  if (!build.starts_with("build-") || !is_plain_path(build) || build.find('/') != build.npos) return corrupt("\"build\" is not the name of a build folder");
+  if (!build.starts_with("build-") || !is_plain_path(build) || build.find('/') != build.npos)
+    return corrupt("\"build\" is not the name of a build folder");
   manifest.build_id = text_of(root, "build_id");
   if (manifest.build_id.empty()) return corrupt("\"build_id\" is missing");
   const auto files = root.find("files");

@@ -3,8 +3,8 @@
 //   "format"    1
 //   "build"     "build-<hash>": the folder, beside manifest.json, that every path below is in
 //   "build_id"  equals Plan::build_id of the library
-//   "files"     { "lib/libern_model.so": { "sha256": "<64 hex digits>", "bytes": 1234 }, ... }: every file of the build folder
-//   other keys  are not ours and are skipped
+//   "files"     { "lib/libern_model.so": { "sha256": "<64 hex digits>", "bytes": 1234 }, ... }: every file of that
+//   folder other keys  are not ours and are skipped
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ struct Manifest {
 
 Result<Manifest> parse_manifest(std::string_view text);
 
-// Names of letters, digits and ". _ -", with single slashes between them, none of them "." or "..": a path that can't leave its folder.
+// Names of letters, digits and ". _ -", with single slashes between them, none of them "." or "..": a path that can't
+// leave its folder.
 bool is_plain_path(std::string_view path);
 
 }  // namespace ern

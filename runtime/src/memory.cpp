@@ -29,7 +29,9 @@ using File = std::unique_ptr<std::FILE, CloseFile>;
 }  // namespace
 
 Mapping::Mapping(Mapping&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)), mapped_(std::exchange(other.mapped_, nullptr)),
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      mapped_(std::exchange(other.mapped_, nullptr)),
       mapped_bytes_(std::exchange(other.mapped_bytes_, 0)) {}
 
 Mapping& Mapping::operator=(Mapping&& other) noexcept {
@@ -64,9 +66,11 @@ Result<Mapping> Mapping::anonymous(uint64_t bytes, const char* what) {
 }
 
 Result<Mapping> Mapping::file(int fd, uint64_t bytes, const std::string& path) {
-  if (bytes == 0 || bytes > most) return Status{Code::corrupt, path + ": a size of " + std::to_string(bytes) + " bytes"};
+  if (bytes == 0 || bytes > most)
+    return Status{Code::corrupt, path + ": a size of " + std::to_string(bytes) + " bytes"};
   void* mapped = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
-  if (mapped == MAP_FAILED) return Status{errno == ENOMEM ? Code::out_of_memory : Code::io, path + ": " + std::strerror(errno)};
+  if (mapped == MAP_FAILED)
+    return Status{errno == ENOMEM ? Code::out_of_memory : Code::io, path + ": " + std::strerror(errno)};
   return Mapping(static_cast<std::byte*>(mapped), bytes, static_cast<std::byte*>(mapped), bytes);
 }
 

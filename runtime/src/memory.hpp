@@ -1,4 +1,5 @@
-// Large memory: anonymous pages in huge pages where the system has them, and files mapped read-only. Owns what it maps and nothing else.
+// Large memory: anonymous pages in huge pages where the system has them, and files mapped read-only. Owns what it maps
+// and nothing else.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,8 @@ class Mapping {
   Mapping& operator=(Mapping&& other) noexcept;
   ~Mapping();
 
-  // Zeroed on first touch, and only then backed by memory. Aligned to 2 MiB from that size on. `what` is for the message.
+  // Zeroed on first touch, and only then backed by memory. Aligned to 2 MiB from that size on. `what` is for the
+  // message.
   static Result<Mapping> anonymous(uint64_t bytes, const char* what);
   // The first `bytes` of an open file, read-only and shared with every other mapping of it.
   static Result<Mapping> file(int fd, uint64_t bytes, const std::string& path);
@@ -36,8 +38,8 @@ class Mapping {
   uint64_t mapped_bytes_ = 0;
 };
 
-// What this process can still take without swapping: MemAvailable, and what is left under the limits of its control groups.
-// UINT64_MAX where the system doesn't say.
+// What this process can still take without swapping: MemAvailable, and what is left under the limits of its control
+// groups. UINT64_MAX where the system doesn't say.
 uint64_t available_memory();
 
 // Does the system give huge pages to who asks for them with madvise?

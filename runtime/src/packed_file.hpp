@@ -1,5 +1,5 @@
-// The file of packed weights on its way into memory: opened, checked against the plan and the manifest, mapped or copied. Who shares the result is
-// weights.cpp's business.
+// The file of packed weights on its way into memory: opened, checked against the plan and the manifest, mapped or
+// copied. Who shares the result is weights.cpp's business.
 #pragma once
 
 #include <sys/stat.h>
@@ -27,7 +27,8 @@ class PackedFile {
   Status check_header() const;
   // The whole file, read-only, left in the page cache. The data begins at data_offset.
   Result<Mapping> map() const;
-  // The data alone, in huge pages, read by all threads of the pool. With `slowest` > 0 (bytes a second) it gives up with `busy` when it goes slower than that.
+  // The data alone, in huge pages, read by all threads of the pool. With `slowest` > 0 (bytes a second) it gives up
+  // with `busy` when it goes slower than that.
   Result<Mapping> copy(ThreadPool& pool, double slowest) const;
   // SHA-256 of header and data, over the bytes that kernels will read: a file that changes in between doesn't matter.
   Status verify(const std::byte* data) const;

@@ -17,7 +17,8 @@ template <class Work>
 void in_pieces(ThreadPool& pool, uint64_t bytes, const Work& work) {
   std::atomic<uint64_t> next{0};
   pool.run([&](Team&) {
-    for (uint64_t begin; (begin = next.fetch_add(piece_bytes, std::memory_order_relaxed)) < bytes;) work(begin, std::min(bytes, begin + piece_bytes));
+    for (uint64_t begin; (begin = next.fetch_add(piece_bytes, std::memory_order_relaxed)) < bytes;)
+      work(begin, std::min(bytes, begin + piece_bytes));
   });
 }
 

@@ -6,26 +6,31 @@
 namespace ern {
 namespace {
 
-constexpr uint64_t most = uint64_t{1} << 46;  // bytes; products and sums of what is checked against it stay far below 2^64
+constexpr uint64_t most =
+    uint64_t{1} << 46;  // bytes; products and sums of what is checked against it stay far below 2^64
 
 class Checker {
  public:
   explicit Checker(const Plan& plan) : plan_(plan) {}
 
   Status check() {
-    if (plan_.abi != plan_abi) return bug("plan format " + std::to_string(plan_.abi) + ", expected " + std::to_string(plan_abi));
+    if (plan_.abi != plan_abi)
+      return bug("plan format " + std::to_string(plan_.abi) + ", expected " + std::to_string(plan_abi));
     if (!plan_.build_id || !plan_.info_json) return bug("no build id or no info");
-    const bool sizes = plan_.vocab_size > 0 && plan_.embedding_rows >= plan_.vocab_size && plan_.max_context > 1 && plan_.max_batch > 0 &&
-                       plan_.prefill_chunk > 0 && plan_.threads >= 0 && plan_.kv_block_size > 0 && plan_.kv_block_bytes > 0 && plan_.kv_block_bytes <= most &&
+    const bool sizes = plan_.vocab_size > 0 && plan_.embedding_rows >= plan_.vocab_size && plan_.max_context > 1 &&
+                       plan_.max_batch > 0 && plan_.prefill_chunk > 0 && plan_.threads >= 0 &&
+                       plan_.kv_block_size > 0 && plan_.kv_block_bytes > 0 && plan_.kv_block_bytes <= most &&
                        plan_.kv_tokens > 0 && plan_.weights_bytes <= most;
     if (!sizes) return bug("a size out of range");
     const WeightsFile& file = plan_.weights_file;
-    if (file.name && (file.bytes > most || file.data_offset % 256 != 0 || file.data_offset > file.bytes || file.bytes - file.data_offset != plan_.weights_bytes)) {
+    if (file.name && (file.bytes > most || file.data_offset % 256 != 0 || file.data_offset > file.bytes ||
+                      file.bytes - file.data_offset != plan_.weights_bytes)) {
       return bug("the weights file's sizes contradict each other");
     }
     for (uint32_t i = 0; i < plan_.synthetic_count; ++i) {
       const SyntheticWeight& weight = plan_.synthetic[i];
-      if (weight.elements > most || weight.offset % 64 != 0 || !fits(weight.offset, weight.elements * (weight.dtype == Dtype::bf16 ? 2 : 4), plan_.weights_bytes)) {
+      if (weight.elements > most || weight.offset % 64 != 0 ||
+          !fits(weight.offset, weight.elements * (weight.dtype == Dtype::bf16 ? 2 : 4), plan_.weights_bytes)) {
         return bug("synthetic weight " + std::to_string(i) + " lies outside the weights");
       }
     }
@@ -33,12 +38,15 @@ class Checker {
       if (Status status = check(plan_.programs[i]); !status.ok()) return status;
     }
     if (widest(ProgramKind::decode) < plan_.max_batch) return bug("no decode bucket holds max_batch");
-    if (widest(ProgramKind::prefill) < std::max(plan_.max_batch, plan_.prefill_chunk)) return bug("no prefill bucket holds prefill_chunk and max_batch");
+    if (widest(ProgramKind::prefill) < std::max(plan_.max_batch, plan_.prefill_chunk))
+      return bug("no prefill bucket holds prefill_chunk and max_batch");
     return {};
   }
 
  private:
-  static bool fits(uint64_t offset, uint64_t bytes, uint64_t space) { return offset <= space && bytes <= space - offset; }
+  static bool fits(uint64_t offset, uint64_t bytes, uint64_t space) {
+    return offset <= space && bytes <= space - offset;
+  }
 
   Status bug(const std::string& message) const { return {Code::internal, "the library's plan: " + place_ + message}; }
 
@@ -47,22 +55,26 @@ class Checker {
     int32_t tokens = 0;
     for (uint32_t i = 0; i < plan_.program_count; ++i) {
       const Program& program = plan_.programs[i];
-      if (program.kind == kind && program.max_sequences >= plan_.max_batch) tokens = std::max(tokens, program.max_tokens);
+      if (program.kind == kind && program.max_sequences >= plan_.max_batch)
+        tokens = std::max(tokens, program.max_tokens);
     }
     return tokens;
   }
 
   Status check(const Program& program) {
     place_ = std::string("program ") + (program.name ? program.name : "without a name") + ": ";
-    if (program.max_tokens < 1 || program.max_sequences < 1 || program.max_sequences > program.max_tokens || program.arena_bytes > most) {
+    if (program.max_tokens < 1 || program.max_sequences < 1 || program.max_sequences > program.max_tokens ||
+        program.arena_bytes > most) {
       return bug("a size out of range");
     }
-    if (program.kind == ProgramKind::decode && program.max_tokens != program.max_sequences) return bug("decode has one token a sequence");
+    if (program.kind == ProgramKind::decode && program.max_tokens != program.max_sequences)
+      return bug("decode has one token a sequence");
     const uint64_t t = static_cast<uint64_t>(program.max_tokens), s = static_cast<uint64_t>(program.max_sequences);
     const uint64_t width = (static_cast<uint64_t>(plan_.max_context) + plan_.kv_block_size - 1) / plan_.kv_block_size;
     const Inputs& in = program.inputs;
-    const std::pair<uint64_t, uint64_t> inputs[] = {{in.ids, t}, {in.positions, 3 * t}, {in.slots, t}, {in.kinds, t},
-                                                    {in.query_start, s + 1}, {in.context, s}, {in.block_table, s * width}, {in.last_rows, s}};
+    const std::pair<uint64_t, uint64_t> inputs[] = {
+        {in.ids, t},     {in.positions, 3 * t},       {in.slots, t},    {in.kinds, t}, {in.query_start, s + 1},
+        {in.context, s}, {in.block_table, s * width}, {in.last_rows, s}};
     for (const auto& [offset, count] : inputs) {
       if (offset % 4 != 0 || !fits(offset, count * 4, in.bytes)) return bug("an input lies outside the inputs");
     }
@@ -72,11 +84,13 @@ class Checker {
       const Output& out = program.outputs[i];
       const uint64_t rows = all_rows ? t : s;
       const uint64_t size = out.dtype == Dtype::bf16 ? 2 : 4;
-      if (out.columns == 0 || out.columns > out.row_stride || out.row_stride > most / rows / size || out.offset % size != 0 ||
+      if (out.columns == 0 || out.columns > out.row_stride || out.row_stride > most / rows / size ||
+          out.offset % size != 0 ||
           !fits(out.offset, ((rows - 1) * out.row_stride + out.columns) * size, program.arena_bytes)) {
         return bug("an output lies outside the arena");
       }
-      logits += out.role == Role::logits && out.dtype == Dtype::f32 && out.columns == static_cast<uint64_t>(plan_.vocab_size);
+      logits +=
+          out.role == Role::logits && out.dtype == Dtype::f32 && out.columns == static_cast<uint64_t>(plan_.vocab_size);
       next_ids += out.role == Role::next_ids && out.dtype == Dtype::i32 && out.columns == 1 && out.row_stride == 1;
       if (out.role == Role::traced && !out.name) return bug("a traced tensor without a name");
     }
@@ -90,7 +104,9 @@ class Checker {
                                : arg.space == Space::arena  ? program.arena_bytes
                                : arg.space == Space::inputs ? in.bytes
                                                             : plan_.kv_block_bytes;
-        if (arg.offset > space) return bug(std::string("an argument of ") + (launch.name ? launch.name : "a launch") + " lies outside its space");
+        if (arg.offset > space)
+          return bug(std::string("an argument of ") + (launch.name ? launch.name : "a launch") +
+                     " lies outside its space");
       }
     }
     return {};

@@ -1,4 +1,5 @@
-// Is a plan one that the runtime can walk? Plans are written by the compiler, so what this finds is a bug there, found before it becomes a wild pointer.
+// Is a plan one that the runtime can walk? Plans are written by the compiler, so what this finds is a bug there, found
+// before it becomes a wild pointer.
 #pragma once
 
 #include "plan.hpp"

@@ -1,4 +1,5 @@
-// From what a C caller passes to what the engine takes: everything is checked here, on the caller's thread, and text becomes ids.
+// From what a C caller passes to what the engine takes: everything is checked here, on the caller's thread, and text
+// becomes ids.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace ern {
 
-// A struct that begins with its size, as this library knows it: fields that the caller's version doesn't have are zero. Fields that we don't know must be.
+// A struct that begins with its size, as this library knows it: fields that the caller's version doesn't have are zero.
+// Fields that we don't know must be.
 template <class Struct>
 Result<Struct> read_struct(const Struct* given, const char* name) {
   Struct copy;
@@ -26,13 +28,15 @@ Result<Struct> read_struct(const Struct* given, const char* name) {
   std::memcpy(&copy, given, size < sizeof copy ? size : sizeof copy);
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
   for (size_t i = sizeof copy; i < size; ++i) {
-    if (bytes[i] != 0) return Status{Code::unsupported, std::string(name) + ": it has a field that this library does not know"};
+    if (bytes[i] != 0)
+      return Status{Code::unsupported, std::string(name) + ": it has a field that this library does not know"};
   }
   return copy;
 }
 
 // The ids of a prompt; each is below `rows`. May be empty.
-Result<std::vector<int32_t>> encode_parts(const ern_part* parts, size_t count, const Tokenizer* tokenizer, int32_t rows);
+Result<std::vector<int32_t>> encode_parts(const ern_part* parts, size_t count, const Tokenizer* tokenizer,
+                                          int32_t rows);
 
 Result<std::unique_ptr<Sequence>> make_sequence(const ern_request& request, const Engine& engine);
 

@@ -50,7 +50,8 @@ Sampled Sampler::sample(const SampleInput& input) {
   if (params.temperature == 0 && !changed && params.logprobs < 0) {
     // The common case costs nothing here: the kernel's own argmax, if it may be taken.
     const int32_t id = input.next_id;
-    if (id >= 0 && static_cast<size_t>(id) < vocab_ && is_allowed(input.allowed, id) && std::ranges::find(input.suppressed, id) == input.suppressed.end()) {
+    if (id >= 0 && static_cast<size_t>(id) < vocab_ && is_allowed(input.allowed, id) &&
+        std::ranges::find(input.suppressed, id) == input.suppressed.end()) {
       result.id = id;
       return result;
     }
@@ -93,7 +94,8 @@ int32_t Sampler::draw(const SampleInput& input) {
   const float max = max_of(input.logits, vocab_);
   // Nothing to choose from, or infinitely sure.
   if (max == never || max == std::numeric_limits<float>::infinity()) return argmax(input.logits, vocab_);
-  const double total = exp_row(input.logits, vocab_, max, 1 / params.temperature, params.min_p, weights_.data(), sums_.data());
+  const double total =
+      exp_row(input.logits, vocab_, max, 1 / params.temperature, params.min_p, weights_.data(), sums_.data());
   const double unit = random_unit(params.seed, input.position);
   const bool few = params.top_k > 0 && static_cast<size_t>(params.top_k) < vocab_;
   if (!few && params.top_p >= 1) return draw_from_all(unit * total);
@@ -101,7 +103,8 @@ int32_t Sampler::draw(const SampleInput& input) {
   return draw_from_candidates(params, total, unit);
 }
 
-// The first id at which the running sum of weights passes `target`: its block by the blocks' sums, then the id within it.
+// The first id at which the running sum of weights passes `target`: its block by the blocks' sums, then the id within
+// it.
 int32_t Sampler::draw_from_all(double target) const {
   size_t block = 0;
   while ((block + 1) * sum_block < vocab_ && target >= sums_[block]) target -= sums_[block++];
@@ -123,7 +126,8 @@ int32_t Sampler::draw_from_all(double target) const {
   return argmax(weights_.data(), vocab_);
 }
 
-// All that top_k and top_p can keep, not sorted: most rows have a few hundred weights that matter, so a few tries with ever lower bounds beat one sort of all.
+// All that top_k and top_p can keep, not sorted: most rows have a few hundred weights that matter, so a few tries with
+// ever lower bounds beat one sort of all.
 void Sampler::gather_candidates(const SamplingParams& params, double total) {
   const auto k = static_cast<size_t>(params.top_k);
   for (float least : {1e-3f, 1e-5f, std::numeric_limits<float>::min()}) {
@@ -159,7 +163,8 @@ int32_t Sampler::draw_from_candidates(const SamplingParams& params, double total
   for (size_t i = 0; i < all.size() && sum < wanted; ++i) {
     if (i == sorted) {
       const size_t next = std::min(all.size(), std::max<size_t>(64, sorted * 4));
-      if (next < all.size()) std::nth_element(begin + static_cast<ptrdiff_t>(sorted), begin + static_cast<ptrdiff_t>(next), all.end());
+      if (next < all.size())
+        std::nth_element(begin + static_cast<ptrdiff_t>(sorted), begin + static_cast<ptrdiff_t>(next), all.end());
       std::sort(begin + static_cast<ptrdiff_t>(sorted), begin + static_cast<ptrdiff_t>(next));
       sorted = next;
     }
@@ -183,7 +188,8 @@ std::vector<TokenLogprob> Sampler::most_probable(const SampleInput& input, int32
   for_each_at_least(input.logits, vocab_, &least, [&](size_t i) {
     const float logit = input.logits[i];
     // After all that are as large: of equals, the lower id comes first and stays.
-    const auto place = std::upper_bound(top.begin(), top.end(), logit, [](float value, const TokenLogprob& entry) { return value > entry.logprob; });
+    const auto place = std::upper_bound(top.begin(), top.end(), logit,
+                                        [](float value, const TokenLogprob& entry) { return value > entry.logprob; });
     if (top.size() == size && place == top.end()) return;
     top.insert(place, {static_cast<int32_t>(i), logit});
     if (top.size() > size) top.pop_back();

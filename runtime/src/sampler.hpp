@@ -6,10 +6,11 @@
 //   4  seen in prompt or output:     z = z < 0 ? z * repetition : z / repetition
 //      c > 0 times in the output:    z = z - c * frequency - presence
 //   5  z / temperature, softmax
-//   6  min_p: those below min_p times the best go;  top_k: the k best stay;  top_p: of what is left, renormalised, the smallest set that reaches p
+//   6  min_p: those below min_p times the best go;  top_k: the k best stay;
+//      top_p: of what is left, renormalised, the smallest set that reaches p
 //
-// Greedy (temperature 0) is the argmax after step 4, lowest id on ties; a NaN never wins. A random draw is a function of (seed, position), so
-// a sequence that is computed again, in another batch or another order, gets the same tokens.
+// Greedy (temperature 0) is the argmax after step 4, lowest id on ties; a NaN never wins. A random draw is a function
+// of (seed, position), so a sequence that is computed again, in another batch or another order, gets the same tokens.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,7 @@ struct SamplingParams {
   float repetition = 1, frequency = 0, presence = 0;
   uint64_t seed = 0;
   std::vector<std::pair<int32_t, float>> bias;  // ids below the vocabulary's size
-  int32_t logprobs = -1;                         // alternatives to give with each token; -1: no log probabilities at all
+  int32_t logprobs = -1;                        // alternatives to give with each token; -1: no log probabilities at all
 
   bool penalised() const { return repetition != 1 || frequency != 0 || presence != 0; }
 };
@@ -75,7 +76,9 @@ class Sampler {
   struct Candidate {
     float weight;  // e^((z - max) / temperature)
     int32_t id;
-    bool operator<(const Candidate& other) const { return weight != other.weight ? weight > other.weight : id < other.id; }  // best first
+    bool operator<(const Candidate& other) const {
+      return weight != other.weight ? weight > other.weight : id < other.id;
+    }  // best first
   };
   const size_t vocab_;
   std::vector<float> weights_;  // [vocab]

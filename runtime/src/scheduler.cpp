@@ -89,10 +89,13 @@ std::span<const StepEntry> Scheduler::next_step() {
     if (!sequence->stalled() && static_cast<int32_t>(active_.size()) < limits_.max_batch) active_.push_back(sequence);
   }
   for (Sequence* sequence : active_) {
-    // A victim of an older one is gone from here; it can't be in the step yet, since victims are newer than who needs their blocks, or stalled.
+    // A victim of an older one is gone from here; it can't be in the step yet, since victims are newer than who needs
+    // their blocks, or stalled.
     if (sequence->resident && sequence->pending() == 1 && grow(*sequence)) step_.push_back({sequence, 1});
   }
-  const int32_t chunk = step_.empty() ? limits_.prefill_chunk : std::min(limits_.prefill_chunk, std::max(least_chunk, limits_.prefill_chunk / 4));
+  const int32_t chunk = step_.empty()
+                            ? limits_.prefill_chunk
+                            : std::min(limits_.prefill_chunk, std::max(least_chunk, limits_.prefill_chunk / 4));
   int32_t room = std::min(chunk, limits_.max_rows - static_cast<int32_t>(step_.size()));
   for (Sequence* sequence : active_) {
     if (!sequence->resident || sequence->pending() == 1 || room == 0) continue;
@@ -128,11 +131,13 @@ bool Scheduler::grow(Sequence& sequence) {
 
 // The newest resident sequence, or the newest whose reader doesn't read; nullptr if there is none.
 Sequence* Scheduler::victim(bool only_stalled) const {
-  const auto found = std::find_if(resident_.rbegin(), resident_.rend(), [&](const Sequence* s) { return !only_stalled || s->stalled(); });
+  const auto found = std::find_if(resident_.rbegin(), resident_.rend(),
+                                  [&](const Sequence* s) { return !only_stalled || s->stalled(); });
   return found == resident_.rend() ? nullptr : *found;
 }
 
-// Back to the queue, at the place of its age. What was generated stays and is computed again as part of the prompt, so the reader sees only a pause.
+// Back to the queue, at the place of its age. What was generated stays and is computed again as part of the prompt, so
+// the reader sees only a pause.
 void Scheduler::preempt(Sequence& sequence) {
   release(sequence);
   erase(resident_, sequence);
@@ -143,8 +148,10 @@ void Scheduler::preempt(Sequence& sequence) {
 void Scheduler::publish(Sequence& sequence) {
   const int64_t size = pool_.block_size();
   for (size_t i = sequence.serials.size(); static_cast<int64_t>(i + 1) * size <= sequence.computed; ++i) {
-    const std::span<const int32_t> tokens(sequence.tokens.data() + static_cast<int64_t>(i) * size, static_cast<size_t>(size));
-    sequence.serials.push_back(pool_.publish(sequence.blocks[i], i == 0 ? KvPool::root : sequence.serials[i - 1], tokens));
+    const std::span<const int32_t> tokens(sequence.tokens.data() + static_cast<int64_t>(i) * size,
+                                          static_cast<size_t>(size));
+    sequence.serials.push_back(
+        pool_.publish(sequence.blocks[i], i == 0 ? KvPool::root : sequence.serials[i - 1], tokens));
   }
 }
 

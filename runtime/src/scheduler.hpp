@@ -1,8 +1,9 @@
-// Continuous batching: which sequences run in the next step, with how many rows, and who gives up blocks when the pool is empty. Decides about
-// tokens and blocks alone: nothing is run, sampled or told to a reader here. For the engine's thread.
+// Continuous batching: which sequences run in the next step, with how many rows, and who gives up blocks when the pool
+// is empty. Decides about tokens and blocks alone: nothing is run, sampled or told to a reader here. For the engine's
+// thread.
 //
-// Older sequences go first, always: in admission, for a place in the step, and for blocks. So the oldest one always gets on, whatever the rest does, and
-// since each fits into the pool alone, every one ends.
+// Older sequences go first, always: in admission, for a place in the step, and for blocks. So the oldest one always
+// gets on, whatever the rest does, and since each fits into the pool alone, every one ends.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ namespace ern {
 
 struct SchedulerLimits {
   int32_t max_batch;      // sequences in a step
-  int32_t prefill_chunk;  // prompt rows in a step; a quarter of it beside sequences that generate, whose readers wait for the step
+  int32_t prefill_chunk;  // prompt rows in a step; a quarter of it beside sequences that generate, whose readers wait
+                          // for the step
   int32_t max_rows;       // rows of any kind in a step, at least max_batch
 };
 
@@ -34,13 +36,14 @@ class Scheduler {
   // Takes it out, wherever it is, and gives its blocks back; its prefix stays cached.
   void remove(Sequence& sequence);
 
-  // The next step: admits who fits, then one row of each sequence that has one left, then prompts in chunks, oldest first. Each entry's blocks hold
-  // its rows. Empty when nobody can go on. Valid until the next call.
+  // The next step: admits who fits, then one row of each sequence that has one left, then prompts in chunks, oldest
+  // first. Each entry's blocks hold its rows. Empty when nobody can go on. Valid until the next call.
   std::span<const StepEntry> next_step();
   // The step was run: its rows are in the cache, whole blocks are published.
   void commit();
 
-  // Takes `count` blocks for a use of its own, making sequences wait if it must. False, and nothing taken, if there are not so many.
+  // Takes `count` blocks for a use of its own, making sequences wait if it must. False, and nothing taken, if there are
+  // not so many.
   bool reserve(int32_t count, std::vector<int32_t>& blocks);
 
   size_t resident() const { return resident_.size(); }
@@ -48,7 +51,9 @@ class Scheduler {
   uint64_t preemptions() const { return preemptions_; }
 
  private:
-  int32_t blocks_for(int64_t tokens) const { return static_cast<int32_t>((tokens + pool_.block_size() - 1) / pool_.block_size()); }
+  int32_t blocks_for(int64_t tokens) const {
+    return static_cast<int32_t>((tokens + pool_.block_size() - 1) / pool_.block_size());
+  }
   void admit();
   bool try_admit(Sequence& sequence, int32_t spare);
   bool grow(Sequence& sequence);

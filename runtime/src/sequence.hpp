@@ -1,5 +1,6 @@
-// One request while it is in the engine: its tokens, how far the cache has them, and what its reader has taken. Plain data: the scheduler moves it,
-// generation.cpp lengthens it. The engine's thread alone touches it once it was submitted.
+// One request while it is in the engine: its tokens, how far the cache has them, and what its reader has taken. Plain
+// data: the scheduler moves it, generation.cpp lengthens it. The engine's thread alone touches it once it was
+// submitted.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,9 @@ struct Sequence {
   std::vector<int32_t> blocks;
   std::vector<uint64_t> serials;  // of the leading whole blocks: their nodes in the pool
   int64_t computed = 0;
-  int64_t pending() const { return static_cast<int64_t>(tokens.size()) - computed; }  // at least 1: the last token is never computed before it is needed
+  int64_t pending() const {
+    return static_cast<int64_t>(tokens.size()) - computed;
+  }  // at least 1: the last token is never computed before it is needed
 
   // The reader.
   int64_t unread = 0;

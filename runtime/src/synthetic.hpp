@@ -1,16 +1,16 @@
-// Weights made up on the spot, so that any model can be built and timed without a checkpoint. Element e of weight w is a function of (seed, w, e)
-// alone: the same numbers on any machine, with any number of threads.
+// Weights made up on the spot, so that any model can be built and timed without a checkpoint. Element e of weight w is
+// a function of (seed, w, e) alone: the same numbers on any machine, with any number of threads.
 //
 //   h    = random64(random64(seed, w), e / 4)                 four elements share a 64-bit number
 //   u    = bits [16 * (e % 4) + 4, 16 * (e % 4) + 16) of h    an index in [0, 4096)
-//   value = scale * quantile((u + 0.5) / 4096)                of the uniform distribution on [-1, 1), or of the standard normal one
+//   value = scale * quantile((u + 0.5) / 4096)                uniform on [-1, 1), or standard normal
 //
 // rounded to f32, then to bf16 where the weight is bf16.
 #pragma once
 
-#include <cstring>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "plan.hpp"
@@ -19,8 +19,6 @@
 namespace ern {
 
 inline constexpr int fill_levels = 4096;
-
-inline uint64_t dtype_bytes(Dtype dtype) { return dtype == Dtype::bf16 ? 2 : 4; }
 
 // Nearest, ties to even; for finite values.
 inline uint16_t to_bf16(float value) {
@@ -43,9 +41,11 @@ inline double normal_quantile(double p) {
 template <class Element>
 class Filler {
  public:
-  Filler(uint64_t seed, uint32_t index, const SyntheticWeight& weight, const std::vector<double>& normal) : stream_(random64(seed, index)), table_(fill_levels) {
+  Filler(uint64_t seed, uint32_t index, const SyntheticWeight& weight, const std::vector<double>& normal)
+      : stream_(random64(seed, index)), table_(fill_levels) {
     for (int u = 0; u < fill_levels; ++u) {
-      const double quantile = weight.fill == Fill::normal ? normal[static_cast<size_t>(u)] : (2.0 * u + 1) / fill_levels - 1;
+      const double quantile =
+          weight.fill == Fill::normal ? normal[static_cast<size_t>(u)] : (2.0 * u + 1) / fill_levels - 1;
       const auto value = static_cast<float>(weight.fill == Fill::constant ? weight.scale : weight.scale * quantile);
       if constexpr (sizeof(Element) == 2) table_[static_cast<size_t>(u)] = to_bf16(value);
       else table_[static_cast<size_t>(u)] = value;

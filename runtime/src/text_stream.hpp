@@ -1,4 +1,5 @@
-// The text of one generation as it grows: ids to characters, and up to the first stop string. Both parts hold back what isn't certain yet.
+// The text of one generation as it grows: ids to characters, and up to the first stop string. Both parts hold back what
+// isn't certain yet.
 #pragma once
 
 #include <cstdint>

@@ -11,8 +11,8 @@
 namespace ern {
 namespace {
 
-// How long a worker looks for the next job before it sleeps: some 100 us, about what the engine does between two steps of a small model. A neighbour that
-// wants the core gets it in between.
+// How long a worker looks for the next job before it sleeps: some 100 us, about what the engine does between two steps
+// of a small model. A neighbour that wants the core gets it in between.
 constexpr int job_spins = 4000;
 constexpr int spins_between_yields = 256;
 
@@ -22,7 +22,8 @@ int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   // The call fails where there are more cores than cpu_set_t has bits.
-  const int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+  const int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                                : static_cast<int>(std::thread::hardware_concurrency());
   return std::max(1, std::min(cores, cpu_quota()));
 }
 
@@ -36,7 +37,8 @@ Result<std::unique_ptr<ThreadPool>> ThreadPool::create(int size) {
     for (int rank = 1; rank < size; ++rank) pool->workers_.emplace_back([p = pool.get(), rank] { p->work(rank); });
   } catch (const std::system_error& error) {
     // The pool ends those that run.
-    return Status{Code::out_of_memory, "can't start thread " + std::to_string(pool->workers_.size() + 1) + " of " + std::to_string(size) + ": " + error.what()};
+    return Status{Code::out_of_memory, "can't start thread " + std::to_string(pool->workers_.size() + 1) + " of " +
+                                           std::to_string(size) + ": " + error.what()};
   }
   return pool;
 }
@@ -51,7 +53,8 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run(JobFn job, void* context) {
   job_ = job;
   context_ = context;
-  // The same protocol as in Barrier: the number moves before we look for sleepers, a sleeper announces itself before it looks at the number.
+  // The same protocol as in Barrier: the number moves before we look for sleepers, a sleeper announces itself before it
+  // looks at the number.
   __atomic_fetch_add(&job_number_, 1, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&sleepers_, __ATOMIC_SEQ_CST) != 0) {
     syscall(SYS_futex, &job_number_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);

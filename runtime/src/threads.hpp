@@ -1,5 +1,5 @@
-// The team that runs kernels: the thread that owns the pool is rank 0, the others wait for it. How threads of a running team meet is
-// device/cpu/kernel.hpp's; here is how the team starts and ends, and how it rests between steps.
+// The team that runs kernels: the thread that owns the pool is rank 0, the others wait for it. How threads of a running
+// team meet is device/cpu/kernel.hpp's; here is how the team starts and ends, and how it rests between steps.
 #pragma once
 
 #include <pthread.h>

@@ -12,7 +12,8 @@
 namespace ern {
 namespace {
 
-// What the page cache gives to two cores; an automatic copy that is slower would make loading a wait, and is not worth it.
+// What the page cache gives to two cores; an automatic copy that is slower would make loading a wait, and is not worth
+// it.
 constexpr double slowest_copy = 4e9;  // bytes a second
 
 // Weights that some engine of this process holds. Never destroyed: engines may still run when a process exits.
@@ -30,7 +31,8 @@ using Loaded = Result<std::shared_ptr<const Weights>>;
 Status check_room(uint64_t bytes) {
   const uint64_t room = available_memory();
   if (bytes <= room) return {};
-  return {Code::out_of_memory, "the weights take " + std::to_string(bytes >> 20) + " MiB, and this process can take " + std::to_string(room >> 20) + " MiB"};
+  return {Code::out_of_memory, "the weights take " + std::to_string(bytes >> 20) + " MiB, and this process can take " +
+                                   std::to_string(room >> 20) + " MiB"};
 }
 
 Loaded make_up(const Plan& plan, ThreadPool& pool) {
@@ -40,8 +42,9 @@ Loaded make_up(const Plan& plan, ThreadPool& pool) {
   const std::vector<double> normal = normal_quantiles();
   const auto fill = [&]<class Element>(uint32_t index, Element* elements) {
     const Filler<Element> filler(plan.synthetic_seed, index, plan.synthetic[index], normal);
-    in_pieces(pool, plan.synthetic[index].elements * sizeof(Element),
-              [&](uint64_t begin, uint64_t end) { filler.fill(elements, begin / sizeof(Element), end / sizeof(Element)); });
+    in_pieces(pool, plan.synthetic[index].elements * sizeof(Element), [&](uint64_t begin, uint64_t end) {
+      filler.fill(elements, begin / sizeof(Element), end / sizeof(Element));
+    });
   };
   for (uint32_t i = 0; i < plan.synthetic_count; ++i) {
     std::byte* const data = mapping.value().data() + plan.synthetic[i].offset;

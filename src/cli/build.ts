@@ -6,6 +6,7 @@ import { Diagnostic } from "../diagnostics.js";
 import { type RequestFlags, resolveRequest } from "../frontend/model-json.js";
 import { LEVELS } from "../ir/ops.js";
 import { levelsUpTo } from "../lower.js";
+import { interruptSignal } from "./interrupt.js";
 import { integer } from "./numbers.js";
 import { progressKind, withProgress } from "./progress.js";
 import { bold, dim, formatBytes, formatMs, note, printJson, printLine } from "./terminal.js";
@@ -68,13 +69,13 @@ export function registerBuild(program: Command): void {
       if (!flags.dryRun && request.out === null) {
         throw new Diagnostic({
           code: "usage",
-          message: "expected an output folder",
+          message: "found no output folder, expected one",
           place: "-o",
           hint: "-o ./ernie, or --dry-run to write nothing",
         });
       }
       const result = await withProgress(flags.dryRun || flags.printIr ? "none" : progressKind(json), (onProgress) =>
-        compile(request, { ...compileFlags(flags), onProgress, signal: interrupted() }),
+        compile(request, { ...compileFlags(flags), onProgress, signal: interruptSignal() }),
       );
       if (json) printJson(toJson(result));
       else {
@@ -116,18 +117,6 @@ function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: Bui
     ...(printIr === undefined ? {} : { levels: levelsUpTo(printIr === true ? undefined : printIr) }),
     ...(cxx === undefined ? {} : { cxx }),
   };
-}
-
-/** Ctrl-C stops compilers and packer, removes what is half-made, and ends with 130. */
-function interrupted(): AbortSignal {
-  const controller = new AbortController();
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.once(signal, () => {
-      process.exitCode = 130;
-      controller.abort();
-    });
-  }
-  return controller.signal;
 }
 
 function report({ out, build, arch, kernels, programs, memory, compiled, phases, unused }: CompileResult): void {

@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import type { Message } from "../host/api.js";
 import { withEngine } from "./package-folder.js";
 import { addSamplingFlags, collect, type SamplingFlags, samplingOptions, summary } from "./run.js";
-import { bold, dim, note } from "./terminal.js";
+import { bold, dim, EXIT, note } from "./terminal.js";
 
 export function registerChat(program: Command): void {
   const command = program
@@ -22,7 +22,11 @@ export function registerChat(program: Command): void {
       const messages: Message[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
       const input = createInterface({ input: process.stdin, output: process.stderr });
       let answering: AbortController | undefined;
-      input.on("SIGINT", () => (answering ? answering.abort() : input.close()));
+      input.on("SIGINT", () => {
+        if (answering) return answering.abort();
+        process.exitCode = EXIT.interrupted;
+        input.close();
+      });
       input.setPrompt(bold("> "));
       input.prompt();
       for await (const line of input) {

@@ -1,10 +1,10 @@
 /** `ernie-compile eval`: negative log likelihood of held-out documents, the measure that a change of numerics is judged by. */
 
-import { createReadStream } from "node:fs";
-import { createInterface } from "node:readline";
+import { open } from "node:fs/promises";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
 import type { Engine } from "../host/api.js";
+import { fileError } from "../weights/file.js";
 import { integer } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
 import { note, printJson, printLine } from "./terminal.js";
@@ -56,8 +56,10 @@ export interface EvalResult {
 }
 
 interface Document {
-  ids: number[];
-  nll?: number;
+  readonly ids: readonly number[];
+  readonly nll?: number | undefined;
+  /** File and line. */
+  readonly place: string;
 }
 
 export async function evaluate(engine: Engine, file: string, onDocument?: (done: number) => void): Promise<EvalResult> {
@@ -65,14 +67,16 @@ export async function evaluate(engine: Engine, file: string, onDocument?: (done:
   let reference: number | null = 0;
   let tokens = 0;
   let documents = 0;
-  for await (const { ids, nll } of readDocuments(file)) {
-    sum += await documentNll(engine, ids);
+  for await (const { ids, nll, place } of readDocuments(file)) {
+    sum += await documentNll(engine, ids).catch((error: unknown) => {
+      // An id out of range, or more of them than the context holds.
+      throw error instanceof Diagnostic && error.kind === "input" ? bad(place, error.summary, error) : error;
+    });
     reference = reference === null || nll === undefined ? null : reference + nll;
     tokens += ids.length - 1;
     onDocument?.(++documents);
   }
-  if (tokens === 0)
-    throw new Diagnostic({ code: "eval-data", place: file, message: "no document has two tokens or more: nothing to predict" });
+  if (tokens === 0) throw bad(file, `found ${documents} documents, none of two tokens or more, expected something to predict`);
   return {
     nllPerToken: sum / tokens,
     perplexity: Math.exp(sum / tokens),
@@ -82,24 +86,38 @@ export async function evaluate(engine: Engine, file: string, onDocument?: (done:
   };
 }
 
+function bad(place: string, message: string, cause?: unknown): Diagnostic {
+  return new Diagnostic({ code: "eval-data", place, message, hint: 'a line is {"ids": [token ids]}', cause });
+}
+
 async function* readDocuments(file: string): AsyncGenerator<Document> {
-  let line = 0;
-  for await (const text of createInterface({ input: createReadStream(file), crlfDelay: Number.POSITIVE_INFINITY })) {
-    line++;
-    if (text.trim() === "") continue;
-    const bad = (message: string) =>
-      new Diagnostic({ code: "eval-data", place: `${file}:${line}`, message, hint: 'a line is {"ids": [token ids]}' });
-    let value: unknown;
-    try {
-      value = JSON.parse(text);
-    } catch {
-      throw bad("not JSON");
+  const handle = await open(file).catch((error: unknown) => {
+    throw fileError(error, file);
+  });
+  try {
+    if ((await handle.stat()).isDirectory()) throw bad(file, "found a folder, expected a file of JSON Lines");
+    let line = 0;
+    for await (const text of handle.readLines()) {
+      line++;
+      if (text.trim() !== "") yield parseDocument(text, `${file}:${line}`);
     }
-    if (typeof value !== "object" || value === null || !("ids" in value) || !Array.isArray(value.ids) || value.ids.length === 0) {
-      throw bad("expected an object with a list of ids that is not empty");
-    }
-    yield value as Document;
+  } finally {
+    await handle.close();
   }
+}
+
+function parseDocument(text: string, place: string): Document {
+  let value: { readonly ids?: unknown; readonly nll?: unknown } | null;
+  try {
+    value = JSON.parse(text) as typeof value;
+  } catch (cause) {
+    throw bad(place, "found text that is not JSON, expected an object", cause);
+  }
+  const ids: unknown = value?.ids;
+  const nll = value?.nll ?? undefined;
+  if (!Array.isArray(ids) || ids.length === 0) throw bad(place, "found no ids, expected a list that is not empty");
+  if (nll !== undefined && typeof nll !== "number") throw bad(place, `found nll ${JSON.stringify(nll).slice(0, 60)}, expected a number`);
+  return { ids: ids as readonly number[], nll, place };
 }
 
 /** Sum of -log p(ids[i] | ids[..i]) over i >= 1, in f64. */

@@ -4,7 +4,9 @@ import { readFileSync } from "node:fs";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
 import type { Engine, NamedTensor } from "../host/api.js";
+import { fileError } from "../weights/file.js";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-write.js";
+import { interruptSignal } from "./interrupt.js";
 import { integer, integerList } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
 import { note } from "./terminal.js";
@@ -36,6 +38,8 @@ export function registerLogits(program: Command): void {
       const ids = idsOf(flags);
       await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
         const tensors = await forward(engine, ids, flags);
+        // So that Ctrl-C leaves no half of it.
+        interruptSignal();
         await writeSafetensors(flags.out, tensors);
         note(`wrote ${tensors.map((tensor) => tensor.name).join(", ")} to ${flags.out}`);
       });
@@ -44,24 +48,38 @@ export function registerLogits(program: Command): void {
 
 function idsOf({ ids, idsFile }: LogitsFlags): number[] {
   if ((ids === undefined) === (idsFile === undefined)) {
-    throw new Diagnostic({ code: "usage", message: "expected either --ids or --ids-file", hint: "--ids 1,2,3 or --ids-file ids.json" });
+    throw new Diagnostic({
+      code: "usage",
+      message: ids ? "found both --ids and --ids-file, expected one" : "found neither --ids nor --ids-file, expected one",
+      hint: "--ids 1,2,3 or --ids-file ids.json",
+    });
   }
   if (ids) return ids;
   const file = idsFile as string;
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(file, "utf8"));
-  } catch (error) {
-    throw new Diagnostic({
+  const refuse = (found: string, cause?: unknown) =>
+    new Diagnostic({
       code: "ids-file",
       place: file,
-      message: `not a JSON file: ${error instanceof Error ? error.message : String(error)}`,
-      cause: error,
+      message: `found ${found}, expected a JSON array of token ids`,
+      hint: "[1, 2, 3]",
+      cause,
     });
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    throw fileError(error, file);
   }
-  if (!Array.isArray(value) || value.length === 0 || !value.every((id) => Number.isInteger(id))) {
-    throw new Diagnostic({ code: "ids-file", place: file, message: "expected a JSON array of token ids that is not empty" });
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw refuse("text that is not JSON", error);
   }
+  if (!Array.isArray(value)) throw refuse("something else");
+  if (value.length === 0) throw refuse("an empty array");
+  const wrong = value.findIndex((id) => !Number.isInteger(id));
+  if (wrong >= 0) throw refuse(`${JSON.stringify(value[wrong]).slice(0, 60)} at [${wrong}]`);
   return value as number[];
 }
 

@@ -1,8 +1,12 @@
 /** Reads a package's manifest.json. What the runtime checks at load is its own business (runtime/src/manifest.cpp); this serves the command line. */
 
-import { readFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { Ajv, type ErrorObject } from "ajv";
+import { BUILD_DIR } from "../codegen/output-folder.js";
+import type { ManifestFile } from "../codegen/package.js";
 import { Diagnostic } from "../diagnostics.js";
+import { type Json, readJsonObject } from "../frontend/json.js";
 
 export interface Manifest {
   readonly build: string;
@@ -23,32 +27,69 @@ export interface Manifest {
     readonly kernel: string;
     readonly launches: { readonly [program: string]: number };
   }[];
-  readonly files: { readonly [path: string]: { readonly sha256: string; readonly bytes: number } };
+  /** Files of the build folder. */
+  readonly files: { readonly [path: string]: ManifestFile };
+  /** Files beside it that run. */
+  readonly root: { readonly [path: string]: ManifestFile };
 }
 
-/** Names of a build folder and of files in it are plain: nothing in a manifest leads out of the package. */
-const BUILD = /^build-[0-9a-f]+$/;
-const FILE = /^(?!.*(?:^|\/)\.{1,2}(?:\/|$))[\w.-]+(?:\/[\w.-]+)*$/;
+const text = { type: "string" } as const;
+const number = { type: "number", minimum: 0 } as const;
+const record = (values: object) => ({ type: "object", additionalProperties: values });
+/** More keys are fine: a manifest says more than the command line reads. */
+const object = (properties: { readonly [name: string]: object }) => ({ type: "object", required: Object.keys(properties), properties });
+const list = (items: object) => ({ type: "array", items });
+/** Nothing in a manifest leads out of the package. */
+const files = {
+  type: "object",
+  propertyNames: { pattern: "^(?!(.*/)?\\.{1,2}(/|$))[\\w.-]+(/[\\w.-]+)*$" },
+  additionalProperties: object({
+    sha256: { type: "string", pattern: "^[0-9a-f]{64}$" },
+    bytes: { type: "integer", minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
+  }),
+};
+
+const SCHEMA = object({
+  format: { const: 1 },
+  build: { type: "string", pattern: BUILD_DIR.source },
+  build_id: text,
+  target: object({ arch: text, activations: text, target: text }),
+  model: object({ architecture: text, parameters: number, layers: number, vocabSize: number }),
+  limits: record(number),
+  memory: object({ weights: number, arena: number, kvBytesPerToken: number, byContext: record(number) }),
+  programs: list(object({ name: text, kind: text, launches: number, arenaBytes: number })),
+  kernels: list(object({ name: text, op: text, kernel: text, launches: record(number) })),
+  files,
+  root: files,
+});
 
 export async function readManifest(root: string): Promise<Manifest> {
   const place = join(root, "manifest.json");
-  const refuse = (message: string, cause?: unknown) =>
-    new Diagnostic({ code: "manifest", place, message, hint: "expected a package that `ernie-compile build` made", cause });
-  const text = await readFile(place, "utf8").catch((error: unknown) => {
-    throw refuse(error instanceof Error ? error.message : String(error), error);
+  if (!existsSync(place)) throw packageNotFound(root, "manifest.json");
+  const value = await readJsonObject(place).catch((error: unknown) => {
+    throw error instanceof Diagnostic ? changed(error.place ?? place, error.summary, error) : error;
   });
-  let manifest: Manifest;
-  try {
-    manifest = JSON.parse(text) as Manifest;
-  } catch (error) {
-    throw refuse("not JSON", error);
-  }
-  if (typeof manifest !== "object" || manifest === null || typeof manifest.files !== "object" || manifest.files === null)
-    throw refuse("no list of files");
-  if (!BUILD.test(String(manifest.build))) throw refuse(`found the build folder ${JSON.stringify(manifest.build)}, expected build-<hash>`);
-  for (const [file, entry] of Object.entries(manifest.files)) {
-    if (!FILE.test(file)) throw refuse(`found the file name ${JSON.stringify(file)}, expected a plain path inside the package`);
-    if (typeof entry?.sha256 !== "string" || !Number.isSafeInteger(entry.bytes)) throw refuse(`${file}: expected sha256 and bytes`);
-  }
-  return manifest;
+  return checkManifest(value, place);
+}
+
+export function checkManifest(value: Json, place: string): Manifest {
+  const validate = new Ajv({ strict: false }).compile<Manifest>(SCHEMA);
+  if (validate(value)) return value;
+  const { instancePath, message = "what a build writes", propertyName } = validate.errors?.[0] as ErrorObject;
+  const key = propertyName === undefined ? instancePath.slice(1) : JSON.stringify(propertyName);
+  throw changed(place, `found ${key === "" ? "a value" : `${key.slice(0, 120)}, which`} is not as a build writes it: it ${message}`);
+}
+
+function changed(place: string, message: string, cause?: unknown): Diagnostic {
+  return new Diagnostic({ code: "package-changed", place, message, hint: "build the package again with `ernie-compile build`", cause });
+}
+
+/** What to say of a folder that lacks a file that every package has. */
+export function packageNotFound(root: string, file: string): Diagnostic {
+  return new Diagnostic({
+    code: "package-not-found",
+    place: root,
+    message: `found no ${file} in this folder, expected a package that \`ernie-compile build\` made`,
+    hint: "run `ernie-compile build <model> -o <folder>` first",
+  });
 }

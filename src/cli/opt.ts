@@ -10,6 +10,7 @@ import { levelOf, verify } from "../ir/verify.js";
 import type { Pass } from "../passes/pass.js";
 import { FUSION_PASSES } from "../passes/pipeline.js";
 import { runPrograms } from "../passes/run.js";
+import { fileError } from "../weights/file.js";
 import { integer } from "./numbers.js";
 import { note, printLine } from "./terminal.js";
 
@@ -56,12 +57,7 @@ function readText(file: string): string {
   try {
     return readFileSync(file === "-" ? 0 : file, "utf8");
   } catch (error) {
-    throw new Diagnostic({
-      code: "file-unreadable",
-      place: file,
-      message: error instanceof Error ? error.message : String(error),
-      cause: error,
-    });
+    throw fileError(error, file);
   }
 }
 
@@ -72,7 +68,8 @@ function choosePasses(names: string | undefined): readonly Pass[] {
     if (!pass) {
       throw new Diagnostic({
         code: "unknown-pass",
-        message: `there is no pass "${name}" that runs on a graph alone`,
+        message: `found ${JSON.stringify(name)}, expected a pass that runs on a graph alone`,
+        place: "--passes",
         hint: `passes: ${[...new Set(FUSION_PASSES.map((candidate) => candidate.name))].join(", ")}`,
       });
     }

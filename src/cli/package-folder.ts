@@ -5,20 +5,26 @@ import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { Diagnostic } from "../diagnostics.js";
 import type { Engine, LoadOptions } from "../host/api.js";
+import { packageNotFound } from "./manifest.js";
+import { messageOf } from "./terminal.js";
 
 export async function openPackage(folder: string, options: LoadOptions = {}): Promise<Engine> {
   const root = resolve(folder);
-  for (const file of ["manifest.json", "index.js"]) {
-    if (!existsSync(join(root, file))) {
-      throw new Diagnostic({
-        code: "package-not-found",
-        place: root,
-        message: `no ${file} in this folder: expected a package that \`ernie-compile build\` made`,
-        hint: "run `ernie-compile build <model> -o <folder>` first",
-      });
-    }
+  const index = join(root, "index.js");
+  for (const file of ["manifest.json", "index.js"]) if (!existsSync(join(root, file))) throw packageNotFound(root, file);
+  let module: { load: (options?: LoadOptions) => Promise<Engine> };
+  try {
+    module = (await import(pathToFileURL(index).href)) as typeof module;
+  } catch (error) {
+    if (error instanceof Diagnostic) throw error;
+    throw new Diagnostic({
+      code: "package-changed",
+      place: index,
+      message: `found code that does not run: ${messageOf(error)}`,
+      hint: "build the package again with `ernie-compile build`",
+      cause: error,
+    });
   }
-  const module = (await import(pathToFileURL(join(root, "index.js")).href)) as { load: (options?: LoadOptions) => Promise<Engine> };
   return module.load(options);
 }
 

@@ -2,6 +2,7 @@
 
 import type { Command } from "commander";
 import type { Engine, Finish, GenerateOptions, Piece } from "../host/api.js";
+import { interruptSignal } from "./interrupt.js";
 import { decimal, integer } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
 import { dim, formatMs, note, printJson } from "./terminal.js";
@@ -64,16 +65,6 @@ export function registerRun(program: Command): void {
 function pieces(engine: Engine, flags: RunFlags): AsyncIterable<Piece | Finish> {
   const options = { ...samplingOptions(flags), signal: interruptSignal() };
   return flags.raw ? engine.generate(flags.prompt, options) : engine.chat([{ role: "user", content: flags.prompt }], options);
-}
-
-/** Aborted by the first Ctrl-C, so that a generation ends in order; main.ts then exits with 130. */
-export function interruptSignal(): AbortSignal {
-  const controller = new AbortController();
-  process.once("SIGINT", () => {
-    process.exitCode = 130;
-    controller.abort();
-  });
-  return controller.signal;
 }
 
 export async function collect(

@@ -1,8 +1,9 @@
 /** What the command line prints and where: results on stdout, progress and messages on stderr; colour only on a terminal that wants it. */
 
 import { Diagnostic } from "../diagnostics.js";
+import { fileError } from "../weights/file.js";
 
-export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const;
+export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
 
 const colour = (stream: NodeJS.WriteStream) => Boolean(stream.isTTY) && !process.env.NO_COLOR && process.env.TERM !== "dumb";
 
@@ -27,9 +28,11 @@ export function note(text: string): void {
 }
 
 /** A failure as people read it, or as one JSON object on stdout for programs. */
-export function printFailure(error: unknown, json: boolean): void {
+export function printFailure(thrown: unknown, json: boolean): void {
+  const error = asDiagnostic(thrown);
   if (json) {
-    const body = error instanceof Diagnostic ? error.toJSON() : { code: "internal", kind: "bug", message: messageOf(error) };
+    const body =
+      error instanceof Diagnostic ? error.toJSON() : { code: "internal", kind: "bug", message: messageOf(error), place: null, hint: null };
     printJson({ error: body });
     return;
   }
@@ -38,6 +41,12 @@ export function printFailure(error: unknown, json: boolean): void {
     note(
       `${red(bold("internal (bug):"))} ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n  command: ${process.argv.slice(1).join(" ")}`,
     );
+}
+
+/** What the operating system refused is no bug of ours, wherever it came from. */
+function asDiagnostic(error: unknown): unknown {
+  if (!(error instanceof Error) || error instanceof Diagnostic || !("syscall" in error)) return error;
+  return fileError(error, "path" in error ? String(error.path) : String(error.syscall));
 }
 
 export function messageOf(error: unknown): string {

@@ -6,7 +6,7 @@ import { lstat, readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
-import { readManifest } from "./manifest.js";
+import { packageNotFound, readManifest } from "./manifest.js";
 import { EXIT, formatBytes, printJson, printLine } from "./terminal.js";
 
 export interface Finding {
@@ -41,16 +41,23 @@ export function registerVerify(program: Command): void {
 export async function verifyPackage(root: string): Promise<{ findings: Finding[]; files: number; bytes: number }> {
   const manifest = await readManifest(root);
   const folder = join(root, manifest.build);
+  const isFolder = await lstat(folder).then(
+    (info) => info.isDirectory(),
+    () => false,
+  );
+  if (!isFolder) throw packageNotFound(root, manifest.build);
   const findings: Finding[] = [];
-  let bytes = 0;
-  for (const [file, expected] of Object.entries(manifest.files)) {
-    const problem = await check(join(folder, file), expected);
+  const expected = [
+    ...Object.entries(manifest.root).map(([file, entry]) => [file, join(root, file), entry] as const),
+    ...Object.entries(manifest.files).map(([file, entry]) => [file, join(folder, file), entry] as const),
+  ];
+  for (const [file, path, entry] of expected) {
+    const problem = await check(path, entry);
     if (problem) findings.push({ file, problem });
-    bytes += expected.bytes;
   }
   for (const file of await filesBelow(folder))
     if (!Object.hasOwn(manifest.files, file)) findings.push({ file, problem: "not in the manifest" });
-  return { findings, files: Object.keys(manifest.files).length, bytes };
+  return { findings, files: expected.length, bytes: expected.reduce((sum, [, , { bytes }]) => sum + bytes, 0) };
 }
 
 async function check(path: string, { sha256, bytes }: { sha256: string; bytes: number }): Promise<string | undefined> {

@@ -7,8 +7,8 @@
  */
 
 import { randomBytes } from "node:crypto";
-import { link, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { link, mkdir, open, readdir, readFile, rename, rm, rmdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
 import { isAlive } from "../toolchain/cache.js";
 import { fileError } from "../weights/file.js";
@@ -22,7 +22,8 @@ const LOCK = ".ernie-compile.lock";
 export const ROOT_FILES = ["index.js", "index.cjs", "index.d.ts", "index.d.cts", "package.json"] as const;
 export type RootFile = (typeof ROOT_FILES)[number];
 
-const BUILD_DIR = /^build-[0-9a-f]{16}(-[0-9]{1,4})?$/;
+/** The folder of one build; the same build again gets a number. */
+export const BUILD_DIR = /^build-[0-9a-f]{16}(-[0-9]{1,4})?$/;
 const STAGING_DIR = /^build-tmp-[0-9a-f]{12}$/;
 const STAGING_FILE = /^\.tmp-[0-9a-f]{12}$/;
 
@@ -36,8 +37,9 @@ export interface StagedPackage {
 /** Runs `work` as the only build into `out`; what it leaves uncommitted is removed. */
 export async function withOutputFolder<T>(out: string, work: (staged: StagedPackage) => Promise<T>): Promise<T> {
   await checkOutputFolder(out);
+  let made: string | undefined;
   try {
-    await mkdir(out, { recursive: true });
+    made = await mkdir(out, { recursive: true });
     const unlock = await lock(out);
     try {
       // Again, now that nobody else writes here.
@@ -54,9 +56,21 @@ export async function withOutputFolder<T>(out: string, work: (staged: StagedPack
       await unlock();
     }
   } catch (error) {
+    if (made !== undefined) await removeEmpty(out, made);
     // A compile that fails says so itself; what is left are errors of the file system.
     if (error instanceof Error && "syscall" in error) throw fileError(error, "path" in error ? String(error.path) : out);
     throw error;
+  }
+}
+
+/** Folders that a failed build made, from `out` up to `made`, unless somebody put something there meanwhile. */
+async function removeEmpty(out: string, made: string): Promise<void> {
+  for (let folder = out; folder.length >= made.length; folder = dirname(folder)) {
+    const removed = await rmdir(folder).then(
+      () => true,
+      () => false,
+    );
+    if (!removed) return;
   }
 }
 

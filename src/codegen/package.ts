@@ -106,6 +106,12 @@ export function rootFiles({ types, esm, cjs }: Bindings): ReadonlyMap<RootFile, 
   ]);
 }
 
+/** What the manifest says of the files at the root that run. Types are left out: between them and the manifest a build may be killed. */
+export function rootList(files: ReadonlyMap<RootFile, string>): { readonly [path: string]: ManifestFile } {
+  const code = [...files].filter(([name]) => !/\.d\.c?ts$/.test(name));
+  return Object.fromEntries(code.map(([name, text]) => [name, { sha256: sha256(text), bytes: Buffer.byteLength(text) }]));
+}
+
 export function kernelList(kernels: readonly UsedKernel[]): readonly object[] {
   return kernels.map(({ name, kernel, params, functions, launches }) => ({
     name,

@@ -41,7 +41,9 @@ const PROBES: readonly { readonly messages: readonly ChatMessage[]; readonly add
 const MAX_TEMPLATE_BYTES = 2 ** 20;
 
 /** Beside this file once it is built; run from its source, as tests do, it takes the built one. */
-const WORKERS = ["../host/chat/jinja-worker.js", "../../dist/host/chat/jinja-worker.js"].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+const WORKERS = ["../host/chat/jinja-worker.js", "../../dist/host/chat/jinja-worker.js"].map((path) =>
+  fileURLToPath(new URL(path, import.meta.url)),
+);
 
 /** The folder's template, from wherever transformers keeps it; undefined if there is none. */
 export async function readChatTemplate(folder: string): Promise<string | undefined> {

@@ -3,8 +3,6 @@
  * All else (tokenizer, batching, sampling, cache) is C++ behind the addon.
  */
 
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
 import type {
   ChatOptions,
@@ -24,7 +22,16 @@ import { ernieThinking } from "./chat/ernie-thinking.js";
 import { renderJinja } from "./chat/jinja.js";
 import { LogitsCollector } from "./logits.js";
 import type { NativeBinding, NativeEngine, NativeSubmit } from "./native.js";
-import { checkIds, checkSegments, type GenerationDefaults, inRange, invalidOption, resolveOptions } from "./options.js";
+import {
+  checkIds,
+  checkSegments,
+  type GenerationDefaults,
+  inRange,
+  invalidOption,
+  resolveLogitsOptions,
+  resolveOptions,
+} from "./options.js";
+import { PackageFiles, packageChanged, REBUILD } from "./package-files.js";
 import { stream } from "./stream.js";
 
 /** Where a package lies and what its generated index.js knows of it. */
@@ -51,26 +58,25 @@ const WEIGHTS = { auto: 0, map: 1, copy: 2 } as const;
 const LOAD_OPTIONS = ["threads", "kvTokens", "prefillChunk", "verify", "weights"];
 
 export async function loadPackage({ root, build }: PackageInfo, options: LoadOptions = {}): Promise<Engine> {
+  if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
   for (const name of Object.keys(options))
     if (!LOAD_OPTIONS.includes(name)) throw invalidOption(name, `one of ${LOAD_OPTIONS.join(", ")}`, name);
   const { threads = 0, kvTokens = 0, prefillChunk = 0, verify = false, weights = "auto" } = options;
   inRange("threads", threads, { min: 0, max: 1024, integer: true, fallback: 0 });
   inRange("kvTokens", kvTokens, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
   inRange("prefillChunk", prefillChunk, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+  if (typeof verify !== "boolean") throw invalidOption("verify", "true or false", verify);
   if (!Object.hasOwn(WEIGHTS, weights)) throw invalidOption("weights", '"auto", "map" or "copy"', weights);
-  const folder = join(root, build);
-  const binding = loadBinding(join(folder, "lib", "ern_node.node"));
+  const files = await PackageFiles.open(root, build);
+  await Promise.all([files.read("lib/ern_node.node"), files.read("lib/libern_model.so")]);
+  const chat = JSON.parse((await files.read("chat.json")).toString()) as ChatConfig;
+  const binding = loadBinding(files.path("lib/ern_node.node"));
+  const library = files.path("lib/libern_model.so");
   const native = await asDiagnostic(
-    binding.createEngine(join(folder, "lib", "libern_model.so"), root, {
-      threads,
-      kvTokens,
-      prefillChunk,
-      verify: Boolean(verify),
-      weights: WEIGHTS[weights],
-    }),
+    binding.createEngine(library, root, { threads, kvTokens, prefillChunk, verify, weights: WEIGHTS[weights] }),
+    { place: root, loading: true, hint: REBUILD },
   );
-  const chat = JSON.parse(readFileSync(join(folder, "chat.json"), "utf8")) as ChatConfig;
-  return new PackageEngine(native, chat, join(folder, "jinja-worker.cjs"));
+  return new PackageEngine(native, chat, files.path("jinja-worker.cjs"));
 }
 
 function loadBinding(file: string): NativeBinding {
@@ -91,20 +97,42 @@ function loadBinding(file: string): NativeBinding {
   return module.exports as NativeBinding;
 }
 
+/** What a call of the addon was about, for its errors. */
+interface CallContext {
+  readonly place: string;
+  /** While a package is loaded, a file that is missing or not as expected is a package that was changed. */
+  readonly loading?: boolean;
+  readonly hint?: string;
+}
+
 /** Errors of the addon carry the status name in `code`; they become diagnostics. */
-async function asDiagnostic<T>(work: Promise<T>): Promise<T> {
+async function asDiagnostic<T>(work: Promise<T>, context: CallContext): Promise<T> {
   try {
     return await work;
   } catch (error) {
-    throw nativeError(error);
+    throw nativeError(error, context);
   }
 }
 
-function nativeError(error: unknown): unknown {
+const HINTS: Readonly<Record<string, string>> = {
+  OUT_OF_MEMORY: "give the engine less: kvTokens and threads when it is loaded, --max-context and --max-batch when it is built",
+  BUSY: "try again when some requests are done",
+  IO: "check that this process may read the package",
+};
+
+function nativeError(error: unknown, { place, loading = false, hint }: CallContext): unknown {
   if (!(error instanceof Error) || error instanceof Diagnostic) return error;
-  const code = "code" in error && typeof error.code === "string" ? error.code : "engine";
-  return new Diagnostic({ code: code.toLowerCase().replaceAll("_", "-"), message: error.message, cause: error });
+  const status = "code" in error && typeof error.code === "string" ? error.code : "INTERNAL";
+  if (loading && (status === "CORRUPT" || status === "NOT_FOUND")) return packageChanged(place, error.message, error);
+  const kind = status === "INTERNAL" ? "bug" : status === "UNSUPPORTED" ? "unsupported" : "input";
+  const code = status.toLowerCase().replaceAll("_", "-");
+  return new Diagnostic({ code, kind, message: error.message, place, hint: HINTS[status] ?? hint, cause: error });
 }
+
+const PROMPT: CallContext = {
+  place: "prompt",
+  hint: "a prompt has at least one token, and fewer than engine.info.maxContext: shorten it, or build with a larger --max-context",
+};
 
 class PackageEngine implements Engine {
   readonly #native: NativeEngine;
@@ -146,24 +174,32 @@ class PackageEngine implements Engine {
     yield* this.#stream({ ...request, segments, keepSpecials: thinking }, options, thinking);
   }
 
-  async logits(ids: readonly number[] | Int32Array, { chunk = 0, trace = false, greedy = 0 }: LogitsOptions = {}): Promise<LogitsResult> {
+  async logits(ids: readonly number[] | Int32Array, options: LogitsOptions = {}): Promise<LogitsResult> {
     const native = this.#live();
+    const { chunk, trace, greedy } = resolveLogitsOptions(options);
     const checked = checkIds("ids", ids, this.#vocabSize);
     if (checked.length === 0) throw invalidOption("ids", "at least one token id", ids);
-    inRange("chunk", chunk, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
-    inRange("greedy", greedy, { min: 0, max: 2 ** 31 - 1, integer: true, fallback: 0 });
+    const { maxContext } = this.#facts;
+    // Before memory for the results is asked for.
+    if (checked.length + greedy > maxContext)
+      throw invalidOption("ids", `at most ${maxContext} tokens together with the greedy ones`, checked.length + greedy);
     const collector = new LogitsCollector(checked.length, this.#vocabSize, greedy);
-    await asDiagnostic(native.logits(checked, chunk, Boolean(trace), greedy, (part) => collector.add(part)));
+    await asDiagnostic(
+      native.logits(checked, chunk, trace, greedy, (part) => collector.add(part)),
+      PROMPT,
+    );
     return collector.result();
   }
 
   tokenize(text: string | readonly PromptSegment[]): Int32Array {
-    const segments = typeof text === "string" ? [{ kind: "user" as const, text }] : checkSegments(text);
-    return this.#live().tokenize(segments);
+    const segments = typeof text === "string" ? [{ kind: "user" as const, text }] : checkSegments("text", text);
+    return this.#call(() => this.#live().tokenize(segments), { place: "text" });
   }
 
-  detokenize(ids: readonly number[] | Int32Array, { keepSpecials = false }: { keepSpecials?: boolean } = {}): string {
-    return this.#live().detokenize(checkIds("ids", ids, this.#vocabSize), keepSpecials);
+  detokenize(ids: readonly number[] | Int32Array, options: { keepSpecials?: boolean } = {}): string {
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+    const checked = checkIds("ids", ids, this.#vocabSize);
+    return this.#call(() => this.#live().detokenize(checked, options.keepSpecials === true), { place: "ids" });
   }
 
   dispose(): Promise<void> {
@@ -173,6 +209,14 @@ class PackageEngine implements Engine {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  #call<T>(work: () => T, context: CallContext): T {
+    try {
+      return work();
+    } catch (error) {
+      throw nativeError(error, context);
+    }
   }
 
   #live(): NativeEngine {
@@ -190,7 +234,7 @@ class PackageEngine implements Engine {
     if (prompt instanceof Int32Array || (Array.isArray(prompt) && typeof prompt[0] === "number")) {
       return { ids: checkIds("prompt", prompt as readonly number[], this.#vocabSize) };
     }
-    if (Array.isArray(prompt)) return { segments: checkSegments(prompt as readonly PromptSegment[]) };
+    if (Array.isArray(prompt)) return { segments: checkSegments("prompt", prompt as readonly PromptSegment[]) };
     throw invalidOption("prompt", "a string, segments or token ids", prompt);
   }
 
@@ -219,7 +263,7 @@ class PackageEngine implements Engine {
     try {
       yield* stream((onEvent) => native.submit(submit, onEvent), { signal, thinking });
     } catch (error) {
-      throw nativeError(error);
+      throw nativeError(error, PROMPT);
     }
   }
 }

@@ -1,7 +1,7 @@
 /** Checks what a caller passes and fills in defaults: the package's generation defaults first, then the documented ones. */
 
 import { Diagnostic } from "../diagnostics.js";
-import type { GenerateOptions, PromptSegment, SamplingOptions } from "./api.js";
+import type { ChatOptions, GenerateOptions, LogitsOptions, PromptSegment, SamplingOptions } from "./api.js";
 import type { NativeSubmit } from "./native.js";
 
 /** Sampling defaults of the package, from generation_config.json. */
@@ -39,8 +39,23 @@ type Numeric = keyof typeof RANGES;
 const OTHERS = ["logitBias", "seed", "stop", "stopIds", "signal", "addGenerationPrompt", "templateVariables"];
 
 export function invalidOption(name: string, expected: string, found: unknown): Diagnostic {
-  const shown = typeof found === "bigint" ? `${found}n` : (JSON.stringify(found) ?? String(found));
-  return new Diagnostic({ code: "generate-option", place: name, message: `expected ${expected}, found ${shown.slice(0, 60)}` });
+  return new Diagnostic({
+    code: "generate-option",
+    place: name,
+    message: `found ${show(found)}, expected ${expected}`,
+    hint: "the package's index.d.ts says what each option takes",
+  });
+}
+
+/** Anything may have been passed, also what JSON can't say. */
+function show(value: unknown): string {
+  if (typeof value === "bigint") return `${value}n`;
+  if (typeof value === "number") return String(value);
+  try {
+    return (JSON.stringify(value) ?? String(value)).slice(0, 60);
+  } catch {
+    return typeof value;
+  }
 }
 
 /** The request for the addon, without its prompt. */
@@ -58,11 +73,16 @@ export function resolveOptions(
     const given = options[name] ?? (defaults as { [K in Numeric]?: number })[name];
     return given === undefined ? RANGES[name].fallback : inRange(name, given, RANGES[name]);
   };
+  checkOthers(options);
   const bias = Object.entries(options.logitBias ?? {});
   const biasIds = bias.map(([id]) => tokenId(`logitBias[${JSON.stringify(id)}]`, Number(id), vocabSize));
   const biasValues = bias.map(([id, value]) => inRange(`logitBias[${id}]`, value, { min: -1e9, max: 1e9, fallback: 0 }));
   const stop = typeof options.stop === "string" ? [options.stop] : (options.stop ?? []);
-  for (const text of stop) if (typeof text !== "string" || text === "") throw invalidOption("stop", "strings that are not empty", text);
+  for (const text of stop) {
+    // The C interface takes strings that end at NUL.
+    if (typeof text !== "string" || text === "" || text.includes("\0"))
+      throw invalidOption("stop", "strings that are neither empty nor hold NUL", text);
+  }
   return {
     temperature: numeric("temperature"),
     topP: numeric("topP"),
@@ -82,6 +102,32 @@ export function resolveOptions(
   };
 }
 
+/** What is not a number: by type alone. */
+function checkOthers({ logitBias, stop, signal, addGenerationPrompt, templateVariables }: ChatOptions): void {
+  const isObject = (value: unknown) => typeof value === "object" && value !== null && !Array.isArray(value);
+  if (logitBias !== undefined && !isObject(logitBias)) throw invalidOption("logitBias", "an object of values by token id", logitBias);
+  if (stop !== undefined && typeof stop !== "string" && !Array.isArray(stop))
+    throw invalidOption("stop", "a string or an array of strings", stop);
+  // By shape: one of another realm or library is as good.
+  if (signal !== undefined && (typeof signal?.aborted !== "boolean" || typeof signal.addEventListener !== "function"))
+    throw invalidOption("signal", "an AbortSignal", signal);
+  if (addGenerationPrompt !== undefined && typeof addGenerationPrompt !== "boolean")
+    throw invalidOption("addGenerationPrompt", "true or false", addGenerationPrompt);
+  if (templateVariables !== undefined && !isObject(templateVariables))
+    throw invalidOption("templateVariables", "an object", templateVariables);
+}
+
+export function resolveLogitsOptions(options: LogitsOptions): Required<LogitsOptions> {
+  if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+  for (const name of Object.keys(options))
+    if (!["chunk", "trace", "greedy"].includes(name)) throw invalidOption(name, "one of chunk, trace, greedy", name);
+  const { chunk = 0, trace = false, greedy = 0 } = options;
+  inRange("chunk", chunk, { min: 0, max: INT32_MAX, integer: true, fallback: 0 });
+  inRange("greedy", greedy, { min: 0, max: INT32_MAX, integer: true, fallback: 0 });
+  if (typeof trace !== "boolean") throw invalidOption("trace", "true or false", trace);
+  return { chunk, trace, greedy };
+}
+
 /** Ids as the addon takes them; out of range or not integers is refused. */
 export function checkIds(place: string, ids: readonly number[] | Int32Array, vocabSize: number): Int32Array {
   if (!Array.isArray(ids) && !(ids instanceof Int32Array)) throw invalidOption(place, "an array of token ids", ids);
@@ -91,11 +137,12 @@ export function checkIds(place: string, ids: readonly number[] | Int32Array, voc
   return ids instanceof Int32Array ? ids : Int32Array.from(ids as readonly number[]);
 }
 
-export function checkSegments(prompt: readonly PromptSegment[]): readonly PromptSegment[] {
+export function checkSegments(place: string, prompt: readonly PromptSegment[]): readonly PromptSegment[] {
+  if (!Array.isArray(prompt)) throw invalidOption(place, "a string or an array of segments", prompt);
   prompt.forEach((segment, i) => {
     const ok =
       typeof segment === "object" && segment !== null && typeof segment.text === "string" && ["template", "user"].includes(segment.kind);
-    if (!ok) throw invalidOption(`prompt[${i}]`, '{ kind: "template" | "user", text }', segment);
+    if (!ok) throw invalidOption(`${place}[${i}]`, '{ kind: "template" | "user", text }', segment);
   });
   return prompt;
 }

@@ -41,8 +41,12 @@ export function printAll(graphs: readonly Graph[], options: PrintOptions = {}): 
 
 /** Gives the line that `print` writes for a node, without indent, to say which node a message is about. */
 export function nodePrinter(graph: Graph): (node: Node) => string {
-  const names = valueNames(graph);
-  return (node) => nodeText(node, names);
+  let names: ReturnType<typeof valueNames> | undefined;
+  return (node) => {
+    // Most graphs have nothing to be said about them.
+    names ??= valueNames(graph);
+    return nodeText(node, names);
+  };
 }
 
 /** Where `print` writes a node: the function's head is line 1, each node has one line after it. */

@@ -154,7 +154,10 @@ export class Cache {
 
 async function readEntry(dir: string): Promise<EntryFile | undefined> {
   try {
-    return JSON.parse(await readFile(join(dir, "entry.json"), "utf8")) as EntryFile;
+    const entry = JSON.parse(await readFile(join(dir, "entry.json"), "utf8")) as Partial<EntryFile> | null;
+    const { kind, label, file, bytes, sha256: hash } = entry ?? {};
+    const whole = [kind, label, file, hash].every((text) => typeof text === "string") && typeof bytes === "number";
+    return whole && file === basename(file as string) ? (entry as EntryFile) : undefined;
   } catch {
     return undefined;
   }

@@ -13,8 +13,10 @@ import { type Cache, sha256 } from "./cache.js";
 import type { Compiler } from "./compiler.js";
 
 export interface Unit {
-  /** The source's path within `root`, e.g. `kernels/linear_bf16_f32_n2560_k1024.cpp`. */
+  /** The source's path within `root`, e.g. `kernels/linear_bf16_f32_n2560_k1024.cpp`; what the unit is called where it has parts. */
   readonly source: string;
+  /** Sources that are compiled as one, which reads the headers that they share once. No two may use a name for different things. */
+  readonly parts?: readonly string[];
   readonly flags: readonly string[];
 }
 
@@ -81,7 +83,8 @@ async function compileUnit(unit: Unit, options: CompileOptions, scanner: Include
   const { compiler, cache, root, includeDirs, systemIncludeDirs = [], signal } = options;
   const start = performance.now();
   const flags = [...COMMON_FLAGS, ...unit.flags, ...includeDirs.map((dir) => `-I${dir}`)];
-  const key = sha256(JSON.stringify({ what: "object", compiler: compiler.identity, flags, sources: await scanner.closure(unit.source) }));
+  const sources = await scanner.closure(unit.parts ?? [unit.source]);
+  const key = sha256(JSON.stringify({ what: "object", compiler: compiler.identity, flags, sources, parts: unit.parts }));
   const hit = await cache.get(key);
   if (hit) {
     options.onUnit?.({ source: unit.source, cached: true, ms: performance.now() - start });
@@ -89,7 +92,9 @@ async function compileUnit(unit: Unit, options: CompileOptions, scanner: Include
   }
   const made = await cache.put(key, "object", unit.source, "object.o", async (out) => {
     const system = systemIncludeDirs.flatMap((dir) => ["-isystem", dir]);
-    await runTool(compiler, [...flags, ...system, "-c", unit.source, "-o", out], { cwd: root, what: unit.source, signal });
+    const input = unit.parts?.map((part) => `#include "${part}"\n`).join("");
+    const source = input === undefined ? [unit.source] : ["-x", "c++", "-"];
+    await runTool(compiler, [...flags, ...system, "-c", ...source, "-o", out], { cwd: root, what: unit.source, signal, input });
   });
   options.onUnit?.({ source: unit.source, cached: false, ms: performance.now() - start });
   return { source: unit.source, key, ...made, cached: false };
@@ -154,13 +159,23 @@ interface ToolContext {
   readonly cwd: string;
   readonly what: string;
   readonly signal?: AbortSignal | undefined;
+  /** What it reads instead of a file. */
+  readonly input?: string | undefined;
 }
 
-async function runTool(compiler: Compiler, args: readonly string[], { cwd, what, signal }: ToolContext): Promise<void> {
+async function runTool(compiler: Compiler, args: readonly string[], { cwd, what, signal, input = "" }: ToolContext): Promise<void> {
   const result = await withSlot(async () => {
     signal?.throwIfAborted();
     const cancel = signal ? { cancelSignal: signal } : {};
-    return await execa(compiler.command, args, { cwd, reject: false, all: true, timeout: 600_000, env: { LC_ALL: "C" }, ...cancel });
+    return await execa(compiler.command, args, {
+      cwd,
+      input,
+      reject: false,
+      all: true,
+      timeout: 600_000,
+      env: { LC_ALL: "C" },
+      ...cancel,
+    });
   });
   signal?.throwIfAborted();
   if (result.exitCode === 0) return;
@@ -187,8 +202,8 @@ class IncludeScanner {
     private readonly systemDirs: readonly string[],
   ) {}
 
-  /** `[path within root, hash of the text]` of the source and all it includes, sorted. */
-  async closure(source: string): Promise<readonly (readonly [string, string])[]> {
+  /** `[path within root, hash of the text]` of the sources and all they include, sorted. */
+  async closure(sources: readonly string[]): Promise<readonly (readonly [string, string])[]> {
     const seen = new Map<string, string>();
     const visit = async (path: string): Promise<boolean> => {
       if (seen.has(path)) return true;
@@ -202,7 +217,8 @@ class IncludeScanner {
       }
       return true;
     };
-    if (!(await visit(normalize(source))))
+    for (const source of sources) {
+      if (await visit(normalize(source))) continue;
       throw new Diagnostic({
         code: "source-missing",
         kind: "environment",
@@ -210,6 +226,7 @@ class IncludeScanner {
         place: join(this.root, source),
         hint: "reinstall ernie-compile",
       });
+    }
     // Headers outside the root are named by their hash alone: where they are installed must not matter.
     return [...seen].map(([path, hash]) => [path.startsWith("/") ? "" : path, hash] as const).sort((a, b) => (`${a}` < `${b}` ? -1 : 1));
   }

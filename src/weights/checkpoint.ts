@@ -120,7 +120,6 @@ async function readJson(place: string, refuse: (message: string) => Diagnostic):
 
 /** Nothing that leaves the folder, on any system: no separator, no NUL, no drive, not hidden. */
 function isPlainShardName(name: string): boolean {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this refuses
   return name.endsWith(".safetensors") && !name.startsWith(".") && !/[/\\:\u0000-\u001f]/.test(name);
 }
 

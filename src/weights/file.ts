@@ -60,7 +60,13 @@ export async function readFully(file: OpenFile, buffer: Uint8Array, offset: numb
 export function fileError(error: unknown, path: string): unknown {
   if (!(error instanceof Error && "errno" in error && "code" in error)) return error;
   if (error.code === "ENOENT" || error.code === "ENOTDIR") {
-    return new Diagnostic({ code: "file-missing", message: "there is no such file", place: path, cause: error });
+    return new Diagnostic({
+      code: "file-missing",
+      message: "found no such file or folder",
+      place: path,
+      hint: "check the path",
+      cause: error,
+    });
   }
   if (error.code === "ENOSPC" || error.code === "EDQUOT") {
     return new Diagnostic({
@@ -72,5 +78,6 @@ export function fileError(error: unknown, path: string): unknown {
       cause: error,
     });
   }
-  return new Diagnostic({ code: "file-error", kind: "environment", message: error.message, place: path, cause: error });
+  const hint = "check the path, and what this user may read and write there";
+  return new Diagnostic({ code: "file-error", kind: "environment", message: error.message, place: path, hint, cause: error });
 }

@@ -31,7 +31,7 @@ const MAX_VALUES = 4_000_000;
 const MAX_INTEGER_DIGITS = 20;
 
 const NUMBER = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
-// biome-ignore lint/suspicious/noControlCharactersInRegex: JSON forbids raw control characters in strings
+// JSON forbids raw control characters in strings.
 const PLAIN_TEXT = /[^"\\\u0000-\u001f]*/y;
 const LONE_SURROGATE = /\p{Surrogate}/u;
 const SPACE = /[ \t\n\r]*/y;

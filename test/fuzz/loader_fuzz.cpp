@@ -1,7 +1,9 @@
-// libFuzzer harness: any bytes as a package. The input is a package in one string, `name NUL bytes NUL NUL` for each file ("manifest.json" first of all;
-// others lie in the build folder), written to a folder and opened as the engine does; and its first file alone as a manifest.
+// libFuzzer harness: any bytes as a package. The input is a package in one string, `name NUL bytes NUL NUL` for each
+// file ("manifest.json" first of all; others lie in the build folder), written to a folder and opened as the engine
+// does; and its first file alone as a manifest.
 //
-//   S=runtime/src; clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime -I$S test/fuzz/loader_fuzz.cpp $S/*.cpp -pthread -o loader_fuzz
+//   S=runtime/src; clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime -I$S
+//   test/fuzz/loader_fuzz.cpp $S/*.cpp -pthread -o loader_fuzz
 //   ./loader_fuzz -max_total_time=60 new/ test/fuzz/corpus/loader
 //
 // Without clang: test/fuzz/replay.cpp runs the kept corpus. test/fuzz/loader_seeds.mjs writes it.
@@ -34,7 +36,8 @@ constinit const ern::Plan ern::model_plan = {
     .kv_block_bytes = 64,
     .kv_tokens = 64,
     .weights_bytes = 64,
-    .weights_file = {"weights.safetensors", 320, 256, "e770f82df9f292cbdbb5b4113162e57af8db285aff6d421048e5a653caa78311"},
+    .weights_file = {"weights.safetensors", 320, 256,
+                     "e770f82df9f292cbdbb5b4113162e57af8db285aff6d421048e5a653caa78311"},
     .synthetic_seed = 0,
     .synthetic = nullptr,
     .synthetic_count = 0,
@@ -77,7 +80,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (manifest.ok()) {
         build = manifest.value().build;
         require(ern::is_plain_path(build) && build.find('/') == build.npos);
-        for (const auto& file : manifest.value().files) require(ern::is_plain_path(file.path) && file.sha256.size() == 64);
+        for (const auto& file : manifest.value().files)
+          require(ern::is_plain_path(file.path) && file.sha256.size() == 64);
       } else {
         require(!manifest.status().message().empty());
       }

@@ -1,4 +1,5 @@
-// The C interface as a C program sees it, with text: everything through the table of functions, over the fake model with a tokenizer beside it.
+// The C interface as a C program sees it, with text: everything through the table of functions, over the fake model
+// with a tokenizer beside it.
 #define FAKE_VOCAB 400
 
 #include <condition_variable>
@@ -20,8 +21,9 @@ namespace {
 
 const ern_api* api = nullptr;
 
-const char* const text_json = R"({"format":1,"vocab_size":400,"added":[{"id":390,"content":"<think>","special":false},{"id":391,"content":"<img>"}],)"
-                              R"("specials":["<mask>"],"stop_ids":[2],"generation":{"do_sample":true,"temperature":0.8,"top_p":0.75,"top_k":0,"repetition_penalty":1.0}})";
+const char* const text_json =
+    R"({"format":1,"vocab_size":400,"added":[{"id":390,"content":"<think>","special":false},{"id":391,"content":"<img>"}],)"
+    R"("specials":["<mask>"],"stop_ids":[2],"generation":{"do_sample":true,"temperature":0.8,"top_p":0.75,"top_k":0,"repetition_penalty":1.0}})";
 
 struct Answer {
   std::mutex mutex;
@@ -45,7 +47,8 @@ struct Answer {
     // What a callback may do, and what it must not: no deadlock either way.
     answer.from_callback.push_back(api->ack(answer.engine, event->request, static_cast<int64_t>(event->id_count)));
     const int32_t id = 1;
-    const ern_logits_request pass = {sizeof pass, &id, 1, 0, 0, 0, [](void*, const ern_logits_chunk*) { return 0; }, nullptr};
+    const ern_logits_request pass = {sizeof pass, &id, 1, 0, 0, 0, [](void*, const ern_logits_chunk*) { return 0; },
+                                     nullptr};
     CHECK_EQUAL(api->logits(answer.engine, &pass), ERN_INVALID_ARGUMENT);
     api->engine_destroy(answer.engine);
     answer.changed.notify_all();
@@ -131,7 +134,8 @@ void text(ern_engine* engine, const ern::Tokenizer& tokenizer) {
     size_t begin = at;
     while ((static_cast<unsigned char>(whole[begin]) & 0xC0) == 0x80) ++begin;
     size_t end = begin;
-    for (int i = 0; i < 2 && end < whole.size(); ++i) end += ern::utf8::valid_length(whole.data() + end, whole.size() - end);
+    for (int i = 0; i < 2 && end < whole.size(); ++i)
+      end += ern::utf8::valid_length(whole.data() + end, whole.size() - end);
     const std::string stop = whole.substr(begin, end - begin);
     Answer stopped;
     ask(stopped, stop.c_str());
@@ -158,7 +162,8 @@ void messages(ern_engine* engine) {
   request.on_event = Answer::on_event;
   CHECK_EQUAL(api->submit(engine, &request, &number), ERN_INVALID_ARGUMENT);  // no prompt
   CHECK(std::strstr(api->last_message(), "empty"));
-  // A caller that is older than the library leaves out the last fields; a newer one must not use what the library doesn't know.
+  // A caller that is older than the library leaves out the last fields; a newer one must not use what the library
+  // doesn't know.
   struct Newer {
     ern_memory memory;
     uint64_t more;

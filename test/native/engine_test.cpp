@@ -1,5 +1,6 @@
-// The engine as a whole, over the model of fake_plan.hpp: whatever runs beside a request, and however often it is sent away and computed again, it says
-// what it would say alone. Cases are named on the command line; without a name all run.
+// The engine as a whole, over the model of fake_plan.hpp: whatever runs beside a request, and however often it is sent
+// away and computed again, it says what it would say alone. Cases are named on the command line; without a name all
+// run.
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -75,8 +76,12 @@ void limits() {
   refused(negative, Code::invalid_argument, "id");
   Reader too_long(prompt_of(random, 112));
   refused(too_long, Code::invalid_argument, "length");
-  const std::pair<float ern_sampling::*, float> bad[] = {{&ern_sampling::temperature, -1.0f}, {&ern_sampling::temperature, NAN},  {&ern_sampling::top_p, 1.5f},
-                                                         {&ern_sampling::min_p, 2.0f},        {&ern_sampling::repetition_penalty, -1.0f}, {&ern_sampling::presence_penalty, INFINITY}};
+  const std::pair<float ern_sampling::*, float> bad[] = {{&ern_sampling::temperature, -1.0f},
+                                                         {&ern_sampling::temperature, NAN},
+                                                         {&ern_sampling::top_p, 1.5f},
+                                                         {&ern_sampling::min_p, 2.0f},
+                                                         {&ern_sampling::repetition_penalty, -1.0f},
+                                                         {&ern_sampling::presence_penalty, INFINITY}};
   for (const auto& [field, value] : bad) {
     Reader reader({1});
     reader.sampling.*field = value;
@@ -108,7 +113,7 @@ void limits() {
   Reader holder({1}, 2);
   holder.gate = &gate;
   CHECK(holder.submit(*engine).ok());
-  while (engine->counters().running == 0) std::this_thread::yield();
+  while (!holder.begun) std::this_thread::yield();
   Readers readers;
   int busy = 0;
   for (int i = 0; i < 5; ++i) {
@@ -170,7 +175,8 @@ void logprobs() {
     CHECK_EQUAL(found.size(), size_t{4});
     CHECK_EQUAL(found[0].id, reader.ids[i]);
     CHECK_EQUAL(found[1].id, reader.ids[i]);  // greedy: the best is the one
-    for (const auto& entry : found) CHECK(std::abs(entry.logprob - (row[static_cast<size_t>(entry.id)] - std::log(total))) < 1e-5);
+    for (const auto& entry : found)
+      CHECK(std::abs(entry.logprob - (row[static_cast<size_t>(entry.id)] - std::log(total))) < 1e-5);
     for (size_t j = 2; j < found.size(); ++j) CHECK(found[j].logprob <= found[j - 1].logprob);
     tokens.push_back(reader.ids[i]);
   }
@@ -194,7 +200,8 @@ void batching(int threads, unsigned seed, bool sampled, bool at_once) {
   const auto shared = prompt_of(random, 40);
   for (int i = 0; i < 24; ++i) {
     auto prompt = prompt_of(random, 1 + random() % 60);
-    if (i % 3 == 0) prompt.insert(prompt.begin(), shared.begin(), shared.begin() + static_cast<ptrdiff_t>(10 + random() % 30));
+    if (i % 3 == 0)
+      prompt.insert(prompt.begin(), shared.begin(), shared.begin() + static_cast<ptrdiff_t>(10 + random() % 30));
     readers.push_back(std::make_unique<Reader>(std::move(prompt), 1 + random() % 60));
     Reader& reader = *readers.back();
     if (sampled && i % 2 == 1) {
@@ -282,7 +289,8 @@ void stalled_pool() {
 void prefix_reuse() {
   const auto engine = start();
   std::mt19937 random(4);
-  // A chat: each turn is the last one, its answer, and something new. All but the last token of the answer is in the cache, in whole blocks or not.
+  // A chat: each turn is the last one, its answer, and something new. All but the last token of the answer is in the
+  // cache, in whole blocks or not.
   std::vector<int32_t> history = prompt_of(random, 37);
   int64_t cached = 0;
   for (int turn = 0; turn < 5; ++turn) {
@@ -342,7 +350,8 @@ struct Chunks {
     }
     CHECK_EQUAL(chunk->start, static_cast<int64_t>(chunks.next_ids.size()));
     chunks.starts.push_back(chunk->start);
-    for (size_t row = 0; row < t.rows; ++row) chunks.logits.insert(chunks.logits.end(), t.f32 + row * t.row_stride, t.f32 + row * t.row_stride + t.columns);
+    for (size_t row = 0; row < t.rows; ++row)
+      chunks.logits.insert(chunks.logits.end(), t.f32 + row * t.row_stride, t.f32 + row * t.row_stride + t.columns);
     chunks.next_ids.insert(chunks.next_ids.end(), chunk->next_ids, chunk->next_ids + t.rows);
     for (size_t i = 0; i < chunk->trace_count; ++i) {
       const ern_tensor& trace = chunk->trace[i];
@@ -358,8 +367,10 @@ struct Chunks {
   }
 };
 
-Status run_logits(Engine& engine, const std::vector<int32_t>& ids, int32_t chunk, bool trace, int64_t greedy, Chunks& chunks) {
-  const ern_logits_request request = {sizeof request, ids.data(), ids.size(), chunk, trace, greedy, Chunks::on_chunk, &chunks};
+Status run_logits(Engine& engine, const std::vector<int32_t>& ids, int32_t chunk, bool trace, int64_t greedy,
+                  Chunks& chunks) {
+  const ern_logits_request request = {sizeof request, ids.data(), ids.size(),       chunk,
+                                      trace,          greedy,     Chunks::on_chunk, &chunks};
   if (Status status = check_logits(request, engine); !status.ok()) return status;
   return engine.logits(request);
 }
@@ -500,9 +511,16 @@ void information() {
 
 // The process ends while the engine runs: nothing may be destroyed under its threads.
 [[noreturn]] void exit_while_running() {
-  auto* const engine = start().release();
+  struct Session {
+    std::unique_ptr<Engine> engine = start();
+    Readers readers;
+  };
+  static Session* const session = new Session;  // in use until the end, and never destroyed
   std::mt19937 random(9);
-  for (int i = 0; i < 8; ++i) CHECK((new Reader(prompt_of(random, 30)))->submit(*engine).ok());
+  for (int i = 0; i < 8; ++i) {
+    session->readers.push_back(std::make_unique<Reader>(prompt_of(random, 30)));
+    CHECK(session->readers.back()->submit(*session->engine).ok());
+  }
   std::this_thread::sleep_for(std::chrono::milliseconds(3));
   std::exit(check::result());
 }
@@ -519,8 +537,12 @@ int main(int count, char** arguments) {
                {"limits", limits},
                {"stops", stops},
                {"logprobs", logprobs},
-               {"batching", [] { for (unsigned seed = 1; seed <= 6; ++seed) batching(2, seed, false, seed > 2); }},
-               {"batching-sampled", [] { batching(1, 11, true, true), batching(3, 12, true, false), batching(3, 13, true, true); }},
+               {"batching",
+                [] {
+                  for (unsigned seed = 1; seed <= 6; ++seed) batching(2, seed, false, seed > 2);
+                }},
+               {"batching-sampled",
+                [] { batching(1, 11, true, true), batching(3, 12, true, false), batching(3, 13, true, true); }},
                {"stalled-pool", stalled_pool},
                {"prefix-reuse", prefix_reuse},
                {"logits", logits},

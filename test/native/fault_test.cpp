@@ -1,5 +1,6 @@
-// Memory that runs out: the same small session with the n-th allocation failing, for every n. Each call succeeds or says why not, each accepted request
-// ends once, nothing hangs, crashes or leaks (run under AddressSanitizer), and the engine goes on.
+// Memory that runs out: the same small session with the n-th allocation failing, for every n. Each call succeeds or
+// says why not, each accepted request ends once, nothing hangs, crashes or leaks (run under AddressSanitizer), and the
+// engine goes on.
 #define FAKE_VOCAB 400
 
 #include <atomic>
@@ -48,8 +49,12 @@ void* operator new(size_t size, const std::nothrow_t&) noexcept { return allocat
 void* operator new[](size_t size, const std::nothrow_t&) noexcept { return allocate(size, 1); }
 void* operator new(size_t size) { return allocate_or_throw(size, 1); }
 void* operator new[](size_t size) { return allocate_or_throw(size, 1); }
-void* operator new(size_t size, std::align_val_t alignment) { return allocate_or_throw(size, static_cast<size_t>(alignment)); }
-void* operator new[](size_t size, std::align_val_t alignment) { return allocate_or_throw(size, static_cast<size_t>(alignment)); }
+void* operator new(size_t size, std::align_val_t alignment) {
+  return allocate_or_throw(size, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t size, std::align_val_t alignment) {
+  return allocate_or_throw(size, static_cast<size_t>(alignment));
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
@@ -129,7 +134,8 @@ bool session(const char* folder) {
     requests[i].submit(i);
   }
   const int32_t ids[] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
-  const ern_logits_request pass = {sizeof pass, ids, 9, 4, 1, 3, [](void*, const ern_logits_chunk*) { return 0; }, nullptr};
+  const ern_logits_request pass = {sizeof pass, ids, 9, 4, 1, 3, [](void*, const ern_logits_chunk*) { return 0; },
+                                   nullptr};
   const ern_status passed = ern_logits(engine, &pass);
   OWN_CHECK(passed == ERN_OK || passed == ERN_OUT_OF_MEMORY);
   char* text = nullptr;
@@ -180,7 +186,8 @@ int main() {
     failed += !session(folder.path().c_str());
     countdown = 0;
   }
-  std::printf("%lld allocations, %d sessions, %d of them met a failure\n", static_cast<long long>(allocations), rounds, failed);
+  std::printf("%lld allocations, %d sessions, %d of them met a failure\n", static_cast<long long>(allocations), rounds,
+              failed);
   CHECK(failed > 50);
   return check::result();
 }

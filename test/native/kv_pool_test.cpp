@@ -1,4 +1,5 @@
-// The KV pool against a plain account of who holds what: random work, with every invariant checked after each step; and the rules of reuse one by one.
+// The KV pool against a plain account of who holds what: random work, with every invariant checked after each step; and
+// the rules of reuse one by one.
 #include <cstring>
 #include <map>
 #include <numeric>

@@ -45,7 +45,7 @@ void check() {
 
 template <int M, int K, int Group, bool Bias = false>
 void check_types() {
-  constexpr LinearSwiglu problem{.m = M, .k = K, .group = Group, .bias = Bias, .tiling = {.k_block = 32, .row_block = 24}};
+  constexpr LinearSwiglu problem{.m = M, .k = K, .group = Group, .bias = Bias, .tiling = {.k_block = 32, .few_block = 16, .few = 2, .row_block = 24}};
   check<problem, Bf16, Bf16, Bf16>();
   check<problem, Bf16, Bf16, float>();
   check<problem, float, Bf16, float>();

@@ -53,9 +53,12 @@ void check() {
   }
 }
 
+// Small blocks, so that 100 rows are several blocks of many tiles, 12 are a few tiles, and K is cut several times.
 template <int N, int K, bool Bias = false, bool Residual = false>
+constexpr Linear small{.n = N, .k = K, .bias = Bias, .residual = Residual, .tiling = {.k_block = 64, .few_block = 32, .few = 2, .row_block = 40}};
+
+template <Linear problem>
 void check_types() {
-  constexpr Linear problem{.n = N, .k = K, .bias = Bias, .residual = Residual, .tiling = {.k_block = 64, .row_block = 40}};
   check<problem, Bf16, Bf16, float>();
   check<problem, Bf16, Bf16, Bf16>();
   check<problem, float, Bf16, float>();
@@ -82,13 +85,16 @@ void check_in_place() {
 }  // namespace
 
 int main() {
-  check_types<16, 32>();
-  check_types<24, 96, true>();
-  check_types<96, 64, false, true>();
-  check_types<300, 33, true, true>();
-  check_types<1, 1>();
-  check_types<129, 7>();
-  check_types<320, 128, true, true>();
+  check_types<small<16, 32>>();
+  check_types<small<300, 33, true, true>>();
+  check<small<24, 96, true>, Bf16, Bf16, Bf16>();
+  check<small<24, 96, true>, float, Bf16, float>();
+  check<small<96, 64, false, true>, Bf16, Bf16, float>();
+  check<small<1, 1>, Bf16, Bf16, float>();
+  check<small<1, 1>, float, float, float>();
+  check<small<129, 7>, Bf16, Bf16, float>();
+  check<small<129, 7>, float, Bf16, float>();
+  check<Linear{.n = 320, .k = 128, .bias = true, .residual = true}, Bf16, Bf16, float>();
   check<Linear{.n = 2560, .k = 1024}, Bf16, Bf16, float>();
   check<Linear{.n = 72, .k = 3072, .residual = true}, Bf16, Bf16, float>();
   check<Linear{.n = 72, .k = 3072, .residual = true}, float, Bf16, float>();

@@ -148,7 +148,7 @@ void check_ffn(int tokens, Routing routing) {
 
 template <int Hidden, int M, int Group, bool Addend>
 void check_ffn_types() {
-  constexpr MoeFfn problem{.hidden = Hidden, .m = M, .experts = 8, .chosen = 3, .group = Group, .addend = Addend, .tiling = {.k_block = 32, .row_block = 24}};
+  constexpr MoeFfn problem{.hidden = Hidden, .m = M, .experts = 8, .chosen = 3, .group = Group, .addend = Addend, .tiling = {.k_block = 32, .few_block = 16, .few = 2, .row_block = 24}};
   for (const int tokens : {1, 2, 9, 64}) {
     check_ffn<problem, Bf16, Bf16>(tokens, Routing::spread);
     check_ffn<problem, float, Bf16>(tokens, Routing::spread);

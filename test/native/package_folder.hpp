@@ -43,7 +43,8 @@ class PackageFolder {
   // The list alone.
   void list(const std::string& name, const std::string& sha256, size_t bytes) {
     listed_[name] = "{\"sha256\":\"" + sha256 + "\",\"bytes\":" + std::to_string(bytes) + "}";
-    std::string text = R"({"format":1,"compiler":"test","build":"build-0123abcd","build_id":")" + build_id_ + R"(","files":{)";
+    std::string text =
+        R"({"format":1,"compiler":"test","build":"build-0123abcd","build_id":")" + build_id_ + R"(","files":{)";
     for (const auto& [each, entry] : listed_) text += (text.back() == '{' ? "\"" : ",\"") + each + "\":" + entry;
     write_manifest(text + "}}");
   }

@@ -1,4 +1,5 @@
-// Packages on disk: what is whole loads in every way and gives the same tokens; what was changed, cut, or points elsewhere is refused, with a word on what.
+// Packages on disk: what is whole loads in every way and gives the same tokens; what was changed, cut, or points
+// elsewhere is refused, with a word on what.
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -42,13 +43,15 @@ void fill(PackageFolder& folder, const Packed& packed) {
   folder.add("weights.safetensors", packed.bytes);
 }
 
-void refused(const PackageFolder& folder, const Plan& plan, Code code, const std::string& word, const EngineOptions& options = {}) {
+void refused(const PackageFolder& folder, const Plan& plan, Code code, const std::string& word,
+             const EngineOptions& options = {}) {
   const auto engine = Engine::create(folder.path(), plan, options);
   CHECK(!engine.ok());
   if (engine.ok()) return;
   CHECK_EQUAL(static_cast<int>(engine.status().code()), static_cast<int>(code), engine.status().message());
   CHECK(engine.status().message().find(word) != std::string::npos);
-  if (engine.status().message().find(word) == std::string::npos) std::fprintf(stderr, "  not about %s: %s\n", word.c_str(), engine.status().message().c_str());
+  if (engine.status().message().find(word) == std::string::npos)
+    std::fprintf(stderr, "  not about %s: %s\n", word.c_str(), engine.status().message().c_str());
 }
 
 void whole() {
@@ -95,10 +98,14 @@ void changed() {
   with([](PackageFolder& f) { f.overwrite("lib/libern_model.so", "the librarY"); }, Code::corrupt, "libern_model.so");
   with([](PackageFolder& f) { f.overwrite("src/plan.cpp", "the plan "); }, Code::corrupt, "9 bytes, expected 8");
   with([](PackageFolder& f) { std::filesystem::remove(f.build() + "/src/plan.cpp"); }, Code::not_found, "plan.cpp");
-  with([](PackageFolder& f) { std::filesystem::remove(f.path() + "/manifest.json"); }, Code::not_found, "manifest.json");
-  with([](PackageFolder& f) { std::filesystem::remove(f.build() + "/weights.safetensors"); }, Code::not_found, "weights.safetensors");
-  with([&](PackageFolder& f) { f.overwrite("weights.safetensors", packed.bytes.substr(0, packed.bytes.size() - 1)); }, Code::corrupt, "weights.safetensors");
-  with([&](PackageFolder& f) { f.overwrite("weights.safetensors", packed.bytes + "x"); }, Code::corrupt, "weights.safetensors");
+  with([](PackageFolder& f) { std::filesystem::remove(f.path() + "/manifest.json"); }, Code::not_found,
+       "manifest.json");
+  with([](PackageFolder& f) { std::filesystem::remove(f.build() + "/weights.safetensors"); }, Code::not_found,
+       "weights.safetensors");
+  with([&](PackageFolder& f) { f.overwrite("weights.safetensors", packed.bytes.substr(0, packed.bytes.size() - 1)); },
+       Code::corrupt, "weights.safetensors");
+  with([&](PackageFolder& f) { f.overwrite("weights.safetensors", packed.bytes + "x"); }, Code::corrupt,
+       "weights.safetensors");
   with(
       [&](PackageFolder& f) {
         std::string bytes = packed.bytes;
@@ -107,7 +114,8 @@ void changed() {
       },
       Code::corrupt, "header");
   // The list agrees with the file, but the library was built for another.
-  with([&](PackageFolder& f) { f.add("weights.safetensors", packed.bytes + "x"); }, Code::corrupt, "weights.safetensors");
+  with([&](PackageFolder& f) { f.add("weights.safetensors", packed.bytes + "x"); }, Code::corrupt,
+       "weights.safetensors");
   with(
       [](PackageFolder& f) {
         std::filesystem::remove(f.build() + "/src/plan.cpp");
@@ -121,7 +129,11 @@ void changed() {
       },
       Code::corrupt, "weights.safetensors");
   with([](PackageFolder& f) { f.add("tokenizer.model", "not protobuf"); }, Code::corrupt, "text.json");
-  with([](PackageFolder& f) { f.add("tokenizer.model", "not protobuf"), f.add("text.json", R"({"format":1,"vocab_size":97})"); }, Code::corrupt, "");
+  with(
+      [](PackageFolder& f) {
+        f.add("tokenizer.model", "not protobuf"), f.add("text.json", R"({"format":1,"vocab_size":97})");
+      },
+      Code::corrupt, "");
   with([](PackageFolder& f) { f.add("text.json", R"({"format":1,"vocab_size":98})"); }, Code::corrupt, "98");
   PackageFolder other("fake-2");
   fill(other, packed);
@@ -141,7 +153,9 @@ void lying_manifests() {
     folder.write_manifest(manifest);
     refused(folder, packed.plan, Code::corrupt, word);
   };
-  const auto files = [](const std::string& entries) { return R"({"format":1,"build":"build-0123abcd","build_id":"fake-1","files":{)" + entries + "}}"; };
+  const auto files = [](const std::string& entries) {
+    return R"({"format":1,"build":"build-0123abcd","build_id":"fake-1","files":{)" + entries + "}}";
+  };
   with("", "manifest.json");
   with("{", "manifest.json");
   with("[]", "format");
@@ -151,16 +165,19 @@ void lying_manifests() {
   }
   with(R"({"format":1,"build":"build-1","files":{}})", "build_id");
   with(R"({"format":1,"build":"build-1","build_id":"fake-1","files":[]})", "files");
-  for (const char* path : {"/etc/passwd", "../manifest.json", "a/../../b", "a//b", "a/", "./a", "", "a b", "a\\\\b", "a\\u0000b", "ä"}) {
+  for (const char* path :
+       {"/etc/passwd", "../manifest.json", "a/../../b", "a//b", "a/", "./a", "", "a b", "a\\\\b", "a\\u0000b", "ä"}) {
     with(files("\"" + std::string(path) + R"(":{"sha256":")" + digits + R"(","bytes":1})"), "path");
   }
   with(files(R"("src/plan.cpp":{"sha256":"abc","bytes":8})"), "sha256");
   with(files(R"("src/plan.cpp":{"sha256":")" + std::string(64, 'A') + R"(","bytes":8})"), "sha256");
   with(files(R"("src/plan.cpp":{"sha256":")" + digits + R"(","bytes":-8})"), "bytes");
   with(files(R"("src/plan.cpp":{"sha256":")" + digits + R"(","bytes":1e3})"), "bytes");
-  with(files(R"("src/plan.cpp":{"sha256":")" + digits + R"(","bytes":9223372036854775807})"), "plan.cpp");  // and nothing of that size is allocated
+  with(files(R"("src/plan.cpp":{"sha256":")" + digits + R"(","bytes":9223372036854775807})"),
+       "plan.cpp");  // and nothing of that size is allocated
   with(files(R"("src/plan.cpp":{"sha256":")" + digits + R"(","bytes":8})"), "SHA-256");
-  with(files(R"("a":{"sha256":")" + digits + R"(","bytes":1},"a":{"sha256":")" + digits + R"(","bytes":1})"), "manifest.json");  // twice
+  with(files(R"("a":{"sha256":")" + digits + R"(","bytes":1},"a":{"sha256":")" + digits + R"(","bytes":1})"),
+       "manifest.json");  // twice
 }
 
 // A plan that can't be: the compiler's bug, told before anything is touched.

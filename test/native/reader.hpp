@@ -64,6 +64,7 @@ class Reader {
   bool acknowledges = true;
   size_t cancel_at = 0;                        // cancels when so many tokens have come
   const std::atomic<bool>* gate = nullptr;     // holds the engine's thread up until it is true
+  std::atomic<bool> begun{false};              // an event has come
 
   ern::Engine* engine = nullptr;
   uint64_t number = 0;
@@ -78,8 +79,10 @@ class Reader {
  private:
   static void on_event(void* user, const ern_event* event) {
     auto& reader = *static_cast<Reader*>(user);
+    reader.begun = true;
     while (reader.gate && !*reader.gate) std::this_thread::yield();
-    if (reader.acknowledges && event->id_count > 0) reader.engine->ack(event->request, static_cast<int64_t>(event->id_count));
+    if (reader.acknowledges && event->id_count > 0)
+      reader.engine->ack(event->request, static_cast<int64_t>(event->id_count));
     const std::lock_guard lock(reader.mutex);
     if (reader.finish != ERN_RUNNING) std::abort();  // an event after the last
     reader.ids.insert(reader.ids.end(), event->ids, event->ids + event->id_count);

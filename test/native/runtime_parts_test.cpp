@@ -19,8 +19,8 @@ using namespace ern;
 
 namespace {
 
-// Every thread runs every job once, meets the others, and sees what they wrote; also when there are more threads than cores, and after rests in which
-// the workers fell asleep.
+// Every thread runs every job once, meets the others, and sees what they wrote; also when there are more threads than
+// cores, and after rests in which the workers fell asleep.
 void threads() {
   for (const int size : {1, 2, 3, 9}) {
     auto made = ThreadPool::create(size);
@@ -47,12 +47,15 @@ void threads() {
 void cpu() {
   const Status lowest = check_cpu(ArchLevel::x86_64_v3);
   __builtin_cpu_init();
-  CHECK_EQUAL(lowest.ok(), static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")));
-  CHECK_EQUAL(check_cpu(ArchLevel::x86_64_v4).ok(), static_cast<bool>(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")));
+  CHECK_EQUAL(lowest.ok(), static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                                             __builtin_cpu_supports("bmi2")));
+  CHECK_EQUAL(check_cpu(ArchLevel::x86_64_v4).ok(),
+              static_cast<bool>(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")));
   CHECK_EQUAL(check_cpu(ArchLevel::x86_64_v4_vnni).ok(), static_cast<bool>(__builtin_cpu_supports("avx512vnni")));
   const Status highest = check_cpu(ArchLevel::x86_64_v4_bf16);
   CHECK_EQUAL(highest.ok(), static_cast<bool>(__builtin_cpu_supports("avx512bf16")));
-  if (!highest.ok()) CHECK(highest.message().find("avx512_bf16") != std::string::npos && highest.code() == Code::unsupported);
+  if (!highest.ok())
+    CHECK(highest.message().find("avx512_bf16") != std::string::npos && highest.code() == Code::unsupported);
 }
 
 void synthetic() {
@@ -92,7 +95,8 @@ void synthetic() {
   const auto whole = fill(Fill::normal, Dtype::f32, 1, 103, 5);
   std::vector<float> parts(103);
   const Filler<float> filler(7, 5, weight, normal);
-  for (uint64_t begin = 0; begin < 103; begin += 20) filler.fill(parts.data(), begin, std::min<uint64_t>(103, begin + 20));
+  for (uint64_t begin = 0; begin < 103; begin += 20)
+    filler.fill(parts.data(), begin, std::min<uint64_t>(103, begin + 20));
   CHECK(whole == parts);
   CHECK(whole != fill(Fill::normal, Dtype::f32, 1, 103, 6));
 }
@@ -124,7 +128,7 @@ struct Played {
 Played play(TeamChoice& choice, int steps, int64_t together, int64_t alone, int32_t rows = 1) {
   Played played;
   for (int i = 0; i < steps; ++i) {
-    const bool by_itself = choice.alone();
+    const bool by_itself = choice.alone(2);
     choice.note(by_itself, (by_itself ? alone : together) * rows, rows);
     played.all += by_itself;
     if (i >= steps - 100) played.last_hundred += by_itself;
@@ -136,13 +140,17 @@ void team_choice() {
   TeamChoice small;
   CHECK(play(small, 400, 100'000, 60'000).last_hundred >= 97);
   // The neighbours are gone: together is faster now, and that is found out.
-  CHECK(play(small, 1000, 20'000, 60'000).last_hundred <= 3);
-  CHECK(play(small, 70'000, 200'000, 60'000).last_hundred >= 97);
+  CHECK(play(small, 2000, 20'000, 60'000).last_hundred <= 3);
+  CHECK(play(small, 40'000, 200'000, 60'000).last_hundred >= 97);
   TeamChoice together;
-  CHECK(play(together, 20'000, 100'000, 180'000).all < 40);  // trials of what keeps losing grow rare
+  CHECK(play(together, 20'000, 100'000, 180'000).all < 30);  // trials of what keeps losing grow rare
+  TeamChoice medium;
+  CHECK(play(medium, 1000, 14'000'000, 27'000'000).all <= 3);
+  TeamChoice crowded;
+  CHECK(play(crowded, 400, 33'000'000, 22'000'000).last_hundred >= 97);
   TeamChoice large;
-  CHECK_EQUAL(play(large, 2000, 15'000'000, 30'000'000).all, 0);
-  CHECK_EQUAL(play(large, 2000, 40'000, 30'000, 512).all, 0);  // in all, not for each row
+  CHECK_EQUAL(play(large, 2000, 60'000'000, 120'000'000).all, 0);
+  CHECK_EQUAL(play(large, 2000, 200'000, 100'000, 512).all, 0);  // in all, not for each row
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// The sampler against its definition in doubles, written out as plainly as sampler.hpp says it: the same set of tokens, and the same draw from it.
+// The sampler against its definition in doubles, written out as plainly as sampler.hpp says it: the same set of tokens,
+// and the same draw from it.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -46,7 +47,8 @@ std::vector<std::pair<int32_t, double>> plain_distribution(const Row& row) {
   }
   std::vector<std::pair<int32_t, double>> all;
   for (size_t i = 0; i < z.size(); ++i) {
-    const bool in = (row.allowed.empty() || (row.allowed[i / 32] >> (i % 32) & 1)) && std::ranges::find(row.suppressed, static_cast<int32_t>(i)) == row.suppressed.end();
+    const bool in = (row.allowed.empty() || (row.allowed[i / 32] >> (i % 32) & 1)) &&
+                    std::ranges::find(row.suppressed, static_cast<int32_t>(i)) == row.suppressed.end();
     if (in && !std::isnan(z[i])) all.emplace_back(static_cast<int32_t>(i), z[i] / p.temperature);
   }
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
@@ -123,7 +125,8 @@ Row random_row(std::mt19937& random, size_t vocab) {
   if (chance(3)) p.frequency = 0.4f;
   if (chance(3)) p.presence = -0.3f;
   if (p.penalised()) {
-    for (int i = 0; i < 20; ++i) row.counts[static_cast<int32_t>(random() % vocab)] = static_cast<int32_t>(random() % 3);
+    for (int i = 0; i < 20; ++i)
+      row.counts[static_cast<int32_t>(random() % vocab)] = static_cast<int32_t>(random() % 3);
   }
   if (chance(3)) p.bias = {{3, 2.5f}, {0, -1.0f}};
   if (chance(2)) {
@@ -136,7 +139,8 @@ Row random_row(std::mt19937& random, size_t vocab) {
   return row;
 }
 
-// Each draw falls on the token whose stretch of [0, 1) the definition puts the random number into, up to rounding at the borders.
+// Each draw falls on the token whose stretch of [0, 1) the definition puts the random number into, up to rounding at
+// the borders.
 void draws() {
   std::mt19937 random(2);
   int draws = 0, at_border = 0;

@@ -23,7 +23,7 @@ struct Tiling {
   int rows = 0;         // most rows of a register tile; 0: as many as fit (tile_height)
   int k_block = 256;    // k per pass of many tiles: 256 x 64 bf16 fill 32 of 48 KiB of first cache
   int few_block = 128;  // k per pass of few tiles: this block and the next one share the first cache
-  int few = 3;          // tiles up to which they are few
+  int few = 12;         // tiles up to which they are few
   int row_block = 192;  // rows that share a pass
   int ahead = 0;        // bytes that a panel is prefetched ahead of a lone tile; 0: the hardware sees a stream and does better
   bool next = true;     // tiles that share a block of a panel fetch the next one
@@ -221,6 +221,7 @@ ERN_INLINE void panel_matmul(const GetRow& x, int count, const W* w, int width, 
   constexpr int block = Knobs.row_block < MaxRows ? Knobs.row_block : MaxRows;
   constexpr Fetch lone = Knobs.ahead > 0 ? Fetch::own : Fetch::none;
   constexpr Fetch few = Knobs.next ? Fetch::next : Fetch::none;
+  static_assert(Knobs.k_block % 2 == 0 && Knobs.few_block % 2 == 0, "a block is whole pairs of k");
   alignas(64) float sums[block * panel_cols];
   const X* rows[block];
   const int64_t stride = width * 2;

@@ -35,6 +35,24 @@ export function copyGraph(graph: Graph, visit: (node: Node, context: CopyContext
   return build.finish();
 }
 
+/**
+ * Buckets of one program differ in bounds and share their nodes (clone-buckets). Where a pass does the same to several, it does it once, and they go
+ * on sharing: `alike` tells apart what it does to graphs of the same nodes.
+ */
+export class BucketCopies {
+  readonly #made = new Map<Graph["nodes"], Map<string, Graph>>();
+
+  copy(graph: Graph, alike: string, make: () => Graph): Graph {
+    const known = this.#made.get(graph.nodes) ?? new Map<string, Graph>();
+    this.#made.set(graph.nodes, known);
+    const first = known.get(alike);
+    if (first) return Object.freeze({ ...first, name: graph.name, bounds: graph.bounds });
+    const made = make();
+    known.set(alike, made);
+    return made;
+  }
+}
+
 export function mapOperands(operands: LooseOperands, map: (value: Value) => Value): LooseOperands {
   const mapped: { [name: string]: Value | readonly Value[] } = {};
   for (const [name, entry] of Object.entries(operands)) {

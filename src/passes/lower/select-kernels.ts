@@ -10,8 +10,8 @@ import { bestRow, type TuningTable } from "../../codegen/tuning.js";
 import { Diagnostic } from "../../diagnostics.js";
 import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/graph.js";
 import { type AttrRecord, hasTrait, opDef } from "../../ir/ops.js";
-import { definePass, type GraphPass } from "../pass.js";
-import { copyGraph } from "./copy-graph.js";
+import { definePass, type ProgramsPass } from "../pass.js";
+import { BucketCopies, copyGraph } from "./copy-graph.js";
 import { launchRows } from "./cost.js";
 
 export interface KernelOptions {
@@ -27,14 +27,32 @@ export interface ChosenKernel {
   readonly params: KernelParams;
 }
 
-export function selectKernels(options: KernelOptions): GraphPass {
-  return definePass({ name: "select-kernels", needs: "kernel", leaves: "kernel", run: (graph) => run(graph, options) });
+export function selectKernels(options: KernelOptions): ProgramsPass {
+  return definePass({ name: "select-kernels", needs: "kernel", leaves: "kernel", runAll: (graphs) => run(graphs, options) });
 }
 
-function run(graph: Graph, options: KernelOptions): Graph {
+function run(graphs: readonly Graph[], options: KernelOptions): readonly Graph[] {
+  const fitting = new Map<Node, readonly ChosenKernel[]>();
+  const copies = new BucketCopies();
+  return graphs.map((graph) => {
+    const chosen = new Map<Node, ChosenKernel>();
+    for (const node of graph.nodes) {
+      if (hasTrait(node.op, "weight") || node.op === "launch") continue;
+      const kernels = fitting.get(node) ?? fittingKernels(node, graph, options);
+      fitting.set(node, kernels);
+      chosen.set(node, chooseKernel(kernels, launchRows(node, graph), options));
+    }
+    // Only measured rows look at a bucket's size.
+    const alike = options.tuning ? JSON.stringify([...chosen.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
+    return copies.copy(graph, alike, () => insertLaunches(graph, chosen));
+  });
+}
+
+function insertLaunches(graph: Graph, chosen: ReadonlyMap<Node, ChosenKernel>): Graph {
   return copyGraph(graph, (node, { build, operands, keep }) => {
-    if (hasTrait(node.op, "weight") || node.op === "launch") return keep(node);
-    const { kernel, params } = chooseKernel(node, graph, options);
+    const choice = chosen.get(node);
+    if (!choice) return keep(node);
+    const { kernel, params } = choice;
     const mapped = operands(node);
     const names = opDef(node.op).operands.map((name) => name.replace(/[?*]$/, ""));
     const args = names.flatMap((name) => mapped[name] ?? []) as readonly Value[];
@@ -49,7 +67,8 @@ function definedAttrs(attrs: LooseAttrs): AttrRecord {
   return Object.fromEntries(Object.entries(attrs).filter(([, value]) => value !== undefined)) as AttrRecord;
 }
 
-export function chooseKernel(node: Node, graph: Graph, { target, deterministic, tuning }: KernelOptions): ChosenKernel {
+/** All kernels that compute a node on its weights as they are packed, with their parameters; the default first. */
+function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): readonly ChosenKernel[] {
   const reasons: string[] = [];
   const fitting: ChosenKernel[] = [];
   for (const kernel of kernelsFor(node.op)) {
@@ -58,8 +77,7 @@ export function chooseKernel(node: Node, graph: Graph, { target, deterministic, 
     if (unread !== undefined || typeof params === "string") reasons.push(`${kernel.name}: ${unread}`);
     else fitting.push({ kernel, params: withDefaults(kernel, { ...params, ...weightParams(kernel, node) }) });
   }
-  const preferred = fitting[0];
-  if (!preferred) {
+  if (fitting.length === 0) {
     throw new Diagnostic({
       code: "kernel-missing",
       kind: "unsupported",
@@ -67,8 +85,13 @@ export function chooseKernel(node: Node, graph: Graph, { target, deterministic, 
       place: `program ${graph.name}`,
     });
   }
+  return fitting;
+}
+
+function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
+  const preferred = fitting[0] as ChosenKernel;
   const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
-  return bestRow(tuning, allowed, launchRows(node, graph)) ?? preferred;
+  return bestRow(tuning, allowed, rows) ?? preferred;
 }
 
 /** Why a kernel can't read a weight as it is packed. */

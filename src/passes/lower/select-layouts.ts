@@ -6,16 +6,16 @@
  * In the graph a choice is a `pack` node between the weight and its readers. What packed bytes look like is in runtime/device/layout.
  */
 
-import { fitKernel, type KernelTarget, type WeightFormat } from "../../codegen/kernel-def.js";
+import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget, type WeightFormat } from "../../codegen/kernel-def.js";
 import { kernelsFor } from "../../codegen/kernels.js";
 import { Diagnostic } from "../../diagnostics.js";
 import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/graph.js";
 import { maxDim, type TensorType } from "../../ir/types.js";
 import { packedBytes } from "../../weights/pack-plan.js";
 import { definePass, type ProgramsPass } from "../pass.js";
-import { copyGraph, mapOperands } from "./copy-graph.js";
+import { BucketCopies, copyGraph, mapOperands } from "./copy-graph.js";
 import { costInSeconds, launchRows } from "./cost.js";
-import { WeightKeys, type WeightRead, weightReads } from "./weight-keys.js";
+import { type WeightKeys, type WeightRead, weightKeys, weightReads } from "./weight-keys.js";
 
 export interface LayoutOptions {
   readonly target: KernelTarget;
@@ -35,9 +35,17 @@ export interface LayoutChoice {
 }
 
 interface Reader extends WeightRead {
-  readonly graph: Graph;
+  /** Of the weight, in all programs. */
+  readonly key: string;
   /** Seconds of the best kernel for each format, by `formatName`. */
   readonly seconds: ReadonlyMap<string, number>;
+}
+
+/** A kernel that reads the weight in one format. */
+interface Candidate {
+  readonly format: string;
+  readonly kernel: AnyKernel;
+  readonly params: KernelParams;
 }
 
 export function selectLayouts(options: LayoutOptions): ProgramsPass {
@@ -45,58 +53,77 @@ export function selectLayouts(options: LayoutOptions): ProgramsPass {
 }
 
 function run(graphs: readonly Graph[], options: LayoutOptions): readonly Graph[] {
-  const keysOf = graphs.map((graph) => new WeightKeys(graph));
-  const readers = new Map<string, Reader[]>();
-  for (const [i, graph] of graphs.entries()) {
-    const keys = keysOf[i] as WeightKeys;
-    for (const read of weightReads(graph, keys)) {
-      const reader = { ...read, graph, seconds: secondsByFormat(read, graph, options.target) };
-      const key = keys.key(read.value);
-      const known = readers.get(key);
-      if (known) known.push(reader);
-      else readers.set(key, [reader]);
-    }
+  const keysOf = weightKeys(graphs);
+  const readers = readersOf(graphs, keysOf, options.target);
+  const byWeight = new Map<string, Reader[]>();
+  for (const reader of readers.flat()) {
+    const known = byWeight.get(reader.key);
+    if (known) known.push(reader);
+    else byWeight.set(reader.key, [reader]);
   }
   let copyBytes = options.copyLimit ?? 0;
-  const choices = new Map<string, readonly WeightFormat[]>();
-  for (const [key, list] of readers) {
+  const choices = new Map<string, LayoutChoice>();
+  for (const [key, list] of byWeight) {
     const choice = chooseFormats(list, copyBytes);
     copyBytes -= choice.bytes - formatBytes(list, choice.formats[0] as WeightFormat);
-    choices.set(key, choice.formats);
+    choices.set(key, choice);
     options.onChoice?.(choice);
   }
-  return graphs.map((graph, i) => insertPacks(graph, keysOf[i] as WeightKeys, choices, options.target));
+  const copies = new BucketCopies();
+  return graphs.map((graph, i) => {
+    const reads = (readers[i] as readonly Reader[]).map((reader) => ({ ...reader, format: fastestFormat(reader, choices) }));
+    if (reads.length === 0) return graph;
+    const alike = reads.map(({ format }) => format).join();
+    return copies.copy(graph, alike, () => insertPacks(graph, keysOf[i] as WeightKeys, reads));
+  });
+}
+
+/** Of each graph, in order. Which kernels could read a weight is asked once for all buckets of a program; how long they take depends on the bucket. */
+function readersOf(graphs: readonly Graph[], keysOf: readonly WeightKeys[], target: KernelTarget): readonly (readonly Reader[])[] {
+  const known = new Map<Graph["nodes"], readonly (WeightRead & { readonly candidates: readonly Candidate[] })[]>();
+  return graphs.map((graph, i) => {
+    const keys = keysOf[i] as WeightKeys;
+    const reads =
+      known.get(graph.nodes) ?? weightReads(graph, keys).map((read) => ({ ...read, candidates: candidatesFor(read, graph, target) }));
+    known.set(graph.nodes, reads);
+    return reads.map(({ candidates, ...read }) => {
+      const rows = launchRows(read.node, graph);
+      const seconds = new Map<string, number>();
+      for (const { format, kernel, params } of candidates) {
+        const time = costInSeconds(kernel.cost(params, rows), target.arch);
+        seconds.set(format, Math.min(time, seconds.get(format) ?? Number.POSITIVE_INFINITY));
+      }
+      return { ...read, key: keys.key(read.value), seconds };
+    });
+  });
 }
 
 export function formatName({ layout, dtype }: WeightFormat): string {
   return `${layout} ${dtype}`;
 }
 
-function secondsByFormat(read: WeightRead, graph: Graph, target: KernelTarget): ReadonlyMap<string, number> {
-  const seconds = new Map<string, number>();
+function candidatesFor({ node, operand, value }: WeightRead, graph: Graph, target: KernelTarget): readonly Candidate[] {
+  const candidates: Candidate[] = [];
   const reasons: string[] = [];
-  const dtype = (read.value.type as TensorType).dtype;
-  for (const kernel of kernelsFor(read.node.op)) {
-    const params = fitKernel(kernel, read.node, target);
+  const dtype = (value.type as TensorType).dtype;
+  for (const kernel of kernelsFor(node.op)) {
+    const params = fitKernel(kernel, node, target);
     if (typeof params === "string") {
       reasons.push(`${kernel.name}: ${params}`);
       continue;
     }
-    for (const format of kernel.weights?.[read.operand] ?? []) {
+    for (const format of kernel.weights?.[operand] ?? []) {
       // Widening keeps every value, narrowing would not.
       if (format.dtype !== dtype && format.dtype !== "f32") continue;
-      const time = costInSeconds(
-        kernel.cost({ ...params, [`${read.operand}_layout`]: format.layout }, launchRows(read.node, graph)),
-        target.arch,
-      );
-      seconds.set(formatName(format), Math.min(time, seconds.get(formatName(format)) ?? Number.POSITIVE_INFINITY));
+      const packed = { ...params, [`${operand}_layout`]: format.layout, [`${operand}_dtype`]: format.dtype };
+      candidates.push({ format: formatName(format), kernel, params: packed });
     }
   }
-  if (seconds.size > 0) return seconds;
+  if (candidates.length > 0) return candidates;
   throw new Diagnostic({
     code: "kernel-missing",
     kind: "unsupported",
-    message: `no kernel reads the ${read.operand} of this ${read.node.op}${reasons.length ? `: ${reasons.join("; ")}` : ""}`,
+    message: `no kernel reads the ${operand} of this ${node.op}${reasons.length ? `: ${reasons.join("; ")}` : ""}`,
     place: `program ${graph.name}`,
   });
 }
@@ -153,32 +180,29 @@ function cheapest(choices: readonly LayoutChoice[]): LayoutChoice | undefined {
   );
 }
 
-/** Puts the chosen copies beside each weight, and has each reader take the one that it reads fastest. */
-function insertPacks(graph: Graph, keys: WeightKeys, choices: ReadonlyMap<string, readonly WeightFormat[]>, target: KernelTarget): Graph {
-  const reads = weightReads(graph, keys);
-  if (reads.length === 0) return graph;
+/** Of the copies that there are of a weight, the one that a reader reads fastest. */
+function fastestFormat({ key, seconds }: Reader, choices: ReadonlyMap<string, LayoutChoice>): string {
+  const time = (name: string): number => seconds.get(name) ?? Number.POSITIVE_INFINITY;
+  const names = (choices.get(key) as LayoutChoice).formats.map(formatName);
+  return names.reduce((best, other) => (time(other) < time(best) ? other : best));
+}
+
+/** Puts the copies that are read beside each weight, and gives each reader its own. */
+function insertPacks(graph: Graph, keys: WeightKeys, reads: readonly (WeightRead & { readonly format: string })[]): Graph {
   const wanted = new Map<Value, Set<string>>();
   const taken = new Map<Node, Map<Value, string>>();
-  for (const read of reads) {
-    const seconds = secondsByFormat(read, graph, target);
-    const names = (choices.get(keys.key(read.value)) as readonly WeightFormat[]).map(formatName);
-    const name = names.reduce((best, other) => (timeOf(seconds, other) < timeOf(seconds, best) ? other : best));
-    wanted.set(read.value, (wanted.get(read.value) ?? new Set()).add(name));
-    taken.set(read.node, (taken.get(read.node) ?? new Map()).set(read.value, name));
+  for (const { node, value, format } of reads) {
+    wanted.set(value, (wanted.get(value) ?? new Set()).add(format));
+    taken.set(node, (taken.get(node) ?? new Map()).set(value, format));
   }
   const packed = new Map<Value, ReadonlyMap<string, Value>>();
   return copyGraph(graph, (node, { build, value, keep }) => {
     if (keys.isWeight(node.results[0] as Value)) {
       const results = keep(node);
       for (const [i, result] of node.results.entries()) {
-        const names = [...(wanted.get(result) ?? [])];
-        const x = results[i] as Value;
-        packed.set(
-          result,
-          new Map(
-            names.map((name) => [name, build.nodeLoose("pack", { x }, { ...parseFormat(name) }, [], node.origin).results[0] as Value]),
-          ),
-        );
+        const pack = (name: string): Value =>
+          build.nodeLoose("pack", { x: results[i] as Value }, { ...parseFormat(name) }, [], node.origin).results[0] as Value;
+        packed.set(result, new Map([...(wanted.get(result) ?? [])].map((name) => [name, pack(name)])));
       }
       return results;
     }
@@ -188,8 +212,4 @@ function insertPacks(graph: Graph, keys: WeightKeys, choices: ReadonlyMap<string
     return build.nodeUnchecked(node.op, mapOperands(node.operands as LooseOperands, take), node.attrs as LooseAttrs, types, node.origin)
       .results;
   });
-}
-
-function timeOf(seconds: ReadonlyMap<string, number>, name: string): number {
-  return seconds.get(name) ?? Number.POSITIVE_INFINITY;
 }

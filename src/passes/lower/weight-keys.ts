@@ -40,6 +40,16 @@ export class WeightKeys {
   }
 }
 
+/** Of each graph; buckets, which share their nodes, share it too. */
+export function weightKeys(graphs: readonly Graph[]): readonly WeightKeys[] {
+  const byNodes = new Map<Graph["nodes"], WeightKeys>();
+  return graphs.map((graph) => {
+    const keys = byNodes.get(graph.nodes) ?? new WeightKeys(graph);
+    byNodes.set(graph.nodes, keys);
+    return keys;
+  });
+}
+
 /** A weight that a node which computes something reads, and as which operand. */
 export interface WeightRead {
   readonly node: Node;

@@ -8,8 +8,8 @@ import type { Graph, Node, Value } from "../../ir/graph.js";
 import { hasTrait } from "../../ir/ops.js";
 import { type Layout, maxDim, type TensorType } from "../../ir/types.js";
 import { PACK_ALIGN, type PackDType, packedBytes } from "../../weights/pack-plan.js";
-import { copyGraph } from "../lower/copy-graph.js";
-import { WeightKeys, weightReads } from "../lower/weight-keys.js";
+import { BucketCopies, copyGraph } from "../lower/copy-graph.js";
+import { type WeightKeys, weightKeys, weightReads } from "../lower/weight-keys.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { alignUp } from "./place-buffers.js";
 import { type PartSource, weightParts } from "./weight-parts.js";
@@ -42,10 +42,11 @@ export function planWeights(onPlan: (plan: WeightPlan) => void): ProgramsPass {
     needs: "kernel",
     leaves: "plan",
     runAll: (graphs) => {
-      const keys = graphs.map((graph) => new WeightKeys(graph));
+      const keys = weightKeys(graphs);
       const { plan, byKey } = placeAll(graphs, keys);
       onPlan(plan);
-      return graphs.map((graph, i) => replaceWeights(graph, keys[i] as WeightKeys, byKey));
+      const copies = new BucketCopies();
+      return graphs.map((graph, i) => copies.copy(graph, "", () => replaceWeights(graph, keys[i] as WeightKeys, byKey)));
     },
   });
 }

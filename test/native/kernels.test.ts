@@ -1,5 +1,5 @@
 /**
- * Attention, rope, norms, embedding and elementwise kernels: compiles their C++ tests for each arch level and runs those that this CPU can.
+ * The kernel headers, each by itself: compiles their C++ tests for each arch level and runs those that this CPU can.
  * "plain" is the build without -march, the one that also runs under sanitizers; with SANITIZE only it and the best level are built.
  */
 
@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest";
 import { type ArchLevel, archFlags, bestArch, missingFlags, readCpuFlags } from "../../src/toolchain/arch.js";
 import { buildNative, sanitizers } from "./build-native.js";
 
-const tests = ["attention", "rope", "rms_norm", "elementwise"] as const;
+const tests = ["attention", "rope", "rms_norm", "elementwise", "linear", "linear_swiglu", "head_argmax", "moe"] as const;
 const cpu = readCpuFlags();
 
 // x86-64-v4-vnni has nothing that these kernels would use: it is x86-64-v4 here.
