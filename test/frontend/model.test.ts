@@ -103,14 +103,18 @@ describe("the contract with the plan", () => {
     expect(graph.nodes.every(({ attrs }) => !("dtype" in attrs) || attrs.dtype === "f32")).toBe(true);
   });
 
-  it("bf16 activations: matmuls and the cache read bf16, the router and the residual stream f32", () => {
+  it("bf16 activations: matmuls and the cache read bf16; the router, what q, k and v are made of, and the residual stream f32", () => {
+    let f32Reads = 0;
     for (const node of build("prefill").nodes) {
       const dtype = (value: { readonly type: { readonly dtype: string } }) => value.type.dtype;
-      if (node.op === "linear" || node.op === "expert_linear") expect([dtype(node.operands.x), node.attrs.dtype]).toEqual(["bf16", "f32"]);
+      if (node.op === "linear" && dtype(node.operands.x) === "f32") f32Reads++;
+      else if (node.op === "linear" || node.op === "expert_linear") expect([dtype(node.operands.x), node.attrs.dtype]).toEqual(["bf16", "f32"]);
       if (node.op === "moe_router") expect([dtype(node.operands.x), dtype(node.operands.gate)]).toEqual(["f32", "f32"]);
       if (node.op === "add") expect(dtype(node.operands.a)).toBe("f32");
       if (node.op === "kv_append") expect([dtype(node.operands.k), dtype(node.operands.v)]).toEqual(["bf16", "bf16"]);
     }
+    // q, k and v of each layer: models with experts are that careful (src/frontend/attention.ts).
+    expect(f32Reads).toBe(3 * parseConfig(config("moe"), "moe").config.layers);
   });
 
   it("each weight once, under a name that the checkpoint has", () => {
