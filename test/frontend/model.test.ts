@@ -114,7 +114,7 @@ describe("the contract with the plan", () => {
       if (node.op === "kv_append") expect([dtype(node.operands.k), dtype(node.operands.v)]).toEqual(["bf16", "bf16"]);
     }
     // q, k and v of each layer: models with experts are that careful (src/frontend/attention.ts).
-    expect(f32Reads).toBe(3 * parseConfig(config("moe"), "moe").config.layers);
+    expect(f32Reads).toBe(3 * model.layers);
   });
 
   it("each weight once, under a name that the checkpoint has", () => {
