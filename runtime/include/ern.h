@@ -166,7 +166,7 @@ typedef struct ern_tensor {
 } ern_tensor;
 
 typedef struct ern_logits_chunk {
-  int32_t greedy; /* 0: rows `start`, start + 1, ... of the prompt. 1: the row that greedy token `start` was taken from */
+  int32_t greedy; /* 0: rows `start` and on of the prompt. 1: the row that greedy token `start` was taken from */
   int64_t start;
   ern_tensor logits;       /* columns: the vocabulary */
   const int32_t* next_ids; /* [rows]: the greedy choice after each row */

@@ -31,21 +31,26 @@ async function run(binary: string, ...args: string[]): Promise<string> {
   return result.stdout;
 }
 
-const CASES = ["solo", "limits", "stops", "logprobs", "batching", "batching-sampled", "stalled-pool", "prefix-reuse"];
-const ENDS = ["logits", "destroy", "several-engines", "threads", "information"];
+/** Test programs, and the cases that each takes by name. `exit` ends the process in mid-generation. */
+const ENGINE_CASES = {
+  engine: ["solo", "limits", "stops", "logprobs", "destroy", "several-engines", "threads", "information", "exit"],
+  batching: ["batching", "batching-sampled", "stalled-pool", "prefix-reuse"],
+  logits: ["logits"],
+};
 
 describe.each([
   { name: "optimised", flags: [] },
   ...(sanitizers ? [] : [{ name: "under the address and undefined-behaviour sanitizers", flags: SANITIZED }]),
 ])("engine, $name", ({ flags }) => {
-  let binary = "";
-  beforeAll(async () => {
-    binary = await build("engine", flags);
+  describe.each(Object.entries(ENGINE_CASES))("%s", (test, cases) => {
+    let binary = "";
+    beforeAll(async () => {
+      binary = await build(test, flags);
+    });
+    it.each(cases)("%s", async (name) => {
+      expect(await run(binary, name)).toBe(name);
+    });
   });
-  it.each([...CASES, ...ENDS])("%s", async (name) => {
-    expect(await run(binary, name)).toBe(name);
-  });
-  it("survives the end of the process in mid-generation", () => run(binary, "exit"));
 });
 
 describe("runtime, under the sanitizers", () => {

@@ -15,7 +15,8 @@ template <Linear problem, class X, class W, class Y>
 void check() {
   constexpr int n = problem.n, k = problem.k;
   Random random(n * 31 + k);
-  const auto x = random_values<X>(most_rows * k, 1.0f, random);
+  auto x = random_values<X>(most_rows * k, 1.0f, random);
+  x.push_back(ern::cpu::from_f32<X>(NAN));  // a K that is odd must not reach behind the last row
   const auto w = random_values<W>(n * k, 0.1f, random);
   const auto packed = pack(w, n, k);
   const auto bias = random_values<float>(n, 1.0f, random);

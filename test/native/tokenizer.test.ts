@@ -125,7 +125,7 @@ async function mixedText(bytes: number): Promise<string> {
 }
 
 describe("fuzz corpora under the address and undefined-behaviour sanitizers", () => {
-  const flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+  const flags = sanitizers ? [] : ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
   const harness = (name: string, sources: string[]) =>
     buildNative({ name: `${name}-replay`, sources: [`test/fuzz/${name}_fuzz.cpp`, "test/fuzz/replay.cpp", ...sources], flags });
 
