@@ -80,7 +80,12 @@ export function tiles(seed) {
     const width = c.block_x * c.tile_x;
     const height = c.block_y * c.tile_y;
     const bytes = c.shared ? (width + halo + c.pad) * (height + halo) * 4 : 0;
-    const resident = Math.min(16, Math.floor(65536 / (registers * warps * 32)), bytes ? Math.floor(98304 / bytes) : 16, Math.floor(64 / warps));
+    const resident = Math.min(
+      16,
+      Math.floor(65536 / (registers * warps * 32)),
+      bytes ? Math.floor(98304 / bytes) : 16,
+      Math.floor(64 / warps),
+    );
     if (resident === 0 || registers > 200) {
       entries.push([c, Number.NaN]);
       continue;
@@ -139,7 +144,8 @@ export function field(seed) {
   const entries = [];
   for (const c of combinations(parameters)) {
     const codes = names.map((name) => parameters[name].indexOf(c[name]));
-    const side = codes.reduce((sum, code, p) => sum + plane[p] * ((2 * code) / (parameters[names[p]].length - 1) - 1), 0) / Math.hypot(...plane);
+    const side =
+      codes.reduce((sum, code, p) => sum + plane[p] * ((2 * code) / (parameters[names[p]].length - 1) - 1), 0) / Math.hypot(...plane);
     if (side > border + 0.4) continue;
     const y = codes.reduce((sum, code, p) => sum + effects[p][code], 0) + tables.reduce((sum, { value }) => sum + value(codes), 0);
     entries.push([c, side > border ? Number.NaN : Math.exp(stretch * y + noise * normal())]);

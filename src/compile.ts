@@ -24,6 +24,7 @@ import type { PassReport } from "./passes/run.js";
 import { compilerVersion } from "./project.js";
 import { type ArchLevel, resolveArch } from "./toolchain/arch.js";
 import { Cache, sha256 } from "./toolchain/cache.js";
+import { checkText } from "./toolchain/check-text.js";
 import { findCompiler } from "./toolchain/compiler.js";
 import { COMMON_FLAGS } from "./toolchain/cxx.js";
 import {
@@ -37,6 +38,7 @@ import {
   PLAN_SOURCE,
   RUNTIME_FLAGS,
 } from "./toolchain/native.js";
+import { fileError, makeFolder } from "./weights/file.js";
 import { fingerprintCheckpoint } from "./weights/fingerprint.js";
 import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
 import { runPacker } from "./weights/packer.js";
@@ -111,6 +113,8 @@ export async function compile(request: CompileRequest, options: CompileOptions =
       code: "platform-unsupported",
       kind: "unsupported",
       message: `found ${process.platform} ${process.arch}, expected Linux on x86-64`,
+      place: "this machine",
+      hint: "compile and run on a Linux x86-64 machine or container",
     });
   }
   const arch = resolveArch(request.arch);
@@ -124,6 +128,7 @@ export async function compile(request: CompileRequest, options: CompileOptions =
       });
     await checkOutputFolder(request.out);
   }
+  if (options.dumpDir !== undefined) await makeDumpFolder(options.dumpDir);
   const model = await clock.run("load", () => loadModel(request));
   const lowered = await clock.run("lower", () => lower(request, model, arch, options));
   const summary = summarize(request, lowered);
@@ -146,6 +151,15 @@ export async function compile(request: CompileRequest, options: CompileOptions =
   const context: BuildContext = { request, model, lowered, arch, summary, options, clock, counts: { units: 0, cached: 0 } };
   const { buildId, path } = await withOutputFolder(out, (staged) => build(context, staged));
   return { out, build: path.slice(out.length + 1), buildId, compiled: context.counts, phases: clock.phases, ...common };
+}
+
+/** Before anything else is done: that it can't be made is found at once. */
+async function makeDumpFolder(path: string): Promise<void> {
+  try {
+    await makeFolder(resolve(path));
+  } catch (error) {
+    throw fileError(error, path);
+  }
 }
 
 function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, options: CompileOptions): LoweredModel {
@@ -253,7 +267,11 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   ] as const);
 
   await clock.run("link", async () => {
-    await files.copy("lib/libern_model.so", (await linkLibrary(objects, native)).path);
+    const [library] = await Promise.all([
+      linkLibrary(objects, native),
+      model.text.tokenizerModel ? checkText(objects, staged.dir, model.text.tokenizerModel, native) : Promise.resolve(),
+    ]);
+    await files.copy("lib/libern_model.so", library.path);
     await files.copy("lib/ern_node.node", addon.path);
   });
   const path = await clock.run("write", async () => {
@@ -310,7 +328,15 @@ function planSource(context: BuildContext, buildId: string, weights: PlanWeights
     version: compilerVersion(),
     arch,
     buildId,
-    info: { model: modelInfo(context), target: request.target, arch, activations: request.activations, version: compilerVersion() },
+    info: {
+      model: modelInfo(context),
+      target: request.target,
+      arch,
+      activations: request.activations,
+      version: compilerVersion(),
+      decodeBytes: lowered.decodeBytes,
+      kvBytesPerToken: context.summary.memory.kvBytesPerToken,
+    },
     vocabSize: request.config.vocabSize,
     limits: request.limits,
     threads: request.threads ?? 0,

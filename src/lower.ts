@@ -30,6 +30,7 @@ import type { Pass } from "./passes/pass.js";
 import { FUSION_PASSES } from "./passes/pipeline.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
+import { weightTraffic } from "./passes/plan/weight-traffic.js";
 import { type PassReport, runPrograms } from "./passes/run.js";
 import type { ArchLevel } from "./toolchain/arch.js";
 
@@ -61,6 +62,8 @@ export interface LoweredModel {
   readonly weights: WeightPlan;
   readonly layouts: readonly LayoutChoice[];
   readonly kvBlockBytes: number;
+  /** Of weights, for one token of one sequence. */
+  readonly decodeBytes: number;
   readonly reports: readonly PassReport[];
   /** Text of the levels asked for. */
   readonly ir: { readonly [L in Level]?: string };
@@ -88,6 +91,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
   let kernels: readonly UsedKernel[] = [];
+  let decodeBytes = 0;
   const { graphs, reports } = runPrograms(programs, passes, {
     ...(options.disablePasses ? { disable: options.disablePasses } : {}),
     ...(options.limit === undefined ? {} : { limit: options.limit }),
@@ -97,11 +101,13 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       const level = pass === "clone-buckets" ? "fused" : pass === "select-kernels" ? "kernel" : pass === "plan-memory" ? "plan" : undefined;
       if (level && wanted.has(level)) ir[level] = printAll(after);
       if (pass === "select-kernels") kernels = collectKernels(after);
+      // The smallest bucket: one sequence.
+      if (pass === "plan-weights") decodeBytes = weightTraffic(after.find((graph) => kindOf(graph) === "decode") as Graph, 1);
     },
   });
   if (!weights) throw bug("the weights were not planned");
   const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
-  return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, reports, ir };
+  return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
@@ -179,6 +185,7 @@ export function levelsUpTo(level?: string): readonly Level[] {
       code: "unknown-level",
       message: `found ${JSON.stringify(level)}, expected ${LEVELS.join(", ")}`,
       place: "--print-ir",
+      hint: "without a level all are printed",
     });
   return LEVELS.filter((known) => levelIndex(known) === levelIndex(found));
 }

@@ -5,7 +5,8 @@
 //   matmul prefill               512 rows, one product at a time, beside the vector units' limit
 //   matmul moe                   the routed experts of one layer of 21B-A3B, for 1 to 512 tokens
 //
-// Options: -t threads (2), -r repetitions (20), -p small|huge pages for `decode` (huge), -f file to map for `bandwidth` (made if missing).
+// Options: -t threads (2), -r repetitions (20), -p small|huge pages for `decode` (huge), -n most tokens for `moe`
+// (512), -f file to map for `bandwidth` (made if missing).
 // Machines that others use give one-sided noise. So what is compared is interleaved, and of each launch the best of all repetitions counts:
 // a launch is short enough to meet a quiet moment, a whole step is not. A step's weights are far larger than the caches, so the repetition
 // before leaves nothing behind.
@@ -21,12 +22,16 @@
 #include <functional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "device/cpu/head_argmax.hpp"
 #include "device/cpu/linear.hpp"
 #include "device/cpu/linear_swiglu.hpp"
 #include "device/cpu/moe_ffn.hpp"
+#ifdef WITH_ONEDNN
+#include "onednn.hpp"
+#endif
 
 using namespace ern;
 using namespace ern::cpu;
@@ -169,6 +174,7 @@ Launches reading(const void* p, const std::vector<size_t>& pieces) {
 struct Options {
   int threads = 2;
   int repetitions = 20;
+  int tokens = 512;
   Pages pages = Pages::huge;
   std::string file;
 };
@@ -197,7 +203,8 @@ void bandwidth(const Options& options) {
       best[1].add(crew.run(reading(huge, pieces)));
       if (mapped) best[2].add(crew.run(reading(mapped, pieces)));
     }
-    std::printf("%d threads: %.1f GB/s in 4 KiB pages, %.1f in huge pages", threads, bytes / best[0].total() * 1e-9, bytes / best[1].total() * 1e-9);
+    std::printf("%d threads: %.1f GB/s in 4 KiB pages, %.1f in huge pages", threads, bytes / best[0].total() * 1e-9,
+                bytes / best[1].total() * 1e-9);
     if (mapped) std::printf(", %.1f from a mapped file", bytes / best[2].total() * 1e-9);
     std::printf("\n");
   }
@@ -219,18 +226,21 @@ Launches decode_step(const Bf16* w, int layers) {
   static char* workspace = allocate<char>(head_argmax_workspace(MaxRows));
   const float* none = nullptr;
   Launches out;
+  const auto product = [&]<int N, int K, int Residual>(std::integer_sequence<int, N, K, Residual>) {
+    constexpr Linear problem{.n = N, .k = K, .residual = Residual != 0, .max_rows = MaxRows, .tiling = tiling};
+    out.push_back([=](Team& team) { linear<problem>(MaxRows, x, w, none, y, y, team); });
+    w += size_t{N} * K;
+  };
+  constexpr LinearSwiglu ffn{.m = 3072, .k = 1024, .group = 32, .max_rows = MaxRows, .tiling = tiling};
+  constexpr HeadArgmax head{.n = 103424, .k = 1024, .max_rows = MaxRows, .tiling = tiling};
   for (int layer = 0; layer < layers; ++layer) {
-    const Bf16* at = w;
-    out.push_back([=](Team& t) { linear<Linear{.n = 2560, .k = 1024, .max_rows = MaxRows, .tiling = tiling}>(MaxRows, x, at, none, none, y, t); });
-    at += 2560 * 1024;
-    out.push_back([=](Team& t) { linear<Linear{.n = 1024, .k = 2048, .residual = true, .max_rows = MaxRows, .tiling = tiling}>(MaxRows, x, at, none, y, y, t); });
-    at += 1024 * 2048;
-    out.push_back([=](Team& t) { linear_swiglu<LinearSwiglu{.m = 3072, .k = 1024, .group = 32, .max_rows = MaxRows, .tiling = tiling}>(MaxRows, x, at, none, z, t); });
-    at += 6144 * 1024;
-    out.push_back([=](Team& t) { linear<Linear{.n = 1024, .k = 3072, .residual = true, .max_rows = MaxRows, .tiling = tiling}>(MaxRows, x, at, none, y, y, t); });
-    w = at + 1024 * 3072;
+    product(std::integer_sequence<int, 2560, 1024, 0>{});
+    product(std::integer_sequence<int, 1024, 2048, 1>{});
+    out.push_back([=](Team& team) { linear_swiglu<ffn>(MaxRows, x, w, none, z, team); });
+    w += size_t{2} * ffn.m * ffn.k;
+    product(std::integer_sequence<int, 1024, 3072, 1>{});
   }
-  out.push_back([=](Team& t) { head_argmax<HeadArgmax{.n = 103424, .k = 1024, .max_rows = MaxRows, .tiling = tiling}>(MaxRows, x, w, none, y, ids, workspace, t); });
+  out.push_back([=](Team& team) { head_argmax<head>(MaxRows, x, w, none, y, ids, workspace, team); });
   return out;
 }
 
@@ -245,7 +255,8 @@ void decode(const Options& options) {
   const Bf16* w = weights(total / 2, options.pages);
   Crew crew(options.threads);
   const size_t cut = size_t{1} << 22;
-  const Launches steps[] = {decode_step<1>(w, layers), decode_step<2>(w, layers), decode_step<4>(w, layers), decode_step<8>(w, layers), decode_step<16>(w, layers)};
+  const Launches steps[] = {decode_step<1>(w, layers), decode_step<2>(w, layers), decode_step<4>(w, layers), decode_step<8>(w, layers),
+                            decode_step<16>(w, layers)};
   const Launches stream = reading(w, std::vector<size_t>(total / cut, cut)), same = reading(w, bytes);
   Best best[5], read, read_same;
   for (int r = 0; r < options.repetitions; ++r) {
@@ -264,7 +275,8 @@ void decode(const Options& options) {
       for (int layer = 0; layer < layers; ++layer) sum += best[i][layer * 4 + j], sum_read += read_same[layer * 4 + j];
       std::printf("%s %.3f ", names[j], sum_read / sum);
     }
-    std::printf("head %.3f of the same reads; tokens %.2f\n", read_same[layers * 4] / best[i][layers * 4], (1 << i) * best[0].total() / best[i].total());
+    std::printf("head %.3f of the same reads; tokens %.2f\n", read_same[layers * 4] / best[i][layers * 4],
+                (1 << i) * best[0].total() / best[i].total());
   }
 }
 
@@ -293,11 +305,26 @@ void prefill_shape(Crew& crew, int repetitions) {
   static const Bf16* w = weights(size_t{N} * K);
   static float* y = allocate<float>(rows * N);
   const float* none = nullptr;
+  const Launches ours = {[=](Team& t) { linear<Linear{.n = N, .k = K, .tiling = tiling}>(rows, x, w, none, none, y, t); }};
   Best best;
+  constexpr double flops = 2.0 * rows * N * K;
+#ifdef WITH_ONEDNN
+  // In turns, so that both meet the same weather. Its own threads: OMP_NUM_THREADS.
+  OneDnnMatmul peer(rows, N, K);
+  double peer_best = 1e9;
+  const clockid_t clock = crew.size() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
   for (int r = 0; r < repetitions; ++r) {
-    best.add(crew.run({[=](Team& t) { linear<Linear{.n = N, .k = K, .tiling = tiling}>(rows, x, w, none, none, y, t); }}));
+    best.add(crew.run(ours));
+    const double start = seconds(clock);
+    peer.run();
+    peer_best = std::min(peer_best, seconds(clock) - start);
   }
-  std::printf("  512 x %d x %d: %.0f GFLOP/s a thread\n", N, K, 2.0 * rows * N * K / best.total() * 1e-9 / crew.size());
+  std::printf("  512 x %d x %d: %.0f GFLOP/s a thread, oneDNN %.0f, ratio %.3f\n", N, K, flops / best.total() * 1e-9 / crew.size(),
+              flops / peer_best * 1e-9 / crew.size(), peer_best / best.total());
+#else
+  for (int r = 0; r < repetitions; ++r) best.add(crew.run(ours));
+  std::printf("  512 x %d x %d: %.0f GFLOP/s a thread\n", N, K, flops / best.total() * 1e-9 / crew.size());
+#endif
 }
 
 void prefill(const Options& options) {
@@ -313,6 +340,7 @@ void prefill(const Options& options) {
 
 template <int Tokens>
 void moe_tokens(Crew& crew, const Options& options, const Bf16* gate_up, const Bf16* down) {
+  if (Tokens > options.tokens) return;
   constexpr MoeFfn problem{.hidden = 2560, .m = 1536, .experts = 64, .chosen = 6, .group = 32, .max_rows = Tokens, .tiling = tiling};
   constexpr size_t gate_up_size = size_t{2 * 1536} * 2560, down_size = size_t{2560} * 1536;
   Bf16* x = weights(size_t{Tokens} * 2560);
@@ -345,11 +373,13 @@ void moe_tokens(Crew& crew, const Options& options, const Bf16* gate_up, const B
       for (const auto& launch : reading(down + e * down_size, {down_size * 2})) reads.push_back(launch);
     }
     read.add(crew.run(reads));
-    best.add(crew.run({[=](Team& t) { moe_ffn<problem>(Tokens, x, indices, share_of, gate_up, down, static_cast<const float*>(nullptr), out, workspace, t); }}));
+    best.add(crew.run({[=](Team& team) {
+      moe_ffn<problem>(Tokens, x, indices, share_of, gate_up, down, static_cast<const float*>(nullptr), out, workspace, team);
+    }}));
   }
   const double bytes = used * (gate_up_size + down_size) * 2.0, flops = 2.0 * Tokens * 6 * (gate_up_size + down_size);
-  std::printf("  %3d tokens, %2zu experts in use: %7.2f ms, %.3f of reading (%.1f GB/s), %.0f GFLOP/s a thread\n", Tokens, used, best.total() * 1e3,
-              read.total() / best.total(), bytes / read.total() * 1e-9, flops / best.total() * 1e-9 / crew.size());
+  std::printf("  %3d tokens, %2zu experts in use: %7.2f ms, %.3f of reading (%.1f GB/s), %.0f GFLOP/s a thread\n", Tokens, used,
+              best.total() * 1e3, read.total() / best.total(), bytes / read.total() * 1e-9, flops / best.total() * 1e-9 / crew.size());
 }
 
 void moe(const Options& options) {
@@ -377,12 +407,13 @@ int main(int argc, char** argv) {
     if (flag == "-t") options.threads = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "-r") options.repetitions = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "-p") options.pages = argv[i + 1] == std::string("small") ? Pages::small : Pages::huge;
+    if (flag == "-n") options.tokens = std::atoi(argv[i + 1]);
     if (flag == "-f") options.file = argv[i + 1];
   }
   if (mode == "bandwidth") return bandwidth(options), 0;
   if (mode == "decode") return decode(options), 0;
   if (mode == "prefill") return prefill(options), 0;
   if (mode == "moe") return moe(options), 0;
-  std::fprintf(stderr, "usage: matmul bandwidth|decode|prefill|moe [-p small|huge] [-t threads] [-r repetitions] [-f file]\n");
+  std::fprintf(stderr, "usage: matmul bandwidth|decode|prefill|moe [-p small|huge] [-n tokens] [-t threads] [-r repetitions] [-f file]\n");
   return 2;
 }

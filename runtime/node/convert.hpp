@@ -127,9 +127,10 @@ napi_value make_typed(napi_env env, napi_typedarray_type type, size_t length, Fi
 struct Parts {
   std::vector<std::string> texts;
   std::vector<int32_t> ids;
+  std::vector<std::vector<int32_t>> id_lists;
   std::vector<ern_part> parts;
 
-  // From an Int32Array, or an array of { kind, text }.
+  // From an Int32Array, or an array of { kind, text } and { kind: "tokens", ids }.
   void read(napi_env env, napi_value tokens, napi_value segments) {
     if (!is_undefined(env, tokens)) {
       ids = int32s(env, tokens);
@@ -138,14 +139,21 @@ struct Parts {
     }
     uint32_t count = 0;
     napi_get_array_length(env, segments, &count);
-    std::vector<ern_part_kind> kinds;
+    // Reserved, so that what the parts point to stands still.
+    texts.reserve(count);
+    id_lists.reserve(count);
     for (uint32_t i = 0; i < count; i++) {
       napi_value segment = nullptr;
       napi_get_element(env, segments, i, &segment);
-      texts.push_back(string(env, get(env, segment, "text")));
-      kinds.push_back(string(env, get(env, segment, "kind")) == "template" ? ERN_PART_TEMPLATE : ERN_PART_USER);
+      const std::string kind = string(env, get(env, segment, "kind"));
+      if (kind == "tokens") {
+        const auto& list = id_lists.emplace_back(int32s(env, get(env, segment, "ids")));
+        parts.push_back({ERN_PART_TOKENS, list.data(), list.size()});
+      } else {
+        const auto& text = texts.emplace_back(string(env, get(env, segment, "text")));
+        parts.push_back({kind == "template" ? ERN_PART_TEMPLATE : ERN_PART_USER, text.data(), text.size()});
+      }
     }
-    for (uint32_t i = 0; i < count; i++) parts.push_back({kinds[i], texts[i].data(), texts[i].size()});
   }
 };
 

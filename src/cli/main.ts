@@ -4,18 +4,29 @@
  * `ernie-compile <model>` is short for `ernie-compile build <model>`.
  */
 
-import { type Command, CommanderError } from "commander";
+import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
+import { nearest } from "../frontend/nearest.js";
+import { reportFailure } from "./failure.js";
 import { watchInterrupts } from "./interrupt.js";
 import { createProgram } from "./program.js";
-import { EXIT, note, printFailure } from "./terminal.js";
+import { EXIT } from "./terminal.js";
 
 /** `ernie-compile ./model -o x` means `ernie-compile build ./model -o x`. */
-function withDefaultVerb(args: readonly string[], program: Command): string[] {
-  const first = args[0];
-  const isVerb =
-    first === undefined || first.startsWith("-") || first === "help" || program.commands.some((command) => command.name() === first);
-  return isVerb ? [...args] : ["build", ...args];
+function hasVerb([first]: readonly string[], program: Command): boolean {
+  return first === undefined || first.startsWith("-") || first === "help" || program.commands.some((command) => command.name() === first);
+}
+
+/** What was taken for a model may be a verb with a slip in it. */
+function withVerbHint(error: unknown, [first = ""]: readonly string[], program: Command): unknown {
+  if (!(error instanceof Diagnostic) || error.code !== "input-not-found") return error;
+  const meant = nearest(
+    first,
+    program.commands.map((command) => command.name()),
+  );
+  if (meant === undefined) return error;
+  const { code, kind, summary: message, place } = error;
+  return new Diagnostic({ code, kind, message, place, hint: `did you mean ernie-compile ${meant}?`, cause: error });
 }
 
 async function main(args: readonly string[]): Promise<void> {
@@ -27,35 +38,14 @@ async function main(args: readonly string[]): Promise<void> {
     process.exitCode = EXIT.usage;
     return;
   }
+  const short = !hasVerb(args, program);
   try {
-    await program.parseAsync(withDefaultVerb(args, program), { from: "user" });
+    await program.parseAsync(short ? ["build", ...args] : args, { from: "user" });
   } catch (error) {
-    report(error, args.includes("--json"));
+    const code = reportFailure(short ? withVerbHint(error, args, program) : error, args.includes("--json"));
+    // A signal has said already which it is.
+    process.exitCode ??= code;
   }
-}
-
-function report(error: unknown, json: boolean): void {
-  if (error instanceof CommanderError) {
-    process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage;
-    // People have been told on stderr.
-    if (json && error.exitCode !== 0) printFailure(usageError(error), json);
-  } else if (error instanceof Error && error.name === "AbortError") {
-    process.exitCode ??= EXIT.interrupted;
-    if (json) printFailure(new Diagnostic({ code: "interrupted", kind: "environment", message: "interrupted" }), json);
-    else note("interrupted");
-  } else {
-    printFailure(error, json);
-    process.exitCode = isUsage(error) ? EXIT.usage : EXIT.failure;
-  }
-}
-
-function usageError({ message }: CommanderError): Diagnostic {
-  return new Diagnostic({ code: "usage", message: message.replace(/^error: /, ""), hint: "--help shows how it is used" });
-}
-
-/** The place is then a flag: its value, or that it is missing. What a file holds is a failure. */
-function isUsage(error: unknown): boolean {
-  return error instanceof Diagnostic && error.kind === "input" && (error.code === "usage" || (error.place?.startsWith("-") ?? false));
 }
 
 /** A reader that went away: without one of stdout nobody waits for the result; without one of stderr the work goes on unseen. */

@@ -10,7 +10,7 @@ import { levelOf, verify } from "../ir/verify.js";
 import type { Pass } from "../passes/pass.js";
 import { FUSION_PASSES } from "../passes/pipeline.js";
 import { runPrograms } from "../passes/run.js";
-import { fileError } from "../weights/file.js";
+import { fileError, makeFolder } from "../weights/file.js";
 import { integer } from "./numbers.js";
 import { note, printLine } from "./terminal.js";
 
@@ -34,7 +34,8 @@ export function registerOpt(program: Command): void {
     .option("--limit <n>", "stop after n rewrites, to find the guilty one by halving", integer(0))
     .option("--time", "print what each pass did and how long it took")
     .addHelpText("after", "\nExample:\n  ernie-compile opt g.ir --passes canonicalize,fuse-qkv --time")
-    .action((file: string, flags: OptFlags) => {
+    .action(async (file: string, flags: OptFlags) => {
+      if (flags.dumpDir !== undefined) await makeFolder(resolve(flags.dumpDir));
       const text = readText(file);
       const graphs = parseAll(text, file).map((parsed) => parsed.graph);
       for (const graph of graphs) verify(graph, levelOf(graph));

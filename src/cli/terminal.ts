@@ -1,8 +1,5 @@
 /** What the command line prints and where: results on stdout, progress and messages on stderr; colour only on a terminal that wants it. */
 
-import { Diagnostic } from "../diagnostics.js";
-import { fileError } from "../weights/file.js";
-
 export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130, terminated: 143 } as const;
 
 const colour = (stream: NodeJS.WriteStream) => Boolean(stream.isTTY) && !process.env.NO_COLOR && process.env.TERM !== "dumb";
@@ -25,28 +22,6 @@ export function printJson(value: unknown): void {
 
 export function note(text: string): void {
   process.stderr.write(`${text}\n`);
-}
-
-/** A failure as people read it, or as one JSON object on stdout for programs. */
-export function printFailure(thrown: unknown, json: boolean): void {
-  const error = asDiagnostic(thrown);
-  if (json) {
-    const body =
-      error instanceof Diagnostic ? error.toJSON() : { code: "internal", kind: "bug", message: messageOf(error), place: null, hint: null };
-    printJson({ error: body });
-    return;
-  }
-  if (error instanceof Diagnostic) note(error.message.replace(/^[^:]*:/, (head) => red(bold(head))));
-  else
-    note(
-      `${red(bold("internal (bug):"))} ${error instanceof Error ? (error.stack ?? error.message) : messageOf(error)}\n  command: ${process.argv.slice(1).join(" ")}`,
-    );
-}
-
-/** What the operating system refused is no bug of ours, wherever it came from. */
-function asDiagnostic(error: unknown): unknown {
-  if (!(error instanceof Error) || error instanceof Diagnostic || !("syscall" in error)) return error;
-  return fileError(error, "path" in error ? String(error.path) : String(error.syscall));
 }
 
 export function messageOf(error: unknown): string {

@@ -42,14 +42,14 @@ export async function renderBindings(input: BindingsInput): Promise<Bindings> {
 
 async function renderTypes(input: BindingsInput): Promise<string> {
   // With it comes all of TypeScript, which nothing else of the compiler needs.
-  const { IndentationText, Project, QuoteKind } = await import("ts-morph");
+  const { IndentationText, Project, QuoteKind, StructureKind } = await import("ts-morph");
   const project = new Project({
     useInMemoryFileSystem: true,
     skipLoadingLibFiles: true,
     manipulationSettings: { indentationText: IndentationText.TwoSpaces, quoteKind: QuoteKind.Double },
   });
   const file = project.createSourceFile("index.d.ts", readApi());
-  narrow(file, "ModelInfo", {
+  const model = {
     architecture: JSON.stringify(input.architecture),
     parameters: `${input.parameters}`,
     layers: `${input.layers}`,
@@ -57,35 +57,28 @@ async function renderTypes(input: BindingsInput): Promise<string> {
     vocabSize: `${input.vocabSize}`,
     experts: `${input.experts}`,
     takesImages: `${input.takesImages}`,
-  });
-  narrow(file, "EngineInfo", { maxContext: `${input.maxContext}`, maxBatch: `${input.maxBatch}` });
-  file.addTypeAlias({
-    name: "Tokens",
-    isExported: true,
-    docs: ["Ids of this model's special tokens."],
-    type: (writer) => {
-      writer.block(() => {
-        for (const [name, id] of Object.entries(input.tokens)) writer.writeLine(`readonly ${plainName(name)}: ${id};`);
-      });
+  };
+  narrow(file, { ModelInfo: model, EngineInfo: { maxContext: `${input.maxContext}`, maxBatch: `${input.maxBatch}` } });
+  const ids = Object.entries(input.tokens).map(([name, id]) => ({ name: plainName(name), type: `${id}`, isReadonly: true }));
+  const what = `${input.layers} layers of width ${input.hiddenSize}, a vocabulary of ${input.vocabSize}, at most ${input.maxContext} tokens a sequence`;
+  file.addStatements([
+    { kind: StructureKind.Interface, name: "Tokens", isExported: true, docs: ["Ids of this model's special tokens."], properties: ids },
+    {
+      kind: StructureKind.VariableStatement,
+      isExported: true,
+      hasDeclareKeyword: true,
+      declarations: [{ name: "tokens", type: "Tokens" }],
     },
-  });
-  file.addVariableStatement({
-    isExported: true,
-    hasDeclareKeyword: true,
-    declarations: [{ name: "tokens", type: "Tokens" }],
-  });
-  file.addFunction({
-    name: "load",
-    isExported: true,
-    hasDeclareKeyword: true,
-    parameters: [{ name: "options", type: "LoadOptions", hasQuestionToken: true }],
-    returnType: "Promise<Engine>",
-    docs: [
-      {
-        description: `Loads the model: ${input.layers} layers of width ${input.hiddenSize}, a vocabulary of ${input.vocabSize}, at most ${input.maxContext} tokens a sequence. Dispose of the engine when done.`,
-      },
-    ],
-  });
+    {
+      kind: StructureKind.Function,
+      name: "load",
+      isExported: true,
+      hasDeclareKeyword: true,
+      parameters: [{ name: "options", type: "LoadOptions", hasQuestionToken: true }],
+      returnType: "Promise<Engine>",
+      docs: [{ description: `Loads the model: ${what}. Dispose of the engine when done.` }],
+    },
+  ]);
   const body = file.getFullText().trim();
   return `// ${HEAD}\n/// <reference types="node" />\n/// <reference lib="esnext.disposable" />\n\n${body}\n`;
 }
@@ -97,9 +90,17 @@ function readApi(): string {
   return readFileSync(path, "utf8").replace(/^\/\/# sourceMappingURL=.*$/m, "");
 }
 
-function narrow(file: SourceFile, name: string, types: { readonly [property: string]: string }): void {
-  const declaration = file.getInterfaceOrThrow(name);
-  for (const [property, type] of Object.entries(types)) declaration.getPropertyOrThrow(property).setType(type);
+/** Puts literal types in the place of types of interfaces. All at once: ts-morph parses the file again after each change. */
+function narrow(file: SourceFile, types: { readonly [declaration: string]: { readonly [property: string]: string } }): void {
+  const edits = Object.entries(types).flatMap(([name, properties]) => {
+    const declaration = file.getInterfaceOrThrow(name);
+    return Object.entries(properties).map(([property, type]) => {
+      const node = declaration.getPropertyOrThrow(property).getTypeNodeOrThrow();
+      return { start: node.getStart(), end: node.getEnd(), type };
+    });
+  });
+  const last = edits.sort((a, b) => b.start - a.start);
+  file.replaceWithText(last.reduce((text, { start, end, type }) => text.slice(0, start) + type + text.slice(end), file.getFullText()));
 }
 
 function plainName(name: string): string {

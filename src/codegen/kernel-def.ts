@@ -55,6 +55,8 @@ export interface KernelDef<K extends OpName> {
   readonly order: ReductionOrder;
   /** What it can read for each operand that is a weight, best first. */
   readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
+  /** Share of a weight operand that `rows` rows read; an operand that is not named is read whole. */
+  readonly share?: { readonly [operand: string]: (params: KernelParams, rows: number) => number };
   /** The parameters for a node, or why it does not fit. Weight operands are read by `weights`, not here. */
   readonly fit: (node: NodeOf<K>, target: KernelTarget) => KernelParams | string;
   readonly tunables?: readonly Tunable[];

@@ -11,7 +11,7 @@ import { link, mkdir, open, readdir, readFile, rename, rm, rmdir, writeFile } fr
 import { dirname, join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
 import { isAlive } from "../toolchain/cache.js";
-import { fileError } from "../weights/file.js";
+import { fileError, makeFolder } from "../weights/file.js";
 
 export const MANIFEST = "manifest.json";
 /** Of the manifest; the runtime reads this one only. */
@@ -39,7 +39,7 @@ export async function withOutputFolder<T>(out: string, work: (staged: StagedPack
   await checkOutputFolder(out);
   let made: string | undefined;
   try {
-    made = await mkdir(out, { recursive: true });
+    made = await makeFolder(out);
     const unlock = await lock(out);
     try {
       // Again, now that nobody else writes here.

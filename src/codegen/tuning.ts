@@ -44,6 +44,7 @@ export function readTuning(path: string): TuningTable {
       code: "tuning-unreadable",
       message: cause instanceof Error ? cause.message : String(cause),
       place: path,
+      hint: "leave --tuning out for the tables that come with the compiler",
       cause,
     });
   }
@@ -51,6 +52,7 @@ export function readTuning(path: string): TuningTable {
     code: "tuning-unreadable",
     message: "found no device and rows, expected a table as schema/tuning.schema.json describes it",
     place: path,
+    hint: "leave --tuning out for the tables that come with the compiler",
   });
 }
 

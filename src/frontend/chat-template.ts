@@ -12,7 +12,7 @@ import { bug, Diagnostic } from "../diagnostics.js";
 import { ernieText } from "../host/chat/ernie-text.js";
 import { ernieThinking } from "../host/chat/ernie-thinking.js";
 import type { JinjaInput, JinjaOutput } from "../host/chat/jinja-worker.js";
-import type { ChatMessage, ChatTemplate, Segment } from "../host/chat/messages.js";
+import { type ChatMessage, type ChatTemplate, type Segment, segmentText } from "../host/chat/messages.js";
 import { runJinja } from "../host/chat/run-jinja.js";
 import type { ChatConfig } from "../host/engine.js";
 import { readFully, withFile } from "../weights/file.js";
@@ -69,6 +69,7 @@ function templateIn(object: JsonObject, place: string): string | undefined {
     code: "chat-template",
     message: "found a chat template that is neither a text nor a list with one named default",
     place,
+    hint: "leave it out: then the family's own template is used",
   });
 }
 
@@ -80,6 +81,7 @@ async function readTemplateFile(path: string): Promise<string> {
         code: "chat-template",
         message: `found ${file.bytes} bytes, expected at most ${MAX_TEMPLATE_BYTES}`,
         place: path,
+        hint: "leave it out: then the family's own template is used",
       });
     }
     const bytes = new Uint8Array(file.bytes);
@@ -87,7 +89,7 @@ async function readTemplateFile(path: string): Promise<string> {
     try {
       return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     } catch {
-      throw new Diagnostic({ code: "chat-template", message: "found bytes that are not UTF-8", place: path });
+      throw new Diagnostic({ code: "chat-template", message: "found bytes that are not UTF-8", place: path, hint: "fetch the file again" });
     }
   });
 }
@@ -136,5 +138,5 @@ function runProbe(input: JinjaInput): Promise<JinjaOutput> {
 }
 
 function joinSegments(segments: readonly Segment[]): string {
-  return segments.map(({ text }) => text).join("");
+  return segments.map(segmentText).join("");
 }

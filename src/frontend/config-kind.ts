@@ -61,6 +61,7 @@ export function detectKind(fields: Fields): ModelKind {
       code: "config-kind-conflict",
       message: `found model_type ${describeJson(fields.get("model_type"))} with architectures ${describeJson(fields.get("architectures"))}, expected both dense or both MoE`,
       place: fields.at("architectures"),
+      hint: "take the config.json that came with the weights",
     });
   }
   return stated[0] ?? byFields;
@@ -75,6 +76,7 @@ function readModelType(fields: Fields): Found | undefined {
       code: "config-not-ernie45",
       message: "found an ERNIE encoder of the BERT kind, expected an ERNIE 4.5 model",
       place: fields.at("model_type"),
+      hint: "only the causal language models of the ERNIE 4.5 family can be compiled",
     });
   }
   if (found !== undefined) return found;

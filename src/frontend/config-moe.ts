@@ -61,6 +61,7 @@ function refuseOtherRouting(fields: Fields): void {
       kind: "unsupported",
       message: fields.refuse("", key, expected).summary,
       place: fields.at(key),
+      hint: "no release of the family has it: take the config.json that came with the weights",
     });
   };
   if ((fields.text("moe_gate_act") ?? "softmax") !== "softmax") refuse("moe_gate_act", "softmax");
@@ -91,6 +92,7 @@ function readLayers(fields: Fields, style: FileStyle, layers: number): readonly 
       code: "config-no-moe-layer",
       message: `found no layer from ${start} to ${end} at interval ${interval}, expected at least one of ${layers} layers to be a mixture of experts`,
       place: fields.at("moe_layer_end_index"),
+      hint: "take the config.json that came with the weights",
     });
   }
   if (listed?.some((value, l) => value !== sparse[l])) {
@@ -99,6 +101,7 @@ function readLayers(fields: Fields, style: FileStyle, layers: number): readonly 
       message:
         "found mlp_layer_types that say something else, expected what moe_layer_start_index, moe_layer_end_index and moe_layer_interval say",
       place: fields.at("mlp_layer_types"),
+      hint: "leave one of the two out",
     });
   }
   return sparse;

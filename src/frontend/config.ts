@@ -105,6 +105,7 @@ export function parseConfig(object: JsonObject, place: string): ParsedConfig {
       code: "config-too-large",
       message: `found sizes that make ${parameters} parameters, expected at most ${MAX_PARAMETERS}`,
       place,
+      hint: "take the config.json that came with the weights",
     });
   }
   warnings.push(...pretrainingWarnings(fields));
@@ -138,6 +139,7 @@ function readHeads(fields: Fields, hiddenSize: number): Pick<ModelConfig, "heads
       code: "config-not-dividing",
       message: `found ${headDim}${derived}, expected an even number up to ${LIMITS.headDim.max}: RoPE rotates pairs`,
       place: fields.at("head_dim"),
+      hint: "take the config.json that came with the weights",
     });
   }
   return { heads, kvHeads, headDim };
@@ -189,7 +191,11 @@ function readDType(fields: Fields): CheckpointDType | null {
 
 /** Fields that would change the computation in ways that no release of the family uses. */
 function refuseUnsupported(fields: Fields): void {
-  const refuse = (key: string, expected: string, hint?: string): void => {
+  const refuse = (
+    key: string,
+    expected: string,
+    hint = "no release of the family has it: take the config.json that came with the weights",
+  ): void => {
     const { message, place } = { message: fields.refuse("", key, expected).summary, place: fields.at(key) };
     throw new Diagnostic({ code: "config-unsupported", kind: "unsupported", message, place, hint });
   };

@@ -11,6 +11,9 @@ export interface Range {
   readonly max: number;
 }
 
+/** Where nothing better is known. */
+const CORRECT = "correct it, or take the file that came with the weights";
+
 export class Fields {
   constructor(
     readonly object: JsonObject,
@@ -37,11 +40,11 @@ export class Fields {
     return this.object[key] !== undefined;
   }
 
-  refuse(code: string, key: string, expected: string, hint?: string): Diagnostic {
+  refuse(code: string, key: string, expected: string, hint = CORRECT): Diagnostic {
     return new Diagnostic({ code, message: `found ${describeJson(this.object[key])}, expected ${expected}`, place: this.at(key), hint });
   }
 
-  missing(key: string, expected: string, hint?: string): Diagnostic {
+  missing(key: string, expected: string, hint = CORRECT): Diagnostic {
     return new Diagnostic({ code: "config-missing-field", message: `found no ${key}, expected ${expected}`, place: this.at(key), hint });
   }
 

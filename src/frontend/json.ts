@@ -13,6 +13,7 @@ export interface JsonObject {
   readonly [key: string]: Json | undefined;
 }
 
+const FETCH = "the file is cut short, damaged or another one: fetch it again";
 /** Far above any real file of this kind: a tokenizer_config.json that lists every added token has some 200 kB. */
 const MAX_BYTES = 64 * 2 ** 20;
 
@@ -24,7 +25,12 @@ export function isJsonObject(value: Json | undefined): value is JsonObject {
 export async function readJsonObject(path: string): Promise<JsonObject> {
   const bytes = await withFile(path, async (file) => {
     if (file.bytes > MAX_BYTES) {
-      throw new Diagnostic({ code: "json-too-large", message: `found ${file.bytes} bytes, expected at most ${MAX_BYTES}`, place: path });
+      throw new Diagnostic({
+        code: "json-too-large",
+        message: `found ${file.bytes} bytes, expected at most ${MAX_BYTES}`,
+        place: path,
+        hint: FETCH,
+      });
     }
     const content = new Uint8Array(file.bytes);
     await readFully(file, content, 0);
@@ -34,7 +40,12 @@ export async function readJsonObject(path: string): Promise<JsonObject> {
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new Diagnostic({ code: "json-not-utf8", message: "found bytes that are not UTF-8, expected JSON text", place: path });
+    throw new Diagnostic({
+      code: "json-not-utf8",
+      message: "found bytes that are not UTF-8, expected JSON text",
+      place: path,
+      hint: FETCH,
+    });
   }
   return parseJsonObject(text, path);
 }
@@ -79,11 +90,12 @@ export function parseJsonObject(text: string, place: string): JsonObject {
       message:
         special === undefined ? `found text that is not JSON: ${error.message}` : `found ${special}, which is not JSON, expected a number`,
       place: `${place}:${lineOf(text, error.offset)}`,
+      hint: special === undefined ? FETCH : "write null, or leave the key out",
     });
   }
   const plain = toPlain(value);
   if (!isJsonObject(plain)) {
-    throw new Diagnostic({ code: "json-not-object", message: `found ${describeJson(plain)}, expected an object`, place });
+    throw new Diagnostic({ code: "json-not-object", message: `found ${describeJson(plain)}, expected an object`, place, hint: FETCH });
   }
   return plain;
 }

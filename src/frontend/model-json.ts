@@ -99,7 +99,12 @@ async function readRequest(input: string, cwd: string): Promise<WrittenRequest> 
   const path = resolve(cwd, input);
   const plain: WrittenRequest = { request: { model: input }, file: null, folder: null };
   if (input === "")
-    throw new Diagnostic({ code: "input-not-found", message: "found an empty name, expected a model", hint: "see ernie-compile --help" });
+    throw new Diagnostic({
+      code: "input-not-found",
+      message: "found an empty name, expected a model",
+      place: "<input>",
+      hint: "see ernie-compile --help",
+    });
   if (!(await isFile(path))) return plain;
   const object = await readJsonObject(path);
   if (!looksLikeRequest(object, path)) return plain;
@@ -211,6 +216,7 @@ function resolveLimits({ limits = {} }: RequestFile, config: ModelConfig, place:
       code: "request-context-too-long",
       message: `found maxContext ${maxContext}, expected at most ${config.maxPositions}, the model's max_position_embeddings`,
       place: place("limits.maxContext"),
+      hint: "ask for less: the model was not trained beyond",
     });
   }
   const kvTokens = limits.kvTokens ?? maxContext;

@@ -92,7 +92,7 @@ export function presetConfig(name: PresetName): JsonObject {
 }
 
 /** What to say of an input that is neither a file, nor a folder, nor a preset. */
-export function unknownInput(input: string, place?: string): Diagnostic {
+export function unknownInput(input: string, place = input): Diagnostic {
   const name = input.split("/").at(-1)?.toLowerCase() ?? "";
   const message = `found no file or folder ${JSON.stringify(input)} and no preset of that name`;
   const names = PRESET_NAMES.join(", ");

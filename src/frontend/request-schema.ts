@@ -26,6 +26,8 @@ export interface RequestFile {
 export const LIMIT_NAMES = ["maxContext", "maxBatch", "kvTokens", "prefillChunk", "blockSize"] as const;
 export type LimitName = (typeof LIMIT_NAMES)[number];
 
+const HELP = "schema/model.schema.json describes every key, `ernie-compile build --help` the flags";
+
 /** The same depth below the project's root in src and in dist. */
 const SCHEMA_URL = new URL("../../schema/model.schema.json", import.meta.url);
 
@@ -55,6 +57,7 @@ export function checkRequest(value: JsonObject, placeOf: (path: string) => strin
       code: "request-missing-key",
       message: `found no ${key}, expected it in a compile request`,
       place: placeOf(key),
+      hint: HELP,
     });
   }
   throw new Diagnostic({
@@ -74,7 +77,7 @@ function unknownKey(key: string, path: string, schema: JsonObject, placeOf: (pat
     code: "request-unknown-key",
     message: `found the unknown key ${name}, expected ${properties.filter((known) => known !== "$schema").join(", ")}`,
     place: placeOf(path === "" ? key : `${path}.${key}`),
-    hint: meant === undefined ? undefined : `did you mean ${meant}?`,
+    hint: meant === undefined ? HELP : `did you mean ${meant}?`,
   });
 }
 
@@ -99,10 +102,9 @@ function expected({ keyword, params, message }: ErrorObject): string {
   }
 }
 
-function hintFor({ keyword, params }: ErrorObject, value: Json | undefined): string | undefined {
-  if (keyword !== "enum" || typeof value !== "string") return undefined;
-  const meant = nearest(value, params.allowedValues as readonly string[]);
-  return meant === undefined ? undefined : `did you mean ${meant}?`;
+function hintFor({ keyword, params }: ErrorObject, value: Json | undefined): string {
+  const meant = keyword === "enum" && typeof value === "string" ? nearest(value, params.allowedValues as readonly string[]) : undefined;
+  return meant === undefined ? HELP : `did you mean ${meant}?`;
 }
 
 function at(value: Json | undefined, path: string): Json | undefined {

@@ -90,6 +90,7 @@ class Resolver {
           code: "tensor-duplicate",
           message: `found ${quoteName(a as string)} and ${quoteName(b as string)}, which hold the same weight, expected one of them`,
           place: this.#place(b as string),
+          hint: "the weights may be mixed of two conversions: fetch them again",
         });
       }
       chosen.push({ spec, spelling });

@@ -2,7 +2,8 @@
  * The pieces of a tokenizer.model, in order of id: spelling and type, all that the compiler needs to turn names of special tokens into ids. Encoding,
  * scores and every deeper check are the runtime's (runtime/src/sentencepiece.cpp).
  *
- * Format: protobuf message ModelProto of google/sentencepiece; field 1 is a repeated SentencePiece { 1: piece, 2: score, 3: type }.
+ * Format: protobuf message ModelProto of google/sentencepiece; field 1 is a repeated SentencePiece { 1: piece, 2: score, 3: type }, field 2 the trainer's
+ * spec, field 3 the normalizer's.
  */
 
 import { Diagnostic } from "../diagnostics.js";
@@ -40,13 +41,17 @@ export async function readPieces(path: string): Promise<readonly Piece[]> {
 export function parsePieces(bytes: Uint8Array, path: string): readonly Piece[] {
   const refuse = (what: string): Diagnostic => corrupt(path, `found ${what}, expected a SentencePiece model`);
   const pieces: Piece[] = [];
+  const numbers = new Set<number>();
   for (const field of fields(bytes, refuse)) {
+    numbers.add(field.number);
     if (field.number !== 1) continue;
     if (!field.bytes) throw refuse("a piece that is not a message");
     if (pieces.length >= MAX_PIECES) throw refuse(`more than ${MAX_PIECES} pieces`);
     pieces.push(parsePiece(field.bytes, refuse));
   }
   if (pieces.length === 0) throw refuse("no pieces");
+  // They come last: a file that was cut between two pieces lacks them.
+  if (!numbers.has(2) || !numbers.has(3)) throw refuse("pieces without the specs of trainer and normalizer");
   return pieces;
 }
 

@@ -25,6 +25,7 @@ export interface SpecialTokens {
   readonly idOf: (content: string) => number | undefined;
 }
 
+const MISMATCH = "the tokenizer's files may be of different models, or edited: fetch them again";
 /** As in the runtime: 4096 bytes of one token. */
 const MAX_CONTENT_BYTES = 4096;
 
@@ -55,6 +56,7 @@ export async function readSpecialTokens(folder: string, pieces: readonly Piece[]
         code: "tokenizer-conflict",
         message: `found id ${token.id} for ${describeJson(token.content)}, and also ${clash}, expected one token for each id`,
         place: from,
+        hint: MISMATCH,
       });
     }
     ids.set(token.content, token.id);
@@ -68,7 +70,7 @@ export async function readSpecialTokens(folder: string, pieces: readonly Piece[]
 }
 
 function checkAdded({ id, content }: AddedToken, place: string, pieces: readonly Piece[], vocabSize: number): void {
-  const refuse = (message: string): Diagnostic => new Diagnostic({ code: "tokenizer-added-token", message, place });
+  const refuse = (message: string): Diagnostic => new Diagnostic({ code: "tokenizer-added-token", message, place, hint: MISMATCH });
   if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
     throw refuse(`found id ${id} for ${describeJson(content)}, expected one from 0 to ${vocabSize - 1}, the model's vocabulary`);
   }
@@ -98,6 +100,7 @@ function readList(object: JsonObject, place: string): string[] {
       code: "tokenizer-special-tokens",
       message: `found ${describeJson(value)}, expected a list of tokens`,
       place: `${place}: additional_special_tokens`,
+      hint: MISMATCH,
     });
   }
   return contents as string[];
@@ -138,6 +141,7 @@ function readEntry(id: number, entry: Json | undefined, listed: ReadonlySet<stri
       code: "tokenizer-added-token",
       message: `found ${describeJson(entry)}, expected a token with its content`,
       place: from,
+      hint: MISMATCH,
     });
   }
   const special = isJsonObject(entry) && typeof entry.special === "boolean" ? entry.special : listed.has(content);

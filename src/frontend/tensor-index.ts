@@ -43,6 +43,7 @@ export function findPrefix({ folder, tensors }: TensorIndex): Prefix {
       code: "tensor-duplicate",
       message: `found "${prefix}embed_tokens.weight" and "${other}embed_tokens.weight", expected one of them`,
       place: folder,
+      hint: "the weights may be mixed of two conversions: fetch them again",
     });
   }
   return prefix;

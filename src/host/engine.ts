@@ -4,6 +4,7 @@
  */
 
 import { Diagnostic } from "../diagnostics.js";
+import { Answers } from "./answers.js";
 import type {
   ChatOptions,
   Engine,
@@ -20,6 +21,7 @@ import type {
 import { ernieText } from "./chat/ernie-text.js";
 import { ernieThinking } from "./chat/ernie-thinking.js";
 import { renderJinja } from "./chat/jinja.js";
+import type { Segment } from "./chat/messages.js";
 import { LogitsCollector } from "./logits.js";
 import type { NativeBinding, NativeEngine, NativeSubmit } from "./native.js";
 import {
@@ -140,6 +142,7 @@ class PackageEngine implements Engine {
   readonly #worker: string;
   readonly #defaults: GenerationDefaults;
   readonly #vocabSize: number;
+  readonly #answers = new Answers();
   /** All of `info` but what changes while the engine runs. */
   readonly #facts: Omit<EngineInfo, "kvFreeBlocks">;
   #disposed: Promise<void> | undefined;
@@ -171,7 +174,15 @@ class PackageEngine implements Engine {
     const request = this.#request(options);
     const thinking = this.#chat.form === "ernie-thinking" || this.#chat.thinking === true;
     const segments = await this.#render(messages, options);
-    yield* this.#stream({ ...request, segments, keepSpecials: thinking }, options, thinking);
+    let text = "";
+    const ids: number[] = [];
+    for await (const piece of this.#stream({ ...request, segments, keepSpecials: thinking }, options, thinking)) {
+      text += piece.text;
+      ids.push(...piece.ids);
+      // Before the reader sees the end: it may leave the loop there.
+      if ("finishReason" in piece && !thinking) this.#rememberAnswer(text, Int32Array.from(ids));
+      yield piece;
+    }
   }
 
   async logits(ids: readonly number[] | Int32Array, options: LogitsOptions = {}): Promise<LogitsResult> {
@@ -238,10 +249,18 @@ class PackageEngine implements Engine {
     throw invalidOption("prompt", "a string, segments or token ids", prompt);
   }
 
+  /** For the next turn; the last id may be a stop id, which is no part of the text. */
+  #rememberAnswer(text: string, ids: Int32Array): void {
+    if (this.#disposed) return;
+    for (const answer of [ids, ids.subarray(0, -1)]) {
+      if (answer.length > 0 && this.#native.detokenize(answer, true) === text) return this.#answers.remember(text, answer);
+    }
+  }
+
   #render(
     messages: readonly Message[],
     { addGenerationPrompt = true, templateVariables }: ChatOptions,
-  ): Promise<readonly PromptSegment[]> | readonly PromptSegment[] {
+  ): Promise<readonly Segment[]> | readonly Segment[] {
     const { form, source = "", variables = {}, specials = [] } = this.#chat;
     if (form === "jinja") {
       return renderJinja({ source, variables, specials, worker: this.#worker }, messages, { ...templateVariables, addGenerationPrompt });
@@ -255,7 +274,10 @@ class PackageEngine implements Engine {
         hint: "how the released models list tools is not published: put them into the system message",
       });
     }
-    return form === "ernie-text" ? ernieText(messages, { addGenerationPrompt }) : ernieThinking(messages, { addGenerationPrompt });
+    const answerIds = (content: string) => this.#answers.find(content);
+    return form === "ernie-text"
+      ? ernieText(messages, { addGenerationPrompt, answerIds })
+      : ernieThinking(messages, { addGenerationPrompt });
   }
 
   async *#stream(submit: NativeSubmit, { signal }: GenerateOptions, thinking: boolean): AsyncGenerator<Piece | Finish, void, undefined> {

@@ -4,6 +4,7 @@
  */
 
 import type { PromptSegment } from "./api.js";
+import type { Segment } from "./chat/messages.js";
 
 export interface NativeBinding {
   /** Loads the library of a package and creates an engine in it. Weights are loaded off the main thread. */
@@ -48,7 +49,7 @@ export interface NativeEvent {
 
 export interface NativeSubmit {
   ids?: Int32Array;
-  segments?: readonly PromptSegment[];
+  segments?: readonly Segment[];
   maxTokens: number;
   minTokens: number;
   temperature: number;

@@ -95,5 +95,6 @@ export function resolveArch(requested: string, flags: () => ReadonlySet<string> 
     code: "arch-unknown",
     message: `found ${JSON.stringify(requested)}, expected native or one of ${ARCH_NAMES.join(", ")}`,
     place: "arch",
+    hint: "`ernie-compile doctor` says what this CPU has",
   });
 }

@@ -8,10 +8,11 @@
 
 import { createHash, randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { readdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
+import { makeFolder } from "../weights/file.js";
 
 const FORMAT = "v1";
 
@@ -79,7 +80,7 @@ export class Cache {
     const dir = this.#dir(key);
     const temporary = join(this.#store, `tmp-${process.pid}-${randomBytes(6).toString("hex")}`);
     try {
-      await mkdir(temporary, { recursive: true }).catch((cause: unknown) => {
+      await makeFolder(temporary).catch((cause: unknown) => {
         throw new Diagnostic({
           code: "cache-not-writable",
           kind: "environment",
@@ -94,7 +95,7 @@ export class Cache {
       const data = await readFile(path);
       const entry: EntryFile = { kind, label, file: basename(fileName), bytes: data.length, sha256: sha256(data) };
       await writeFile(join(temporary, "entry.json"), `${JSON.stringify(entry)}\n`);
-      await mkdir(join(dir, ".."), { recursive: true });
+      await makeFolder(dirname(dir));
       try {
         await rename(temporary, dir);
       } catch (error) {

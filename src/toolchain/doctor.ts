@@ -1,9 +1,10 @@
 /** What `ernie-compile doctor` reports: what this machine has, what is missing, and the remedy. Returns data; the CLI shows it. */
 
 import { constants } from "node:fs";
-import { access, mkdir, readFile, statfs } from "node:fs/promises";
+import { access, readFile, statfs } from "node:fs/promises";
 import { availableParallelism, totalmem } from "node:os";
 import { Diagnostic } from "../diagnostics.js";
+import { makeFolder } from "../weights/file.js";
 import { ARCH_LEVELS, bestArch, missingFlags, readCpuFlags } from "./arch.js";
 import { defaultCacheRoot } from "./cache.js";
 import { findCompiler, MIN_VERSION } from "./compiler.js";
@@ -120,7 +121,7 @@ async function checkHugePages(): Promise<Check> {
 
 async function checkCache(root: string): Promise<Check> {
   try {
-    await mkdir(root, { recursive: true });
+    await makeFolder(root);
     await access(root, constants.W_OK);
     return { name: "cache", status: "ok", found: root };
   } catch (error) {

@@ -3,8 +3,8 @@
  * Reads a file and checks it; strategies are run on it by simulate.ts.
  */
 
-import { gunzipSync } from "node:zlib";
 import { readFile, stat } from "node:fs/promises";
+import { gunzipSync } from "node:zlib";
 import { Diagnostic } from "../diagnostics.js";
 import { type Configuration, MAX_CONFIGURATIONS, parameter, Space, type Value } from "./space.js";
 
@@ -119,7 +119,11 @@ function readConfiguration(value: unknown, names: readonly string[] | undefined,
     configuration[key] = entry;
   }
   if (names && (names.length !== keys.length || names.some((name) => configuration[name] === undefined)))
-    throw malformed("t4-configurations", `found the parameters ${keys.join(", ")}, expected ${names.join(", ")} as in the first result`, at);
+    throw malformed(
+      "t4-configurations",
+      `found the parameters ${keys.join(", ")}, expected ${names.join(", ")} as in the first result`,
+      at,
+    );
   return configuration;
 }
 
@@ -132,9 +136,11 @@ function readCost(result: { readonly [key: string]: unknown }, at: string): numb
     throw expected("a list of names of measurements", objectives, `${at}.objectives`);
   if (!Array.isArray(measurements)) throw expected("a list", measurements, `${at}.measurements`);
   const measurement: unknown = measurements.find((entry: unknown) => isObject(entry) && entry.name === objectives[0]);
-  if (!isObject(measurement)) throw malformed("t4-malformed", `found no measurement of ${JSON.stringify(objectives[0])}`, `${at}.measurements`);
+  if (!isObject(measurement))
+    throw malformed("t4-malformed", `found no measurement of ${JSON.stringify(objectives[0])}`, `${at}.measurements`);
   const { value } = measurement;
-  if (typeof value !== "number" || !Number.isFinite(value) || value <= 0) throw expected("a positive number", value, `${at}.measurements.value`);
+  if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
+    throw expected("a positive number", value, `${at}.measurements.value`);
   return value;
 }
 
@@ -148,5 +154,10 @@ function expected(what: string, found: unknown, place: string): Diagnostic {
 }
 
 function malformed(code: string, message: string, place: string): Diagnostic {
-  return new Diagnostic({ code, message, place, hint: "the format is T4, as `ernie-compile tune export --format t4` and Kernel Tuner write it" });
+  return new Diagnostic({
+    code,
+    message,
+    place,
+    hint: "the format is T4, as `ernie-compile tune export --format t4` and Kernel Tuner write it",
+  });
 }

@@ -106,15 +106,25 @@ export class Space {
   static #checked(parameters: readonly Parameter[], codes: readonly number[]): Space {
     const size = codes.length / parameters.length;
     if (size > MAX_CONFIGURATIONS)
-      throw new Diagnostic({ code: "tune-space-too-large", message: `found ${size} configurations, expected at most ${MAX_CONFIGURATIONS}` });
+      throw new Diagnostic({
+        code: "tune-space-too-large",
+        message: `found ${size} configurations, expected at most ${MAX_CONFIGURATIONS}`,
+      });
     const space = new Space(parameters, Uint16Array.from(codes));
     if (space.#byKey.size !== size)
-      throw new Diagnostic({ code: "tune-space-twice", message: `found ${size - space.#byKey.size} configurations twice, expected each once` });
+      throw new Diagnostic({
+        code: "tune-space-twice",
+        message: `found ${size - space.#byKey.size} configurations twice, expected each once`,
+      });
     return space;
   }
 
   code(index: number, p: number): number {
     return this.codes[index * this.width + p] as number;
+  }
+
+  value(index: number, p: number): Value {
+    return (this.parameters[p] as Parameter).values[this.code(index, p)] as Value;
   }
 
   configuration(index: number): Configuration {
@@ -142,14 +152,18 @@ export class Space {
    * other. A value that the constraint forbids is stepped over, or a step up from 32 would end at a forbidden 48.
    */
   adjacent(index: number): number[] {
-    return this.#oneChanged(index, (p, own) => {
-      const { values, ordered } = this.parameters[p] as Parameter;
-      const up: number[] = [];
-      const down: number[] = [];
-      for (let code = own + 1; code < values.length; code++) up.push(code);
-      for (let code = own - 1; code >= 0; code--) down.push(code);
-      return ordered ? [up, down] : [...up, ...down].map((code) => [code]);
-    }, true);
+    return this.#oneChanged(
+      index,
+      (p, own) => {
+        const { values, ordered } = this.parameters[p] as Parameter;
+        const up: number[] = [];
+        const down: number[] = [];
+        for (let code = own + 1; code < values.length; code++) up.push(code);
+        for (let code = own - 1; code >= 0; code--) down.push(code);
+        return ordered ? [up, down] : [...up, ...down].map((code) => [code]);
+      },
+      true,
+    );
   }
 
   /** For each parameter, the codes that `choices` lists, all of them or the first allowed one of every list. */

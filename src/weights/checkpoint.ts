@@ -15,6 +15,8 @@ import { quoteName, type TensorEntry } from "./tensor-type.js";
 const SINGLE = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
+const MISMATCH = "the index and the shards may be of different downloads: fetch them again";
+
 export interface CheckpointTensor extends TensorEntry {
   /** Into `Checkpoint.files`. */
   readonly file: number;
@@ -73,18 +75,19 @@ async function openShards(folder: string, hasSingle: boolean): Promise<Checkpoin
     const message = found
       ? `found it in ${quoteName(found)}, expected it in ${quoteName(shard)}`
       : `found no such tensor in ${quoteName(shard)}`;
-    throw new Diagnostic({ code: "weights-index-mismatch", message, place: `${place}: ${quoteName(name)}` });
+    throw new Diagnostic({ code: "weights-index-mismatch", message, place: `${place}: ${quoteName(name)}`, hint: MISMATCH });
   }
   for (const { name, file } of checkpoint.tensors.values()) {
     if (weightMap.has(name)) continue;
     const message = `found a tensor in ${quoteName(shards[file] as string)} that the index does not list`;
-    throw new Diagnostic({ code: "weights-index-mismatch", message, place: `${place}: ${quoteName(name)}` });
+    throw new Diagnostic({ code: "weights-index-mismatch", message, place: `${place}: ${quoteName(name)}`, hint: MISMATCH });
   }
   return checkpoint;
 }
 
 async function readWeightMap(place: string): Promise<ReadonlyMap<string, string>> {
-  const refuse = (message: string, where = place): Diagnostic => new Diagnostic({ code: "weights-bad-index", message, place: where });
+  const refuse = (message: string, where = place): Diagnostic =>
+    new Diagnostic({ code: "weights-bad-index", message, place: where, hint: MISMATCH });
   const root = await readJson(place, refuse);
   const map = isStrictObject(root) ? root.get("weight_map") : undefined;
   if (!isStrictObject(map)) throw refuse("found no object weight_map, expected {name: file}");
@@ -95,7 +98,7 @@ async function readWeightMap(place: string): Promise<ReadonlyMap<string, string>
     if (typeof shard !== "string") throw refuse("found a file name that is not text", where);
     if (!isPlainShardName(shard)) {
       const message = `found the file name ${quoteName(shard)}, expected a plain name ending in .safetensors, inside the folder`;
-      throw new Diagnostic({ code: "weights-shard-name", message, place: where });
+      throw new Diagnostic({ code: "weights-shard-name", message, place: where, hint: MISMATCH });
     }
     checked.set(name, shard);
   }
@@ -131,7 +134,7 @@ function collect(folder: string, files: readonly SafetensorsFile[]): Checkpoint 
       const other = tensors.get(entry.name);
       if (other) {
         const message = `found a tensor that ${files[other.file]?.path} also holds, expected every name once`;
-        throw new Diagnostic({ code: "weights-duplicate", message, place: `${path}: ${quoteName(entry.name)}` });
+        throw new Diagnostic({ code: "weights-duplicate", message, place: `${path}: ${quoteName(entry.name)}`, hint: MISMATCH });
       }
       tensors.set(entry.name, Object.freeze({ ...entry, file }));
     }

@@ -1,9 +1,10 @@
 /**
- * Reading regular files at positions, with the errors a user can act on. Symbolic links are followed: model folders in
+ * Reading regular files at positions, and making folders, with the errors a user can act on. Symbolic links are followed: model folders in
  * a hub cache are made of them.
  */
 
-import { type FileHandle, open, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, stat } from "node:fs/promises";
+import { dirname } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
 
 /** Node reads at most 2^31 - 1 bytes a call; this is below it and large enough for the call not to matter. */
@@ -23,7 +24,12 @@ export async function withFile<T>(path: string, use: (file: OpenFile) => Promise
     // Before `open`, which would wait for ever on a pipe.
     const info = await stat(path);
     if (!info.isFile())
-      throw new Diagnostic({ code: "file-not-regular", message: "found a folder or device, expected a file", place: path });
+      throw new Diagnostic({
+        code: "file-not-regular",
+        message: "found a folder or device, expected a file",
+        place: path,
+        hint: "check the path",
+      });
     bytes = info.size;
     handle = await open(path, "r");
   } catch (error) {
@@ -54,6 +60,31 @@ export async function readFully(file: OpenFile, buffer: Uint8Array, offset: numb
     }
     done += bytesRead;
   }
+}
+
+/**
+ * Makes a folder and those above it; gives the first that it made, or undefined if the folder was there. Node's own `recursive` never returns where
+ * a file system says "no such folder" of one whose parent is there, as /proc does.
+ */
+export async function makeFolder(path: string): Promise<string | undefined> {
+  try {
+    await mkdir(path);
+    return path;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const parent = dirname(path);
+    if (code === "EEXIST" && (await isFolder(path))) return undefined;
+    if (code !== "ENOENT" || parent === path || (await isFolder(parent))) throw error;
+    const made = await makeFolder(parent);
+    return (await makeFolder(path)) === undefined ? made : (made ?? path);
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return stat(path).then(
+    (info) => info.isDirectory(),
+    () => false,
+  );
 }
 
 /** A Diagnostic for what the file system said; anything else (Diagnostics, an abort, a bug) passes through. */

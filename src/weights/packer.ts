@@ -93,6 +93,7 @@ function packerError({ code, message, place }: PackerLine, packer: string, ended
       kind: "environment",
       message: `the packer ended with ${ended}${said ? `: ${said}` : ""}`,
       place: packer,
+      hint: "run `ernie-compile doctor`; `ernie-compile cache prune --all` has it built again",
     });
   }
   const hint = HINTS[code];

@@ -17,6 +17,7 @@ import { isTensorDType, quoteName, TENSOR_DTYPES, type TensorEntry, tensorBytes 
 export const MAX_HEADER_BYTES = 100_000_000;
 /** Nothing real comes near; it bounds the product of a shape. */
 const MAX_RANK = 32;
+const DAMAGED = "the file is damaged, or was written by a faulty program: fetch it again";
 /** Of the length in front of the header. */
 export const LENGTH_BYTES = 8;
 
@@ -88,6 +89,7 @@ function parseHeaderObject(header: Uint8Array, path: string): StrictObject {
         code: "safetensors-duplicate",
         message: `found ${name} twice, expected every key once`,
         place: `${path}: header`,
+        hint: DAMAGED,
       });
     }
     const reason = error instanceof JsonError ? `${error.message}, at character ${error.offset}` : "bytes that are not UTF-8";
@@ -113,7 +115,7 @@ function checkMetadata(value: StrictJson, path: string): ReadonlyMap<string, str
 
 function checkEntry(name: string, value: StrictJson, dataStart: number, dataBytes: bigint, path: string): TensorEntry {
   const place = `${path}: ${quoteName(name)}`;
-  const refuse = (code: string, message: string, hint?: string): Diagnostic =>
+  const refuse = (code: string, message: string, hint = DAMAGED): Diagnostic =>
     new Diagnostic({ code: `safetensors-${code}`, message, place, hint });
   if (!isStrictObject(value)) throw refuse("bad-header", "found an entry that is not an object, expected {dtype, shape, data_offsets}");
   for (const key of value.keys()) {
@@ -158,13 +160,19 @@ function checkTiling(entries: readonly TensorEntry[], dataStart: number, fileByt
   for (const { name, offset, bytes } of entries) {
     const place = `${path}: ${quoteName(name)}`;
     if (offset < end) {
-      throw new Diagnostic({ code: "safetensors-overlap", message: `found bytes that ${last} also claims, expected no overlap`, place });
+      throw new Diagnostic({
+        code: "safetensors-overlap",
+        message: `found bytes that ${last} also claims, expected no overlap`,
+        place,
+        hint: DAMAGED,
+      });
     }
     if (offset > end) {
       throw new Diagnostic({
         code: "safetensors-hole",
         message: `found a hole of ${offset - end} bytes after ${last}, expected none`,
         place,
+        hint: DAMAGED,
       });
     }
     end = offset + bytes;
@@ -175,6 +183,7 @@ function checkTiling(entries: readonly TensorEntry[], dataStart: number, fileByt
       code: "safetensors-hole",
       message: `found ${fileBytes - end} bytes after the last tensor, expected none`,
       place: path,
+      hint: DAMAGED,
     });
   }
 }
@@ -195,6 +204,6 @@ function truncated(path: string, message: string): Diagnostic {
   });
 }
 
-function badHeader(path: string, message: string, hint?: string): Diagnostic {
+function badHeader(path: string, message: string, hint = DAMAGED): Diagnostic {
   return new Diagnostic({ code: "safetensors-bad-header", message, place: path, hint });
 }

@@ -108,7 +108,8 @@ describe("the contract with the plan", () => {
     for (const node of build("prefill").nodes) {
       const dtype = (value: { readonly type: { readonly dtype: string } }) => value.type.dtype;
       if (node.op === "linear" && dtype(node.operands.x) === "f32") f32Reads++;
-      else if (node.op === "linear" || node.op === "expert_linear") expect([dtype(node.operands.x), node.attrs.dtype]).toEqual(["bf16", "f32"]);
+      else if (node.op === "linear" || node.op === "expert_linear")
+        expect([dtype(node.operands.x), node.attrs.dtype]).toEqual(["bf16", "f32"]);
       if (node.op === "moe_router") expect([dtype(node.operands.x), dtype(node.operands.gate)]).toEqual(["f32", "f32"]);
       if (node.op === "add") expect(dtype(node.operands.a)).toBe("f32");
       if (node.op === "kv_append") expect([dtype(node.operands.k), dtype(node.operands.v)]).toEqual(["bf16", "bf16"]);

@@ -7,11 +7,11 @@ import { describe, expect, it } from "vitest";
 import { ernieText } from "../../src/host/chat/ernie-text.js";
 import { ernieThinking, type ThinkingPiece, ThinkingReader } from "../../src/host/chat/ernie-thinking.js";
 import { type JinjaTemplate, renderJinja } from "../../src/host/chat/jinja.js";
-import type { ChatMessage, Segment } from "../../src/host/chat/messages.js";
+import { type ChatMessage, type Segment, segmentText } from "../../src/host/chat/messages.js";
 
 const WORKER = fileURLToPath(new URL("../../dist/host/chat/jinja-worker.js", import.meta.url));
 const config = JSON.parse(readFileSync(new URL("../../examples/models/ernie-mini-moe/tokenizer_config.json", import.meta.url), "utf8"));
-const text = (segments: readonly Segment[]) => segments.map((segment) => segment.text).join("");
+const text = (segments: readonly Segment[]) => segments.map(segmentText).join("");
 const talk: ChatMessage[] = [
   { role: "system", content: "Be brief." },
   { role: "user", content: "Hi <|end_of_sentence|>" },
@@ -35,12 +35,19 @@ describe("ernie-text", () => {
 
   it("keeps user text in user segments", () => {
     const user = ernieText(talk).filter((segment) => segment.kind === "user");
-    expect(user.map((segment) => segment.text)).toEqual(["Be brief.", "Hi <|end_of_sentence|>", "Hello.", "Again?"]);
+    expect(user.map(segmentText)).toEqual(["Be brief.", "Hi <|end_of_sentence|>", "Hello.", "Again?"]);
   });
 
   it("says the same as the template that ships with the mini models", async () => {
     expect(text(await renderJinja(mini, talk))).toBe(text(ernieText(talk)));
     expect(text(await renderJinja(mini, talk, { addGenerationPrompt: false }))).toBe(text(ernieText(talk, { addGenerationPrompt: false })));
+  });
+
+  it("takes the ids of an answer that is known", () => {
+    const ids = Int32Array.of(5, 6);
+    const segments = ernieText(talk, { answerIds: (content) => (content === "Hello." ? ids : undefined) });
+    expect(segments.find((segment) => segment.kind === "tokens")).toEqual({ kind: "tokens", ids });
+    expect(segments.map(segmentText)).not.toContain("Hello.");
   });
 
   it.each([
@@ -123,7 +130,7 @@ describe("ernie-thinking", () => {
 describe("jinja", () => {
   it("turns specials inside messages into user text", async () => {
     const segments = await renderJinja(mini, talk);
-    expect(segments.filter((segment) => segment.kind === "user").map((segment) => segment.text)).toEqual(["<|end_of_sentence|>"]);
+    expect(segments.filter((segment) => segment.kind === "user").map(segmentText)).toEqual(["<|end_of_sentence|>"]);
     expect(text(segments)).toBe(text(ernieText(talk)));
   });
 
@@ -134,7 +141,7 @@ describe("jinja", () => {
       { role: "user", content: "sentence|>b" },
     ]);
     expect(text(segments)).toBe("a<|end_of_sentence|>b");
-    expect(segments.some((segment) => segment.kind === "template" && segment.text.includes("<|end_of_sentence|>"))).toBe(false);
+    expect(segments.some((segment) => segment.kind === "template" && segmentText(segment).includes("<|end_of_sentence|>"))).toBe(false);
   });
 
   it("gives up on a template that hangs, grows, fails or breaks", async () => {

@@ -1,12 +1,13 @@
-// The one matrix product under linear, linear_swiglu, head_argmax, moe_router and moe_ffn: some rows of x times some columns of one panel of
-// W. How work is split over threads and what happens to the sums is theirs.
+// The one matrix product under linear, linear_swiglu, head_argmax, moe_router and moe_ffn: some rows of x times some columns of one
+// panel of W. How work is split over threads and what happens to the sums is theirs.
 //
 // Every sum runs over k from 0 upwards in one f32 accumulator, two k at a time (dot_pairs), whatever the number of rows, the tile or the
 // block: where K is cut, the accumulator waits in memory and goes on. So a row gets the same bits in a decode step, in a batch and in a
 // prefill, on any number of threads.
 //
 // Rows go through in register tiles (rows x vectors of outputs). With one tile of rows W is only streamed, and that is decode. With more,
-// a block of K of the panel stays in the first cache while all tiles of a block of rows pass over it, and that is prefill.
+// a block of K of the panel stays in the first cache while all tiles of a block of rows pass over it, and the next one is fetched
+// meanwhile: that is a batch, and prefill.
 #pragma once
 
 #include "../layout/panel.hpp"

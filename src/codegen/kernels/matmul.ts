@@ -17,12 +17,12 @@ import {
 import type { View } from "../render.js";
 import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 
-/** Of `Tiling` in runtime/device/cpu/matmul.hpp; no choice changes a bit of a result. */
+/** Of `Tiling` in runtime/device/cpu/matmul.hpp; no choice changes a bit of a result. 0 rows: as many as the level's registers hold. */
 export const TILING: readonly Tunable[] = [
-  { name: "tile_rows", values: () => [4, 5, 6], default: () => 6 },
+  { name: "tile_rows", values: () => [0, 4, 5, 6], default: () => 0 },
   { name: "k_block", values: () => [128, 256, 384, 512], default: () => 256 },
   { name: "row_block", values: () => [48, 96, 192, 384], default: () => 192 },
-  { name: "ahead", values: () => [0, 1024, 2048, 4096], default: () => 2048 },
+  { name: "ahead", values: () => [0, 1024, 2048, 4096], default: () => 0 },
 ];
 
 export function tilingView(params: KernelParams): View {

@@ -15,11 +15,17 @@ import {
 import { cFloat, constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import { productParams, TILING, tilingName, tilingView } from "./matmul.js";
 
+/** Rows choose different experts until all are read. */
+function expertShare(choices: string): (params: KernelParams, rows: number) => number {
+  return (params, rows) => Math.min(1, (rows * numberParam(params, choices)) / numberParam(params, "experts"));
+}
+
 const expertLinear = defineKernel({
   op: "expert_linear",
   name: "expert_linear",
   order: "sequential-k",
   weights: { weight: PANELS },
+  share: { weight: expertShare("choices") },
   fit: (node) => {
     const { x, indices, weight } = node.operands;
     const [xType, choices] = [tensorType(x.type), tensorType(indices.type)];
@@ -164,6 +170,7 @@ const moeFfn = defineKernel({
   name: "moe_ffn",
   order: "sequential-k",
   weights: { gate_up: PANELS, down: PANELS },
+  share: { gate_up: expertShare("chosen"), down: expertShare("chosen") },
   fit: (node) => {
     const { x, indices, down, gate_up, addend } = node.operands;
     const { group, dtype } = node.attrs;

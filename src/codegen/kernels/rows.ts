@@ -137,6 +137,7 @@ const embedding = defineKernel({
       { layout: "row", dtype: "f32" },
     ],
   },
+  share: { table: (params, rows) => Math.min(1, rows / numberParam(params, "vocab")) },
   fit: (node) => {
     const rows = rowsOf(tensorType(node.operands.ids.type).shape[0]);
     if (!rows || rows.times !== 1) return "rows are neither tokens nor sequences";

@@ -20,14 +20,21 @@ export interface ChatMessage {
   readonly toolCalls?: readonly ToolCall[];
 }
 
-export interface Segment {
-  readonly kind: "template" | "user";
-  readonly text: string;
-}
+export type Segment =
+  | { readonly kind: "template" | "user"; readonly text: string }
+  /** Ids that the model itself wrote: encoding their text again might give others. */
+  | { readonly kind: "tokens"; readonly ids: Int32Array };
 
 export interface TemplateOptions {
   /** Ends the prompt with the opening of an assistant turn. Default true. */
   readonly addGenerationPrompt?: boolean;
+  /** The ids of an answer that this engine gave, so that its keys and values are found in the cache again. */
+  readonly answerIds?: ((content: string) => Int32Array | undefined) | undefined;
+}
+
+/** The text of a segment; ids have none. */
+export function segmentText(segment: Segment): string {
+  return segment.kind === "tokens" ? "" : segment.text;
 }
 
 /** A chat template: messages to segments. */
@@ -75,14 +82,19 @@ export class SegmentList {
     return this.#push("user", text);
   }
 
+  tokens(ids: Int32Array): this {
+    this.#segments.push({ kind: "tokens", ids });
+    return this;
+  }
+
   finish(): readonly Segment[] {
     return this.#segments;
   }
 
-  #push(kind: Segment["kind"], text: string): this {
+  #push(kind: "template" | "user", text: string): this {
     if (text === "") return this;
     const last = this.#segments.at(-1);
-    if (last?.kind === kind) this.#segments[this.#segments.length - 1] = { kind, text: last.text + text };
+    if (last && last.kind !== "tokens" && last.kind === kind) this.#segments[this.#segments.length - 1] = { kind, text: last.text + text };
     else this.#segments.push({ kind, text });
     return this;
   }

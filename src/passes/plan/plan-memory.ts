@@ -18,6 +18,7 @@ import { isOpName, opDef } from "../../ir/ops.js";
 import { DTYPES, type KvType, type Type, tensor } from "../../ir/types.js";
 import { copyGraph } from "../lower/copy-graph.js";
 import { launchRows } from "../lower/cost.js";
+import { namedOperands } from "../lower/launches.js";
 import { definePass, type GraphPass } from "../pass.js";
 import { alignUp, BUFFER_ALIGN, type Lifetime, placeBuffers } from "./place-buffers.js";
 
@@ -92,14 +93,6 @@ function callArguments(node: NodeOf<"launch">): readonly unknown[] {
       if (value === undefined) throw bug(`${name} takes ${arg.name}, which its launch lacks`);
       return value;
     });
-}
-
-/** The operands of a launch by their names in its op. */
-function namedOperands(node: NodeOf<"launch">): readonly (readonly [string, Value])[] {
-  const { op, present } = node.attrs;
-  if (!isOpName(op)) throw bug(`a launch of ${op}`);
-  const names = opDef(op).operands.filter((_, i) => present[i] === 1);
-  return names.map((name, i) => [name.replace(/[?*]$/, ""), node.operands.args[i] as Value]);
 }
 
 function placeParams(graph: Graph, kvBlockSize: number): Map<Value, Place> {

@@ -76,3 +76,21 @@ export class Untried {
     return index;
   }
 }
+
+/** What was told so far. */
+export class Results {
+  readonly indices: number[] = [];
+  readonly costs: number[] = [];
+
+  add(index: number, cost: number): void {
+    this.indices.push(index);
+    this.costs.push(cost);
+  }
+
+  /** The `count` configurations of the lowest costs, lowest first; failed ones are none of them. */
+  best(count: number): number[] {
+    const valid = [...this.costs.keys()].filter((i) => !Number.isNaN(this.costs[i]));
+    valid.sort((a, b) => (this.costs[a] as number) - (this.costs[b] as number));
+    return valid.slice(0, count).map((i) => this.indices[i] as number);
+  }
+}
