@@ -12,7 +12,6 @@ import { registerInspect } from "./inspect.js";
 import { registerLogits } from "./logits.js";
 import { registerOpt } from "./opt.js";
 import { registerRun } from "./run.js";
-import { registerTune } from "./tune.js";
 import { registerVerify } from "./verify.js";
 
 const VERBS = [
@@ -25,7 +24,6 @@ const VERBS = [
   registerInspect,
   registerVerify,
   registerOpt,
-  registerTune,
   registerDoctor,
   registerCache,
 ];
