@@ -5,18 +5,18 @@
 
 import { resolve } from "node:path";
 import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
-import type { UsedKernel } from "./codegen/kernel-def.js";
 import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
 import { BuildFiles, copyFixedFiles, kernelList, rootFiles, rootList, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
 import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
 import { cmakeLists, kernelSources } from "./codegen/sources.js";
 import { syntheticFill } from "./codegen/synthetic.js";
-import { readTuning } from "./codegen/tuning.js";
 import { Diagnostic } from "./diagnostics.js";
 import { countParameters } from "./frontend/count.js";
 import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
 import type { Level } from "./ir/ops.js";
+import type { UsedKernel } from "./kernels/kernel-def.js";
+import { readTuning } from "./kernels/tuning.js";
 import { type LoweredModel, lowerModel } from "./lower.js";
 import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
@@ -24,7 +24,7 @@ import type { PassReport } from "./passes/run.js";
 import { compilerVersion } from "./project.js";
 import { type ArchLevel, resolveArch } from "./toolchain/arch.js";
 import { Cache, sha256 } from "./toolchain/cache.js";
-import { checkText } from "./toolchain/check-text.js";
+import { checkText, compileTextCheck } from "./toolchain/check-text.js";
 import { findCompiler } from "./toolchain/compiler.js";
 import { COMMON_FLAGS } from "./toolchain/cxx.js";
 import {
@@ -33,6 +33,7 @@ import {
   compileLibrary,
   compilePlan,
   KERNEL_FLAGS,
+  LIBRARY_EXPORTS,
   linkLibrary,
   type NativeOptions,
   PLAN_SOURCE,
@@ -223,6 +224,7 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   const { buildId, head } = await clock.run("generate", async () => {
     await copyFixedFiles(files);
     for (const [path, text] of kernelSources(lowered.kernels)) await files.write(path, text);
+    await files.write("exports.map", LIBRARY_EXPORTS);
     await files.write("CMakeLists.txt", cmakeLists(arch, { common: COMMON_FLAGS, kernel: KERNEL_FLAGS }));
     await files.write("text.json", `${JSON.stringify(model.text.text)}\n`);
     await files.write("chat.json", `${JSON.stringify(model.text.chat ?? { format: 1, form: "ernie-text" })}\n`);
@@ -259,23 +261,24 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
       clock.step("compile", units.units, units.units, source);
     },
   };
-  const [objects, addon] = await allOrFirst(failure, [
+  const tokenizer = model.text.tokenizerModel;
+  const [objects, addon, textCheck] = await allOrFirst(failure, [
     clock.run("compile", () => compileAll(context, native, staged.dir)),
     // Its compiler goes before the weights, since packing waits for it.
     buildAddon(native),
+    tokenizer ? compileTextCheck(native) : Promise.resolve(undefined),
     packing && head ? clock.run("pack", () => pack(native, packing, head, files, clock)) : Promise.resolve(),
   ] as const);
 
   await clock.run("link", async () => {
     const [library] = await Promise.all([
       linkLibrary(objects, native),
-      model.text.tokenizerModel ? checkText(objects, staged.dir, model.text.tokenizerModel, native) : Promise.resolve(),
+      tokenizer && textCheck ? checkText([textCheck, ...objects], staged.dir, tokenizer, native) : Promise.resolve(),
     ]);
     await files.copy("lib/libern_model.so", library.path);
     await files.copy("lib/ern_node.node", addon.path);
   });
   const path = await clock.run("write", async () => {
-    if (packing) await files.add(WEIGHTS_FILE);
     const beside = rootFiles(await renderBindings(bindingsInput(context)));
     return await staged.commit(
       buildId.slice(0, 16),
@@ -303,6 +306,8 @@ async function pack(native: NativeOptions, plan: PackPlan, head: PackedHead, fil
     onProgress: (done, total) => clock.step("pack", done, total),
     ...(signal ? { signal } : {}),
   });
+  // Its sum is taken while compilers still run.
+  await files.add(WEIGHTS_FILE);
 }
 
 /** All results, or the first failure once everything has come to rest. */

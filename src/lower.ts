@@ -3,17 +3,7 @@
  * is read or written but dumps, and no compiler is needed.
  */
 
-import {
-  type AnyKernel,
-  type KernelFunction,
-  type KernelParams,
-  type KernelTarget,
-  kernelFunction,
-  type UsedKernel,
-} from "./codegen/kernel-def.js";
-import { kernelByName } from "./codegen/kernels.js";
 import type { PlanProgram, ProgramKind } from "./codegen/plan.js";
-import type { TuningTable } from "./codegen/tuning.js";
 import { bug, Diagnostic } from "./diagnostics.js";
 import type { ModelConfig } from "./frontend/config.js";
 import { buildProgram, PROGRAM_KINDS } from "./frontend/model.js";
@@ -23,6 +13,16 @@ import type { Graph } from "./ir/graph.js";
 import { LEVELS, type Level, levelIndex } from "./ir/ops.js";
 import { printAll } from "./ir/print.js";
 import { kvCache, type SymbolBounds } from "./ir/types.js";
+import {
+  type AnyKernel,
+  type KernelFunction,
+  type KernelParams,
+  type KernelTarget,
+  kernelFunction,
+  type UsedKernel,
+} from "./kernels/kernel-def.js";
+import { kernelByName } from "./kernels/table.js";
+import type { TuningTable } from "./kernels/tuning.js";
 import { cloneBuckets } from "./passes/lower/clone-buckets.js";
 import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";

@@ -32,7 +32,13 @@ Result<KvPool> KvPool::create(int32_t blocks, int32_t block_size, uint64_t block
   KvPool pool;
   if (block_bytes > (uint64_t{1} << 47) / static_cast<uint64_t>(blocks))
     return Status{Code::out_of_memory, "KV cache: more than an address space"};
-  auto memory = Mapping::anonymous(block_bytes * static_cast<uint64_t>(blocks), "KV cache");
+  // Pages come as they are used, so nothing else would say that they can't all come.
+  const uint64_t bytes = block_bytes * static_cast<uint64_t>(blocks), room = available_memory();
+  if (bytes > room) {
+    return Status{Code::out_of_memory, "the KV cache takes " + std::to_string(bytes >> 20) +
+                                           " MiB, and this process can take " + std::to_string(room >> 20) + " MiB"};
+  }
+  auto memory = Mapping::anonymous(bytes, "KV cache");
   if (!memory.ok()) return memory.status();
   pool.memory_ = std::move(memory.value());
   pool.block_size_ = block_size;

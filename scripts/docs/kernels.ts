@@ -2,11 +2,11 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import type { AnyKernel } from "../../src/codegen/kernel-def.js";
-import { KERNELS } from "../../src/codegen/kernels.js";
+import type { AnyKernel } from "../../src/kernels/kernel-def.js";
+import { KERNELS } from "../../src/kernels/table.js";
 import { GENERATED, headLines, ROOT, readText } from "./source.js";
 
-const TABLE = "src/codegen/kernels.ts";
+const TABLE = "src/kernels/table.ts";
 
 export function kernelsPage(): string {
   const names = [...new Set(KERNELS.map(({ name }) => name))];

@@ -1,8 +1,8 @@
 /** docs/ops.md: the op table as a page, with what each op means and where that is written. */
 
 import ts from "typescript";
-import { kernelsFor } from "../../src/codegen/kernels.js";
 import { LEVELS, type Level, OP_NAMES, type OpName, opDef, type Trait } from "../../src/ir/ops.js";
+import { kernelsFor } from "../../src/kernels/table.js";
 import { commentAbove, GENERATED, parseSource, properties, toMarkdown } from "./source.js";
 
 const TABLE = "src/ir/ops.ts";

@@ -13,11 +13,15 @@ interface PruneFlags {
 }
 
 export function registerCache(program: Command): void {
-  const command = program.command("cache").description("the cache of compiled kernels and runtime objects");
+  const command = program
+    .command("cache")
+    .description("the cache of compiled kernels and runtime objects")
+    .addHelpText("after", "\nExamples:\n  ernie-compile cache ls\n  ernie-compile cache prune --max-mb 500");
   command
     .command("ls")
     .description("list what is cached, most recently used first")
     .option("--json", "print one JSON object")
+    .addHelpText("after", "\nExample:\n  ernie-compile cache ls --json")
     .action(async ({ json }: { json?: boolean }) => {
       const cache = new Cache();
       const entries = await cache.list();

@@ -74,7 +74,8 @@ export async function evaluate(engine: Engine, file: string, onDocument?: (done:
     });
     reference = reference === null || nll === undefined ? null : reference + nll;
     tokens += ids.length - 1;
-    onDocument?.(++documents);
+    documents++;
+    onDocument?.(documents);
   }
   if (tokens === 0) throw bad(file, `found ${documents} documents, none of two tokens or more, expected something to predict`);
   return {

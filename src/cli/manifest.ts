@@ -2,7 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Ajv, type ErrorObject } from "ajv";
+import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
 import { BUILD_DIR } from "../codegen/output-folder.js";
 import type { ManifestFile } from "../codegen/package.js";
 import { Diagnostic } from "../diagnostics.js";
@@ -72,8 +72,11 @@ export async function readManifest(root: string): Promise<Manifest> {
   return checkManifest(value, place);
 }
 
+let validator: ValidateFunction<Manifest> | undefined;
+
 export function checkManifest(value: Json, place: string): Manifest {
-  const validate = new Ajv({ strict: false }).compile<Manifest>(SCHEMA);
+  validator ??= new Ajv({ strict: false }).compile<Manifest>(SCHEMA);
+  const validate = validator;
   if (validate(value)) return value;
   const { instancePath, message = "what a build writes", propertyName } = validate.errors?.[0] as ErrorObject;
   const key = propertyName === undefined ? instancePath.slice(1) : JSON.stringify(propertyName);

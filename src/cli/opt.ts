@@ -37,8 +37,9 @@ export function registerOpt(program: Command): void {
     .action(async (file: string, flags: OptFlags) => {
       if (flags.dumpDir !== undefined) await makeFolder(resolve(flags.dumpDir));
       const text = readText(file);
-      const graphs = parseAll(text, file).map((parsed) => parsed.graph);
-      for (const graph of graphs) verify(graph, levelOf(graph));
+      const parsed = parseAll(text, file);
+      for (const one of parsed) verify(one.graph, levelOf(one.graph), one);
+      const graphs = parsed.map((one) => one.graph);
       const { graphs: after } = runPrograms(graphs, choosePasses(flags.passes), {
         ...(flags.dumpDir === undefined ? {} : { dumpDir: resolve(flags.dumpDir) }),
         ...(flags.limit === undefined ? {} : { limit: flags.limit }),

@@ -18,7 +18,9 @@ export type ProgressKind = "terminal" | "plain" | "none";
 
 export function progressKind(json: boolean): ProgressKind {
   if (json) return "none";
-  return process.stderr.isTTY && !process.env.NO_COLOR ? "terminal" : "plain";
+  const { isTTY, columns } = process.stderr;
+  // Some terminals don't know how wide they are.
+  return isTTY && columns > 0 && !process.env.NO_COLOR && process.env.TERM !== "dumb" ? "terminal" : "plain";
 }
 
 /** Runs `work` and shows what it reports. */

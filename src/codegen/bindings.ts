@@ -42,7 +42,7 @@ export async function renderBindings(input: BindingsInput): Promise<Bindings> {
 
 async function renderTypes(input: BindingsInput): Promise<string> {
   // With it comes all of TypeScript, which nothing else of the compiler needs.
-  const { IndentationText, Project, QuoteKind, StructureKind } = await import("ts-morph");
+  const { IndentationText, Project, QuoteKind, StructureKind, VariableDeclarationKind } = await import("ts-morph");
   const project = new Project({
     useInMemoryFileSystem: true,
     skipLoadingLibFiles: true,
@@ -67,6 +67,7 @@ async function renderTypes(input: BindingsInput): Promise<string> {
       kind: StructureKind.VariableStatement,
       isExported: true,
       hasDeclareKeyword: true,
+      declarationKind: VariableDeclarationKind.Const,
       declarations: [{ name: "tokens", type: "Tokens" }],
     },
     {

@@ -2,17 +2,17 @@
  * Which files a package is made of, and its manifest. Where they are written and how they become visible is output-folder.ts.
  *
  *     index.js .cjs .d.ts .d.cts  package.json  manifest.json
- *     build-<hash>/  include/ src/ device/ kernels/ CMakeLists.txt  lib/  weights.safetensors  tokenizer.model text.json chat.json  host.cjs jinja-worker.cjs
+ *     build-<hash>/  include/ src/ device/ kernels/ CMakeLists.txt exports.map  lib/  weights.safetensors  tokenizer.model text.json chat.json  host.cjs jinja-worker.cjs
  */
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { copyFile, cp, mkdir, readdir, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import type { UsedKernel } from "../kernels/kernel-def.js";
 import { projectPath } from "../project.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Bindings } from "./bindings.js";
-import type { UsedKernel } from "./kernel-def.js";
 import type { RootFile } from "./output-folder.js";
 
 export const WEIGHTS_FILE = "weights.safetensors";
@@ -81,7 +81,7 @@ async function sourcesBelow(dir: string, prefix = ""): Promise<string[]> {
 
 /** Hash of all sources that the library is made of; with the flags and the compiler it names a build. */
 export function sourcesHash(files: BuildFiles): string {
-  return sha256(JSON.stringify(Object.entries(files.list()).filter(([path]) => /\.(h|hpp|cpp|txt)$/.test(path))));
+  return sha256(JSON.stringify(Object.entries(files.list()).filter(([path]) => /\.(h|hpp|cpp|txt|map)$/.test(path))));
 }
 
 export function rootFiles({ types, esm, cjs }: Bindings): ReadonlyMap<RootFile, string> {

@@ -6,9 +6,10 @@
 import { bug } from "../diagnostics.js";
 import type { Graph, NodeOf, Value } from "../ir/graph.js";
 import { type DType, maxDim, type TensorType } from "../ir/types.js";
+import type { View } from "../kernels/view.js";
+import { placeInputs, STEP_INPUTS } from "../passes/plan/step-inputs.js";
 import type { ArchLevel } from "../toolchain/arch.js";
-import { renderTemplate, type View } from "./render.js";
-import { placeInputs, STEP_INPUTS } from "./step-inputs.js";
+import { renderTemplate } from "./render.js";
 
 export type ProgramKind = "prefill" | "decode" | "score" | "trace";
 

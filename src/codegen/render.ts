@@ -1,17 +1,13 @@
 /**
  * Renders a template from a typed view. A template sees exactly its view: a name that the view lacks and a field that no template line uses are
  * both errors, also inside branches that are not taken (handlebars itself lets a missing name inside `{{#if}}` pass in silence).
- * What a view holds is said by each kernel's entry in kernels/; no string from a model folder is ever in one.
+ * What a view holds is said by each kernel's entry in src/kernels; no string from a model folder is ever in one.
  */
 
 import { readFileSync } from "node:fs";
 import Handlebars from "handlebars";
 import { bug } from "../diagnostics.js";
-
-export type ViewValue = string | number | boolean | readonly ViewValue[] | View;
-export interface View {
-  readonly [name: string]: ViewValue;
-}
+import type { View, ViewValue } from "../kernels/view.js";
 
 /** src/codegen and dist/codegen lie equally deep. */
 const TEMPLATES = new URL("../../templates/", import.meta.url);
@@ -50,7 +46,7 @@ export function checkView(name: string, ast: ReturnType<typeof Handlebars.parse>
     if (typeof value !== "object" || used.has(value)) return;
     used.add(value);
     if (isList(value)) {
-      for (const item of value) visit(item, `${path}[]`);
+      for (const item of value) visit(item, `${path.slice(0, -1)}[].`);
       return;
     }
     for (const [field, inner] of Object.entries(value)) {

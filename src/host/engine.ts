@@ -122,13 +122,22 @@ const HINTS: Readonly<Record<string, string>> = {
   IO: "check that this process may read the package",
 };
 
+const LACKING = "build the package again, from a model folder that has what is missing";
+
 function nativeError(error: unknown, { place, loading = false, hint }: CallContext): unknown {
   if (!(error instanceof Error) || error instanceof Diagnostic) return error;
   const status = "code" in error && typeof error.code === "string" ? error.code : "INTERNAL";
   if (loading && (status === "CORRUPT" || status === "NOT_FOUND")) return packageChanged(place, error.message, error);
   const kind = status === "INTERNAL" ? "bug" : status === "UNSUPPORTED" ? "unsupported" : "input";
   const code = status.toLowerCase().replaceAll("_", "-");
-  return new Diagnostic({ code, kind, message: error.message, place, hint: HINTS[status] ?? hint, cause: error });
+  return new Diagnostic({
+    code,
+    kind,
+    message: error.message,
+    place,
+    hint: HINTS[status] ?? (status === "UNSUPPORTED" && !loading ? LACKING : hint),
+    cause: error,
+  });
 }
 
 const PROMPT: CallContext = {
@@ -204,13 +213,16 @@ class PackageEngine implements Engine {
 
   tokenize(text: string | readonly PromptSegment[]): Int32Array {
     const segments = typeof text === "string" ? [{ kind: "user" as const, text }] : checkSegments("text", text);
-    return this.#call(() => this.#live().tokenize(segments), { place: "text" });
+    return this.#call(() => this.#live().tokenize(segments), { place: "text", hint: "pass well-formed text" });
   }
 
   detokenize(ids: readonly number[] | Int32Array, options: { keepSpecials?: boolean } = {}): string {
     if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
     const checked = checkIds("ids", ids, this.#vocabSize);
-    return this.#call(() => this.#live().detokenize(checked, options.keepSpecials === true), { place: "ids" });
+    return this.#call(() => this.#live().detokenize(checked, options.keepSpecials === true), {
+      place: "ids",
+      hint: "pass ids of this model",
+    });
   }
 
   dispose(): Promise<void> {

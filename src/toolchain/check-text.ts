@@ -7,12 +7,16 @@ import { projectPath } from "../project.js";
 import { compileUnits, link, type ObjectFile } from "./cxx.js";
 import { type NativeOptions, RUNTIME_FLAGS } from "./native.js";
 
-/** `library`: the objects of the package's library; `root`: its folder; `tokenizer`: the file that tokenizer.model was copied from. */
-export async function checkText(library: readonly ObjectFile[], root: string, tokenizer: string, options: NativeOptions): Promise<void> {
-  const { compiler, cache, signal } = options;
+/** The program's own object; the rest of it is the library's. */
+export async function compileTextCheck({ compiler, cache, signal }: NativeOptions): Promise<ObjectFile> {
   const source = { source: "tools/check_text.cpp", flags: RUNTIME_FLAGS };
-  const [main] = await compileUnits([source], { compiler, cache, signal, root: projectPath("runtime"), includeDirs: ["."] });
-  const objects = [main as ObjectFile, ...library];
+  const [object] = await compileUnits([source], { compiler, cache, signal, root: projectPath("runtime"), includeDirs: ["."] });
+  return object as ObjectFile;
+}
+
+/** `objects`: of the program and of the package's library; `root`: the package's folder; `tokenizer`: the file that tokenizer.model was copied from. */
+export async function checkText(objects: readonly ObjectFile[], root: string, tokenizer: string, options: NativeOptions): Promise<void> {
+  const { compiler, cache, signal } = options;
   const { path } = await link({ compiler, cache, kind: "program", label: "check-text", objects, signal });
   const args = [join(root, "tokenizer.model"), join(root, "text.json")];
   const result = await execa(path, args, { reject: false, timeout: 60_000, ...(signal ? { cancelSignal: signal } : {}) });

@@ -25,7 +25,7 @@ export interface NativeOptions {
 export const RUNTIME_FLAGS: readonly string[] = ["-O2", "-DNDEBUG"];
 export const KERNEL_FLAGS: readonly string[] = ["-O3", "-DNDEBUG"];
 /** A library shows its C API and nothing else, or two models in one process would share what must be apart. */
-const LIBRARY_EXPORTS = "{ global: ern_*; local: *; };\n";
+export const LIBRARY_EXPORTS = "{ global: ern_*; local: *; };\n";
 const ADDON_EXPORTS = "{ global: napi_register_module_v1; node_api_module_get_api_version_v1; local: *; };\n";
 
 /**

@@ -1,19 +1,21 @@
 /** What end-to-end tests share: the command line as a user runs it, packages built once a run, and the measure of error. */
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { execa } from "execa";
+import { afterAll } from "vitest";
 
 export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 export const CLI = join(ROOT, "dist", "cli", "main.js");
 export const GOLDENS = join(ROOT, "test", "goldens");
 export const MODELS = join(ROOT, "examples", "models");
 
-/** A folder of this run, gone with the machine's temporary files. */
+/** A folder of this test file. Packages are megabytes each: they go when it ends, after what its own hooks hold has gone. */
 export const WORK = join(tmpdir(), `ernie-compile-e2e-${process.pid}`);
 mkdirSync(WORK, { recursive: true });
+afterAll(() => rmSync(WORK, { recursive: true, force: true }));
 
 export interface CliResult {
   readonly exitCode: number;

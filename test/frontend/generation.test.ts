@@ -149,7 +149,7 @@ describe("bad tokenizer files", () => {
 
   it("a tokenizer.model cut short, not protobuf, or empty", async () => {
     const bytes = readFileSync(join(MINI, "tokenizer.model"));
-    for (const content of [bytes.subarray(0, 5000), Buffer.from("not protobuf at all"), Buffer.alloc(0)]) {
+    for (const content of [bytes.subarray(0, 5000), bytes.subarray(0, -201), Buffer.from("not protobuf at all"), Buffer.alloc(0)]) {
       writeFileSync(join(folder, "tokenizer.model"), content);
       const error = await refusal(assets);
       expect([error.code, error.place]).toEqual(["tokenizer-corrupt", join(folder, "tokenizer.model")]);
@@ -157,7 +157,12 @@ describe("bad tokenizer files", () => {
   });
 
   it("gives pieces or a Diagnostic, whatever the bytes are", () => {
-    const bytes = readFileSync(join(MINI, "tokenizer.model")).subarray(0, 600);
+    const whole = readFileSync(join(MINI, "tokenizer.model"));
+    let end = 0;
+    while (end < 600) end += 2 + (whole[end + 1] as number);
+    // Specs of trainer and normalizer, empty, and then so many pieces.
+    const bytes = Buffer.concat([Uint8Array.of(0x12, 0, 0x1a, 0), whole.subarray(0, end)]);
+    expect(parsePieces(bytes, "tokenizer.model").length).toBeGreaterThan(20);
     const refused = (input: Uint8Array): void => {
       try {
         expect(parsePieces(input, "tokenizer.model").length).toBeGreaterThan(0);

@@ -55,5 +55,12 @@ describe("examples/c", () => {
     await execa("cmake", ["-S", join(ROOT, "examples/c"), "-B", out, `-DERNIE_PACKAGE=${ernie}`], { timeout: 60_000 });
     await execa("cmake", ["--build", out, "-j2"], { timeout: 230_000 });
     expect(await ask(join(out, "ask"), ernie, QUESTION)).toMatchObject({ exitCode: 0, stdout: expected });
+    expect(await symbols(join(out, "ern_model", "libern_model.so"))).toEqual(await symbols(join(build, "lib", "libern_model.so")));
   });
 });
+
+/** What a library shows. */
+async function symbols(library: string): Promise<readonly string[]> {
+  const { stdout } = await execa("nm", ["-D", "--defined-only", "--format=just-symbols", library]);
+  return stdout.split("\n").sort();
+}

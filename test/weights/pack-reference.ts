@@ -36,7 +36,7 @@ function sourceOf(parts: readonly PackPart[], interleave: number, row: number): 
   throw new Error("a row past the parts");
 }
 
-function placeOf(layout: Layout, n: number, k: number, row: number, col: number): number {
+export function placeOf(layout: Layout, n: number, k: number, row: number, col: number): number {
   if (layout === "row") return row * k + col;
   const paddedN = Math.ceil(n / 16) * 16;
   const paddedK = Math.ceil(k / 2) * 2;

@@ -57,10 +57,28 @@ export function checkMessages(messages: readonly ChatMessage[], roles: readonly 
         "text models take text alone: join the parts into one string",
       );
     }
+    checkToolCalls(message.toolCalls, `messages[${i}].toolCalls`);
   });
 }
 
-export function invalid(place: string, message: string, hint?: string): Diagnostic {
+function checkToolCalls(calls: unknown, place: string): void {
+  if (calls === undefined) return;
+  if (!Array.isArray(calls)) throw invalid(place, `expected an array of calls, found ${describe(calls)}`);
+  calls.forEach((call: unknown, i) => {
+    const named = typeof call === "object" && call !== null && "name" in call && typeof call.name === "string";
+    if (!named || !isJson(call)) throw invalid(`${place}[${i}]`, `expected { name, arguments } that JSON can say, found ${describe(call)}`);
+  });
+}
+
+function isJson(value: unknown): boolean {
+  try {
+    return JSON.stringify(value) !== undefined;
+  } catch {
+    return false;
+  }
+}
+
+export function invalid(place: string, message: string, hint = "messages are objects { role, content }"): Diagnostic {
   return new Diagnostic({ code: "chat-message", message, place, hint });
 }
 

@@ -46,6 +46,7 @@ export class BucketCopies {
     const known = this.#made.get(graph.nodes) ?? new Map<string, Graph>();
     this.#made.set(graph.nodes, known);
     const first = known.get(alike);
+    if (first?.nodes === graph.nodes) return graph;
     if (first) return Object.freeze({ ...first, name: graph.name, bounds: graph.bounds });
     const made = make();
     known.set(alike, made);

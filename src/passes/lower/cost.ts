@@ -1,19 +1,19 @@
 /**
- * From bytes and operations to seconds, for choices between kernels and layouts that nobody has timed. The constants are of a small server core
- * and only their ratio counts: a measured row in tuning/ always wins over this.
+ * From bytes and operations to seconds, for choices of layouts that nobody has timed; only ratios count. The constants are one core of a Zen 5 server:
+ * what `ernie-compile bench -t 1` measured there as read bandwidth and as the rate of a 512-token prefill of ernie-4.5-0.3b compiled for each level.
  */
 
-import type { Cost } from "../../codegen/kernel-def.js";
 import type { Graph, Node } from "../../ir/graph.js";
 import { maxDim } from "../../ir/types.js";
+import type { Cost } from "../../kernels/kernel-def.js";
 import type { ArchLevel } from "../../toolchain/arch.js";
 
-const BYTES_PER_SECOND = 25e9;
+const BYTES_PER_SECOND = 40e9;
 const OPERATIONS_PER_SECOND: { readonly [level in ArchLevel]: number } = {
-  "x86-64-v3": 60e9,
-  "x86-64-v4": 110e9,
-  "x86-64-v4-vnni": 110e9,
-  "x86-64-v4-bf16": 210e9,
+  "x86-64-v3": 115e9,
+  "x86-64-v4": 240e9,
+  "x86-64-v4-vnni": 240e9,
+  "x86-64-v4-bf16": 420e9,
 };
 
 export function costInSeconds({ bytes, operations }: Cost, arch: ArchLevel): number {

@@ -4,12 +4,12 @@
  * `deterministic` only kernels of the default's reduction order are taken, so that results do not depend on bucket, batch or threads.
  */
 
-import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget } from "../../codegen/kernel-def.js";
-import { kernelsFor } from "../../codegen/kernels.js";
-import { bestRow, type TuningTable } from "../../codegen/tuning.js";
 import { Diagnostic } from "../../diagnostics.js";
 import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/graph.js";
 import { type AttrRecord, hasTrait, opDef } from "../../ir/ops.js";
+import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget } from "../../kernels/kernel-def.js";
+import { kernelsFor } from "../../kernels/table.js";
+import { bestRow, type TuningTable } from "../../kernels/tuning.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { BucketCopies, copyGraph } from "./copy-graph.js";
 import { launchRows } from "./cost.js";
@@ -42,6 +42,7 @@ function run(graphs: readonly Graph[], options: KernelOptions): readonly Graph[]
       fitting.set(node, kernels);
       chosen.set(node, chooseKernel(kernels, launchRows(node, graph), options));
     }
+    if (chosen.size === 0) return graph;
     // Only measured rows look at a bucket's size.
     const alike = options.tuning ? JSON.stringify([...chosen.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
     return copies.copy(graph, alike, () => insertLaunches(graph, chosen));

@@ -6,11 +6,11 @@
  * In the graph a choice is a `pack` node between the weight and its readers. What packed bytes look like is in runtime/device/layout.
  */
 
-import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget, type WeightFormat } from "../../codegen/kernel-def.js";
-import { kernelsFor } from "../../codegen/kernels.js";
 import { Diagnostic } from "../../diagnostics.js";
 import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/graph.js";
 import { maxDim, type TensorType } from "../../ir/types.js";
+import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget, type WeightFormat } from "../../kernels/kernel-def.js";
+import { kernelsFor } from "../../kernels/table.js";
 import { packedBytes } from "../../weights/pack-plan.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { BucketCopies, copyGraph, mapOperands } from "./copy-graph.js";

@@ -9,18 +9,18 @@
  * Weights have their places already (plan-weights). The runtime's side of this is runtime/src/plan.hpp.
  */
 
-import { type KernelParams, kernelFunction } from "../../codegen/kernel-def.js";
-import { kernelByName } from "../../codegen/kernels.js";
-import { type InputPlace, placeInputs, tensorBytes } from "../../codegen/step-inputs.js";
 import { bug } from "../../diagnostics.js";
 import { type Graph, type NodeOf, operandValues, type Value } from "../../ir/graph.js";
 import { isOpName, opDef } from "../../ir/ops.js";
 import { DTYPES, type KvType, type Type, tensor } from "../../ir/types.js";
+import { type KernelParams, kernelFunction } from "../../kernels/kernel-def.js";
+import { kernelByName } from "../../kernels/table.js";
 import { copyGraph } from "../lower/copy-graph.js";
 import { launchRows } from "../lower/cost.js";
 import { namedOperands } from "../lower/launches.js";
 import { definePass, type GraphPass } from "../pass.js";
 import { alignUp, BUFFER_ALIGN, type Lifetime, placeBuffers } from "./place-buffers.js";
+import { type InputPlace, placeInputs, tensorBytes } from "./step-inputs.js";
 
 export interface MemoryOptions {
   /** Tokens in a block of the KV pool. */

@@ -95,6 +95,7 @@ function useOf(reader: Node, rank: number): WeightUse {
 
 function replaceWeights(graph: Graph, keys: WeightKeys, byKey: ReadonlyMap<string, PlannedWeight>): Graph {
   const read = new Set(weightReads(graph, keys).map(({ value }) => value));
+  if (read.size === 0) return graph;
   return copyGraph(graph, (node, { build, keep }) => {
     if (!hasTrait(node.op, "weight")) return keep(node);
     const [result] = node.results as readonly [Value];

@@ -3,11 +3,11 @@
  * transposes of weights thereby cost nothing at run time and no copy at compile time.
  */
 
-import { sizeOf } from "../../codegen/kernel-def.js";
 import { bug } from "../../diagnostics.js";
 import type { NodeOf, Value } from "../../ir/graph.js";
 import { rowAxis } from "../../ir/ops.js";
 import type { TensorType } from "../../ir/types.js";
+import { sizeOf } from "../../kernels/kernel-def.js";
 import type { WeightKeys } from "../lower/weight-keys.js";
 
 /** Rows of one matrix of a tensor of the checkpoint. */

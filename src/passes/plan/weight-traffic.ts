@@ -1,8 +1,8 @@
 /** How much of the weights one step of a program reads: what bounds decoding, which does little else. */
 
-import type { KernelParams } from "../../codegen/kernel-def.js";
-import { kernelByName } from "../../codegen/kernels.js";
 import type { Graph, Value } from "../../ir/graph.js";
+import type { KernelParams } from "../../kernels/kernel-def.js";
+import { kernelByName } from "../../kernels/table.js";
 import { namedOperands } from "../lower/launches.js";
 
 /** Bytes of weights that a step of `rows` rows reads, each once; of a graph of launches whose weights are buffers. */

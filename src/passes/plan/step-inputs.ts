@@ -1,7 +1,7 @@
 /** What the runtime fills before each step, and where: the parameters of a program that are no KV cache, one after the other. */
 
-import type { Param } from "../ir/graph.js";
-import { DTYPES, maxDim, type SymbolBounds, type TensorType } from "../ir/types.js";
+import type { Param } from "../../ir/graph.js";
+import { DTYPES, maxDim, type SymbolBounds, type TensorType } from "../../ir/types.js";
 
 /** In the order of `Inputs` in runtime/src/plan.hpp. */
 export const STEP_INPUTS = ["ids", "positions", "slots", "kinds", "query_start", "context", "block_table", "last_rows"] as const;

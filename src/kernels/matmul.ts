@@ -1,6 +1,7 @@
 /** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
 
-import type { NodeOf, Value } from "../../ir/graph.js";
+import type { NodeOf, Value } from "../ir/graph.js";
+import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import {
   type AnyKernel,
   bytesOf,
@@ -13,9 +14,8 @@ import {
   sizeOf,
   type Tunable,
   tensorType,
-} from "../kernel-def.js";
-import type { View } from "../render.js";
-import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
+} from "./kernel-def.js";
+import type { View } from "./view.js";
 
 /** Of `Tiling` in runtime/device/cpu/matmul.hpp; no choice changes a bit of a result. 0 rows: as many as the level's registers hold. */
 export const TILING: readonly Tunable[] = [
@@ -143,7 +143,12 @@ const linearSwiglu = defineKernel({
 });
 
 /** The most threads that a kernel with a slot a thread expects: `max_team` in runtime/device/cpu/kernel.hpp. */
-export const MAX_TEAM = 256;
+const MAX_TEAM = 256;
+
+/** A value and an id for each row and thread: `head_argmax_workspace`, which the template compares. */
+function headWorkspace(rows: number): number {
+  return rows * MAX_TEAM * 8;
+}
 
 const headArgmax = defineKernel({
   op: "head_argmax",
@@ -164,8 +169,7 @@ const headArgmax = defineKernel({
     { name: "ids", type: "int32_t" },
     { name: "workspace", type: "void" },
   ],
-  // A value and an id for each row and thread: head_argmax_workspace.
-  workspace: (_, rows) => rows * MAX_TEAM * 8,
+  workspace: (_, rows) => headWorkspace(rows),
   cost: (params, rows) => productCost(params, rows, 4),
   file: (params) =>
     joinName(
@@ -177,7 +181,12 @@ const headArgmax = defineKernel({
       params.bias && "bias",
       tilingName(params),
     ),
-  view: (params) => ({ ...productView(params), bias: params.bias as boolean, ...tilingView(params) }),
+  view: (params) => ({
+    ...productView(params),
+    bias: params.bias as boolean,
+    workspace_of_7: headWorkspace(7),
+    ...tilingView(params),
+  }),
 });
 
 export const MATMUL_KERNELS: readonly AnyKernel[] = [linear, linearSwiglu, headArgmax];

@@ -4,6 +4,7 @@
  */
 
 import { readFileSync } from "node:fs";
+import { Ajv } from "ajv";
 import { Diagnostic } from "../diagnostics.js";
 import type { AnyKernel, KernelParams } from "./kernel-def.js";
 
@@ -34,26 +35,29 @@ export interface TuningTable {
 /** Problems whose sizes differ by more than this factor in all say nothing about each other. */
 const FARTHEST = Math.log(4);
 
-/** Reads a table; only its outline is checked here, the schema is for people and editors. */
+/** The same depth below the project's root in src and in dist. */
+const SCHEMA_URL = new URL("../../schema/tuning.schema.json", import.meta.url);
+
+/** Reads a table that somebody else measured: it is what the schema says, or refused. */
 export function readTuning(path: string): TuningTable {
-  try {
-    const table = JSON.parse(readFileSync(path, "utf8")) as TuningTable;
-    if (typeof table.device === "string" && Array.isArray(table.rows)) return table;
-  } catch (cause) {
-    throw new Diagnostic({
+  const refuse = (message: string, cause?: unknown): Diagnostic =>
+    new Diagnostic({
       code: "tuning-unreadable",
-      message: cause instanceof Error ? cause.message : String(cause),
+      message,
       place: path,
-      hint: "leave --tuning out for the tables that come with the compiler",
+      hint: "schema/tuning.schema.json describes the table; without --tuning the compiler's own is used",
       cause,
     });
+  let table: unknown;
+  try {
+    table = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw refuse(cause instanceof Error ? cause.message : String(cause), cause);
   }
-  throw new Diagnostic({
-    code: "tuning-unreadable",
-    message: "found no device and rows, expected a table as schema/tuning.schema.json describes it",
-    place: path,
-    hint: "leave --tuning out for the tables that come with the compiler",
-  });
+  const validate = new Ajv({ allowUnionTypes: true }).compile<TuningTable>(JSON.parse(readFileSync(SCHEMA_URL, "utf8")) as object);
+  if (validate(table)) return table;
+  const [error] = validate.errors ?? [];
+  throw refuse(`found ${error?.instancePath.slice(1, 120) || "a table"} that is not as the schema says: it ${error?.message ?? ""}`);
 }
 
 interface Fitting {

@@ -1,6 +1,7 @@
 /** Kernels that go over rows and have no matrix: norms, embedding, element by element, moving rows. Their time is the bytes they move. */
 
-import type { DType, Type } from "../../ir/types.js";
+import type { DType, Type } from "../ir/types.js";
+import { cFloat, constType, cType, joinName } from "./common.js";
 import {
   type AnyKernel,
   bytesOf,
@@ -13,9 +14,8 @@ import {
   rowsOf,
   sizeOf,
   tensorType,
-} from "../kernel-def.js";
-import type { View } from "../render.js";
-import { cFloat, constType, cType, joinName } from "./common.js";
+} from "./kernel-def.js";
+import type { View } from "./view.js";
 
 function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "bf16";
@@ -233,6 +233,11 @@ const cast = defineKernel({
   view: (params) => ({ ...rowView(params), out: params.out as string }),
 });
 
+/** The largest of each part of a row: `argmax_parts`, which the template compares. */
+function argmaxWorkspace(params: KernelParams, rows: number): number {
+  return rows * Math.ceil(numberParam(params, "width") / 4096) * 4;
+}
+
 const argmax = defineKernel({
   op: "argmax",
   name: "argmax",
@@ -247,11 +252,10 @@ const argmax = defineKernel({
     { name: "workspace", type: "float" },
     { name: "out", type: "int32_t" },
   ],
-  // The largest of each part of a row: argmax_parts.
-  workspace: (params, rows) => rows * Math.ceil(numberParam(params, "width") / 4096) * 4,
+  workspace: argmaxWorkspace,
   cost: (params, rows) => moved(params, rows, "x"),
   file: (params) => joinName("argmax", params.x as string, widthName(params)),
-  view: rowView,
+  view: (params) => ({ ...rowView(params), workspace_of_7: argmaxWorkspace(params, 7) }),
 });
 
 const gatherRows = defineKernel({

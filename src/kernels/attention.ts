@@ -1,6 +1,7 @@
 /** Attention and what fills its cache: runtime/device/cpu/attention.hpp, rope_kv_append.hpp, rope.hpp, kv_append.hpp. */
 
-import { type KvType, type TensorType } from "../../ir/types.js";
+import { type KvType, type TensorType } from "../ir/types.js";
+import { cFloat, constType, cType, joinName } from "./common.js";
 import {
   type AnyKernel,
   bytesOf,
@@ -11,13 +12,21 @@ import {
   numberParam,
   rowsOf,
   tensorType,
-} from "../kernel-def.js";
-import type { View } from "../render.js";
-import { cFloat, constType, cType, joinName } from "./common.js";
+} from "./kernel-def.js";
+import type { View } from "./view.js";
 
-/** Cache entries that one worker walks, and floats that head a partial result: `kv_chunk` and `partial_head` in attention.hpp. */
+/** Cache entries that one worker walks, and floats that head a partial result: `kv_chunk` and `partial_head` of attention.hpp, which the template compares. */
 const KV_CHUNK = 512;
 const PARTIAL_HEAD = 16;
+
+/** Partial results of one long sequence that all threads share. */
+function partialRows(params: KernelParams): number {
+  return numberParam(params, "heads") * Math.ceil(numberParam(params, "max_context") / KV_CHUNK);
+}
+
+function partialBytes(params: KernelParams): number {
+  return partialRows(params) * (PARTIAL_HEAD + numberParam(params, "head_dim")) * 4;
+}
 
 /** What the pool looks like to a kernel; the same in every kernel of a package. */
 function cacheParams(cache: KvType, target: KernelTarget): KernelParams {
@@ -55,8 +64,7 @@ const attention = defineKernel({
     const x = tensorType(q.type).dtype;
     if (kv.headDim % 16 !== 0) return `head_dim ${kv.headDim} is no multiple of 16`;
     if (!isFloat(x) || !isFloat(dtype) || !isFloat(kv.dtype)) return "element types other than f32 and bf16";
-    const partial_rows = heads * Math.ceil(target.maxContext / KV_CHUNK);
-    return { ...cacheParams(kv, target), heads, scale, x, out: dtype, partial_rows };
+    return { ...cacheParams(kv, target), heads, scale, x, out: dtype, max_context: target.maxContext };
   },
   args: (params) => [
     { name: "q", type: constType(params.x) },
@@ -67,7 +75,7 @@ const attention = defineKernel({
     { name: "workspace", type: "float" },
     { name: "out", type: cType(params.out) },
   ],
-  workspace: (params) => numberParam(params, "partial_rows") * (PARTIAL_HEAD + numberParam(params, "head_dim")) * 4,
+  workspace: partialBytes,
   // Of the rows themselves; what is read of the cache depends on the context and is the same for every kernel.
   cost: (params, rows) => ({
     bytes:
@@ -91,7 +99,9 @@ const attention = defineKernel({
     ...cacheView(params),
     heads: numberParam(params, "heads"),
     scale: cFloat(numberParam(params, "scale")),
-    partial_rows: numberParam(params, "partial_rows"),
+    max_context: numberParam(params, "max_context"),
+    partial_rows: partialRows(params),
+    workspace: partialBytes(params),
     x: params.x as string,
     out: params.out as string,
   }),

@@ -1,6 +1,7 @@
 /** Mixture of experts: runtime/device/cpu/moe_router.hpp, moe_ffn.hpp, and what stands in for the latter without fuse-moe: expert_linear.hpp, moe_combine.hpp. */
 
-import { sameDim } from "../../ir/types.js";
+import { sameDim } from "../ir/types.js";
+import { cFloat, constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import {
   type AnyKernel,
   bytesOf,
@@ -11,8 +12,7 @@ import {
   rowsOf,
   sizeOf,
   tensorType,
-} from "../kernel-def.js";
-import { cFloat, constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
+} from "./kernel-def.js";
 import { productParams, TILING, tilingName, tilingView } from "./matmul.js";
 
 /** Rows choose different experts until all are read. */
@@ -165,6 +165,13 @@ const moeRouter = defineKernel({
   }),
 });
 
+/** Choices sorted by expert, then their hidden rows: `moe_ffn_workspace`, which the template compares. */
+function ffnWorkspace(params: KernelParams, rows: number): number {
+  const [experts, chosen, m] = ["experts", "chosen", "m"].map((name) => numberParam(params, name)) as [number, number, number];
+  const buckets = (2 * (experts + 1) + 2 * rows * chosen) * 4;
+  return Math.ceil(buckets / 64) * 64 + rows * chosen * m * bytesOf(dtypeParam(params, "x"));
+}
+
 const moeFfn = defineKernel({
   op: "moe_ffn",
   name: "moe_ffn",
@@ -193,12 +200,7 @@ const moeFfn = defineKernel({
     { name: "out", type: "float" },
     { name: "workspace", type: "void" },
   ],
-  // Choices sorted by expert, then their hidden rows: moe_ffn_workspace.
-  workspace: (params, rows) => {
-    const [experts, chosen, m] = ["experts", "chosen", "m"].map((name) => numberParam(params, name)) as [number, number, number];
-    const buckets = (2 * (experts + 1) + 2 * rows * chosen) * 4;
-    return Math.ceil(buckets / 64) * 64 + rows * chosen * m * bytesOf(dtypeParam(params, "x"));
-  },
+  workspace: ffnWorkspace,
   cost: (params, rows) => {
     const [experts, chosen, m, hidden] = ["experts", "chosen", "m", "hidden"].map((name) => numberParam(params, name)) as [
       number,
@@ -227,7 +229,9 @@ const moeFfn = defineKernel({
     ),
   view: (params) => ({
     x: params.x as string,
+    x_type: cType(params.x),
     weight: params.gate_up_dtype as string,
+    workspace_of_7: ffnWorkspace(params, 7),
     experts: numberParam(params, "experts"),
     hidden: numberParam(params, "hidden"),
     m: numberParam(params, "m"),

@@ -1,6 +1,6 @@
 /**
  * What a kernel is to the compiler: which op it computes, which nodes it fits, what makes its source, what it reads and costs. The kernels
- * themselves are headers in runtime/device; which ones there are is the table in kernels.ts.
+ * themselves are headers in runtime/device; which ones there are is the table in table.ts.
  */
 
 import { bug } from "../diagnostics.js";
@@ -8,7 +8,7 @@ import type { Node, NodeOf } from "../ir/graph.js";
 import type { OpName } from "../ir/ops.js";
 import { type Dim, DTYPES, type DType, type Layout, type TensorType, type Type } from "../ir/types.js";
 import type { ArchLevel } from "../toolchain/arch.js";
-import type { View } from "./render.js";
+import type { View } from "./view.js";
 
 /** What kernels depend on besides their node. */
 export interface KernelTarget {

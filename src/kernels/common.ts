@@ -1,7 +1,7 @@
 /** What the entries of the kernel table share: how element types and parameters look in C++, and formats of weights. */
 
-import type { DType } from "../../ir/types.js";
-import type { WeightFormat } from "../kernel-def.js";
+import type { DType } from "../ir/types.js";
+import type { WeightFormat } from "./kernel-def.js";
 
 /** As kernel headers name them; `cpu::Bf16` is in runtime/device/cpu/simd.hpp. */
 const C_TYPES: { readonly [dtype in DType]: string } = {

@@ -1,0 +1,81 @@
+/** Which kernel is taken: the default, a measured one, one of the declared order; and what is said where there is none. */
+
+import { describe, expect, it } from "vitest";
+import { parse } from "../../../src/ir/parse.js";
+import type { TuningRow } from "../../../src/kernels/tuning.js";
+import { selectKernels } from "../../../src/passes/lower/select-kernels.js";
+import { runPrograms } from "../../../src/passes/run.js";
+import { TARGET } from "../lowering.js";
+
+const linear = (rows: number, name = `prefill_t${rows}`) =>
+  parse(`func @${name}(%x: bf16[T, 32]) -> (y: f32[T, 16]) bounds {T: 1..${rows}, S: 1..1, C: 1..1} {
+  %0 = weight {name = "w"} : bf16[16, 32]
+  %1 = pack %0 {layout = panel64, dtype = bf16} : bf16[16, 32]@panel64
+  %2 = linear %x, %1 {dtype = f32} : f32[T, 16]
+  return y = %2
+}
+`);
+
+const row = (rows: number, k_block: number, problem = {}): TuningRow => ({
+  op: "linear",
+  problem: { n: 16, k: 32, x: "bf16", out: "f32", ...problem },
+  layouts: { weight: "panel64" },
+  rows,
+  winner: { kernel: "linear", params: { tile_rows: 4, k_block, row_block: 96, ahead: 1024 }, seconds: 1e-6 },
+});
+
+function blockOf(rows: number, table?: readonly TuningRow[], deterministic = false): unknown {
+  const tuning = table && { device: "test", rows: table };
+  const { graphs } = runPrograms([linear(rows)], [selectKernels({ target: TARGET, tuning, deterministic })]);
+  const launch = graphs[0]?.nodes.find((node) => node.op === "launch");
+  return launch?.op === "launch" && launch.attrs.params.k_block;
+}
+
+describe("measured rows", () => {
+  it("win over the default, the nearest first", () => {
+    const standard = blockOf(64);
+    expect(blockOf(64, [])).toBe(standard);
+    expect(blockOf(64, [row(64, 128), row(16, 512)])).toBe(128);
+    expect(blockOf(16, [row(64, 128), row(16, 512)])).toBe(512);
+    expect(blockOf(40, [row(64, 128), row(16, 512)])).toBe(128);
+    // No reduction order is touched by a tiling.
+    expect(blockOf(64, [row(64, 128)], true)).toBe(128);
+  });
+
+  it("of another problem, or of values that the kernel no longer has, say nothing", () => {
+    const standard = blockOf(64);
+    for (const other of [row(64, 128, { n: 16 * 64 }), row(64, 128, { x: "f32" }), row(4096, 128), row(64, 100)])
+      expect(blockOf(64, [other])).toBe(standard);
+  });
+
+  it("give each bucket its own", () => {
+    const tuning = { device: "test", rows: [row(64, 128), row(16, 512)] };
+    const small = linear(16);
+    const buckets = [small, { ...small, name: "prefill_t64", bounds: { ...small.bounds, T: { min: 1, max: 64 } } }];
+    const { graphs } = runPrograms(buckets, [selectKernels({ target: TARGET, tuning })]);
+    const blocks = graphs.map(({ nodes }) => nodes.flatMap((node) => (node.op === "launch" ? [node.attrs.params.k_block] : [])));
+    expect(blocks).toEqual([[512], [128]]);
+  });
+});
+
+describe("a node that no kernel fits", () => {
+  it.each([
+    ["an operand's type", "%1 = add %x, %x : bf16[T, 32]", "no kernel fits this add: add: adds no bf16"],
+    [
+      "an attribute",
+      "%1 = rope %x, %p {heads = 2, head_dim = 16, theta = 10000, sections = [2, 2, 4], dtype = f32} : f32[T, 32]",
+      "no kernel fits this rope: rope: sections for images",
+    ],
+  ])("by %s is named, with the reason", (_, line, message) => {
+    const dtype = line.includes("bf16[T, 32]") ? "bf16" : "f32";
+    const text = `func @decode(%x: ${dtype}[T, 32], %p: i32[T, 3]) -> (y: ${dtype}[T, 32]) bounds {T: 1..4, S: 1..4, C: 1..1} {
+  ${line}
+  return y = %1
+}
+`;
+    const run = () => runPrograms([parse(text)], [selectKernels({ target: TARGET })]);
+    expect(run).toThrow(
+      expect.objectContaining({ code: "kernel-missing", kind: "unsupported", summary: message, place: "program decode" }),
+    );
+  });
+});
