@@ -12,6 +12,7 @@ import { registerInspect } from "./inspect.js";
 import { registerLogits } from "./logits.js";
 import { registerOpt } from "./opt.js";
 import { registerRun } from "./run.js";
+import { registerTune } from "./tune.js";
 import { registerVerify } from "./verify.js";
 
 const VERBS = [
@@ -23,6 +24,7 @@ const VERBS = [
   registerBench,
   registerInspect,
   registerVerify,
+  registerTune,
   registerOpt,
   registerDoctor,
   registerCache,

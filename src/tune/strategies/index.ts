@@ -1,0 +1,20 @@
+/** All strategies by name. */
+
+import { modelAndEvolve, modelAndLocal } from "./combine.js";
+import { evolveStrategy } from "./evolve.js";
+import { localStrategy } from "./local.js";
+import { modelStrategy } from "./model.js";
+import { randomStrategy } from "./random.js";
+import type { StrategyDef } from "./strategy.js";
+
+export const STRATEGIES: readonly StrategyDef[] = [
+  modelStrategy,
+  modelAndLocal,
+  modelAndEvolve,
+  evolveStrategy,
+  localStrategy,
+  randomStrategy,
+];
+
+/** The one that wins on the recorded landscapes: bench/NOTES-tune.md. */
+export const DEFAULT_STRATEGY = modelStrategy;
