@@ -2,7 +2,7 @@
 
 import type { TuningRow, TuningTable } from "../kernels/tuning.js";
 import type { TaskRecord } from "../tune/records.js";
-import type { SweepEvent } from "../tune/sweep.js";
+import type { SweepEvent } from "../tune/run-sweep.js";
 import { paramsOf, type Task, variantKey } from "../tune/task.js";
 import { note } from "./terminal.js";
 

@@ -8,7 +8,7 @@ import type { Backend } from "./backend.js";
 import { Journal } from "./journal.js";
 import { JOURNAL_FORMAT, type JournalRecord, type Machine, type SweepRecord, type TaskRecord } from "./records.js";
 import type { StrategyDef } from "./strategies/strategy.js";
-import { type SweepEvent, sweep } from "./sweep.js";
+import { runSweep, type SweepEvent } from "./run-sweep.js";
 import { mergeRows, rowsOfRecords, writeTable } from "./tables.js";
 import type { Task } from "./task.js";
 import { existsSync } from "node:fs";
@@ -55,7 +55,7 @@ export async function tune(run: TuneRun): Promise<TuningTable> {
     const head = headOf(run);
     checkJournal(records, head, run);
     await journal.append(head);
-    await sweep({
+    await runSweep({
       ...run,
       found: records.slice(),
       append: async (record) => {

@@ -60,7 +60,7 @@ const SMALL = 32;
 /** Variants that run against the default at the end. */
 const FINALISTS = 3;
 
-export async function sweep(options: SweepOptions): Promise<void> {
+export async function runSweep(options: SweepOptions): Promise<void> {
   const { tasks, found, parallel = 1, signal } = options;
   const known = new Known(found);
   const clock = options.clock ?? (() => performance.now() / 1000);
