@@ -12,6 +12,7 @@ import { registerInspect } from "./inspect.js";
 import { registerLogits } from "./logits.js";
 import { registerOpt } from "./opt.js";
 import { registerRun } from "./run.js";
+import { registerTune } from "./tune.js";
 import { registerVerify } from "./verify.js";
 
 const VERBS = [
@@ -21,6 +22,7 @@ const VERBS = [
   registerLogits,
   registerEval,
   registerBench,
+  registerTune,
   registerInspect,
   registerVerify,
   registerOpt,
