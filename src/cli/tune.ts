@@ -1,9 +1,10 @@
 /** `ernie-compile tune`: the parent of the verbs that find fast variants of kernels by measurement and show what was found; one file each, tune-*.ts. */
 
 import type { Command } from "commander";
+import { registerExport } from "./tune-export.js";
 import { registerSimulate } from "./tune-simulate.js";
 
-const SUBVERBS = [registerSimulate];
+const SUBVERBS = [registerExport, registerSimulate];
 
 export function registerTune(program: Command): void {
   const tune = program

@@ -20,6 +20,9 @@ describe("a space", () => {
     expect(space.configuration(0)).toEqual({ block: 16, unroll: 1, layout: "row" });
     for (let i = 0; i < space.size; i++) expect(space.find(space.codes.subarray(i * 3, i * 3 + 3))).toBe(i);
     expect(space.find([2, 3, 0])).toBeUndefined();
+    for (let i = 0; i < space.size; i++) expect(space.indexOf(space.configuration(i))).toBe(i);
+    expect(space.indexOf({ block: 64, unroll: 8, layout: "row" })).toBeUndefined();
+    expect(space.indexOf({ block: 17, unroll: 1, layout: "row" })).toBeUndefined();
   });
 
   test("neighbours differ in one parameter and none is forbidden; steps pass over forbidden values", () => {
