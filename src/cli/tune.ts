@@ -2,9 +2,10 @@
 
 import type { Command } from "commander";
 import { registerExport } from "./tune-export.js";
+import { registerReport } from "./tune-report.js";
 import { registerSimulate } from "./tune-simulate.js";
 
-const SUBVERBS = [registerExport, registerSimulate];
+const SUBVERBS = [registerReport, registerExport, registerSimulate];
 
 export function registerTune(program: Command): void {
   const tune = program

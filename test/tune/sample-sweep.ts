@@ -96,7 +96,7 @@ export function sampleSweep(trials = 90): JournalRecord[] {
       const stopped = random.chance(0.3) ? "loses" : "settled";
       return { kind: "trial", task: task.task, variant: { ...variant }, status: "ok", ...interval, stopped, compileSeconds: 0.8, elapsed };
     });
-    records.push(...timed, finalOf(task, timed, elapsed));
+    records.push(...timed, ...(trials > 0 ? [finalOf(task, timed, elapsed)] : []));
   }
   return records;
 }
