@@ -24,10 +24,13 @@ import { buildIdentity } from "../tune/variants.js";
 import { interruptSignal } from "./interrupt.js";
 import { integer, integerList, oneOf } from "./numbers.js";
 import { note, printJson } from "./terminal.js";
+import { registerExport } from "./tune-export.js";
 import { registerTuneList } from "./tune-list.js";
 import { registerTuneMerge } from "./tune-merge.js";
 import { resultLines, SweepView, tableJson } from "./tune-view.js";
+import { registerReport } from "./tune-report.js";
 import { registerTuneShow } from "./tune-show.js";
+import { registerSimulate } from "./tune-simulate.js";
 import { registerTuneWorker } from "./tune-worker.js";
 
 export interface ModelFlags {
@@ -95,7 +98,7 @@ export function registerTune(program: Command): void {
         note(`${run.table}: builds for ${run.device} use it from now on; measurements are in ${run.journal}`);
       }
     });
-  for (const register of [registerTuneList, registerTuneShow, registerTuneMerge, registerTuneWorker]) register(command);
+  for (const register of [registerTuneList, registerTuneShow, registerTuneMerge, registerTuneWorker, registerReport, registerExport, registerSimulate]) register(command);
 }
 
 export function withModelOptions(command: Command): Command {

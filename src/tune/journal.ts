@@ -24,11 +24,12 @@ export interface ReadJournal {
 }
 
 const EMPTY: ReadJournal = { records: [], bytes: 0, sum: "", dropped: false };
-const LINE = /^\{"sum":"([0-9a-f]{16})","record":(\{.*\})\}$/;
+const LINE = /^\{"sum":"([0-9a-f]{16})","record":(\{.*\})\}$/s;
 const KINDS = new Set<string>(["sweep", "task", "trial", "final"] satisfies readonly JournalRecord["kind"][]);
 const MAX_BYTES = 2 ** 29 - 2 ** 20;
 
-function sumOf(previous: string, text: string): string {
+/** Of a line: its record's text and the sum before. */
+export function lineSum(previous: string, text: string): string {
   return createHash("sha256").update(previous).update(text).digest("hex").slice(0, 16);
 }
 
@@ -52,7 +53,7 @@ export async function readJournal(path: string): Promise<ReadJournal> {
     // What is written last ends with its line break, so a line without one was cut.
     if (end < 0) return { records, bytes: start, sum, dropped: true };
     const [, stated, text] = LINE.exec(data.toString("utf8", start, end)) ?? [];
-    if (stated === undefined || text === undefined || sumOf(sum, text) !== stated) {
+    if (stated === undefined || text === undefined || lineSum(sum, text) !== stated) {
       throw refuse(
         "journal-edited",
         records.length === 0 && stated === undefined
@@ -123,7 +124,7 @@ export class Journal {
   append(record: JournalRecord): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     const text = JSON.stringify(record);
-    this.sum = sumOf(this.sum, text);
+    this.sum = lineSum(this.sum, text);
     this.#lines.push(`{"sum":"${this.sum}","record":${text}}\n`);
     const done = new Promise<void>((resolve, reject) => this.#pending.push({ resolve, reject }));
     this.#syncing ??= this.#sync();

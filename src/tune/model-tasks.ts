@@ -24,7 +24,9 @@ export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSi
       if (!kernel.tunables?.length || !isTunedOp(kernel.op)) continue;
       for (const size of sizes) {
         const task = makeTask(kernel, node.attrs.params as KernelParams, rowsOf(node, size));
-        tasks.set(task.key, task);
+        const { launches } = tasks.get(task.key) ?? task;
+        const step = `${program}_${program === "decode" ? "s" : "t"}${size}`;
+        tasks.set(task.key, { ...task, launches: { ...launches, [step]: (launches?.[step] ?? 0) + 1 } });
       }
     }
   };

@@ -18,6 +18,8 @@ export interface SweepRecord {
   readonly machine: Machine;
   readonly seed: number;
   readonly strategy: string;
+  /** By the clock, ISO 8601. */
+  readonly started?: string;
 }
 
 export interface Machine {
@@ -40,6 +42,8 @@ export interface TaskRecord {
   readonly space: { readonly parameters: readonly { readonly name: string; readonly values: readonly Value[] }[]; readonly size: number };
   readonly default: Configuration;
   readonly cost: { readonly bytes: number; readonly operations: number };
+  /** In one step of the model that it was asked for, by program. */
+  readonly launches?: { readonly [program: string]: number };
   /** What the machine gives, where it was measured. */
   readonly limits?: { readonly bytesPerSecond: number; readonly operationsPerSecond: number };
 }
@@ -62,6 +66,11 @@ export interface Measured {
   readonly ratio?: number;
   /** Why it was not timed longer. */
   readonly stopped?: "loses" | "settled" | "limit";
+  /** What it took to compile the variant, and to check its results. */
+  readonly compileSeconds?: number;
+  readonly checkSeconds?: number;
+  /** Seconds of each launch, where they are kept. */
+  readonly runs?: readonly number[];
   /** The incumbent's time now over when it was recorded, where they differ too much to be noise. */
   readonly drift?: number;
 }
@@ -72,6 +81,8 @@ export interface TrialRecord extends Measured {
   readonly variant: Configuration;
   /** Seconds of sweeping until then, over all resumptions. */
   readonly elapsed: number;
+  /** Milliseconds since 1970. */
+  readonly at?: number;
 }
 
 export interface Finalist {

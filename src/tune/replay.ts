@@ -39,7 +39,7 @@ export class ReplayBackend implements Backend {
     await this.#wait();
     const record = this.#trials.get(`${task.key} | ${variantKey(variant)}`);
     if (!record) return { status: "error", reason: "the recording has no such trial" };
-    const { kind: _kind, task: _task, variant: _variant, elapsed: _elapsed, ...measured } = record;
+    const { kind: _kind, task: _task, variant: _variant, elapsed: _elapsed, at: _at, ...measured } = record;
     return measured;
   }
 

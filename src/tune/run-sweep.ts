@@ -198,7 +198,7 @@ class TaskSweep {
     const inputs = seedOf(seed, task.key, variantKey(variant));
     const measured = await backend.trial({ task, variant, seed: inputs, incumbent: () => this.#best });
     this.#trials++;
-    this.#write({ kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()) }, "trial");
+    this.#write({ kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()), at: Date.now() }, "trial");
     return measured;
   }
 
@@ -276,6 +276,7 @@ function taskRecord(task: Task, space: Space, { device, limits }: SweepOptions):
     space: { parameters: space.parameters.map(({ name, values }) => ({ name, values })), size: space.size },
     default: defaultVariant(task),
     cost: kernel.cost(paramsOf(task, defaultVariant(task)), rows),
+    ...(task.launches ? { launches: task.launches } : {}),
     ...(limits ? { limits } : {}),
   };
 }

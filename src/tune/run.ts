@@ -85,7 +85,8 @@ function readTable(path: string, device: string): TuningTable {
 }
 
 function headOf({ build, device, machine, seed, strategy }: TuneRun): SweepRecord {
-  return { kind: "sweep", format: JOURNAL_FORMAT, version: compilerVersion(), build, device, machine, seed, strategy: strategy.name };
+  const started = new Date().toISOString();
+  return { kind: "sweep", format: JOURNAL_FORMAT, version: compilerVersion(), build, device, machine, seed, strategy: strategy.name, started };
 }
 
 /** Whether this run may go on with what the journal has. */

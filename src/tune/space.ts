@@ -138,6 +138,12 @@ export class Space {
     return this.#byKey.get(key);
   }
 
+  /** The index of this configuration, or undefined where a value is none of its parameter's or the constraint forbids it. */
+  indexOf(configuration: Configuration): number | undefined {
+    const codes = this.parameters.map(({ name, values }) => values.indexOf(configuration[name] as Value));
+    return codes.includes(-1) ? undefined : this.find(codes);
+  }
+
   /** All that differ in one parameter, whatever its value. */
   neighbours(index: number): number[] {
     return this.#oneChanged(index, (p, own) => {

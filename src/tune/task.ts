@@ -19,6 +19,8 @@ export interface Task {
   /** Of each weight operand. */
   readonly layouts: { readonly [operand: string]: string };
   readonly rows: number;
+  /** Of the model that it came from, in one step, by program; no part of what the task is. */
+  readonly launches?: { readonly [program: string]: number };
 }
 
 /** Rows of the longest step that anybody has asked for, generously. */

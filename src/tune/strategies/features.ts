@@ -1,6 +1,6 @@
 /**
- * What a model sees of a configuration: each parameter's position, a column for each value of a categorical one; of a size also how far it is
- * from a power of two; and the products of pairs of sizes, since threads, tiles and registers are products. All as ranks below `RANKS`.
+ * What a model sees of a configuration: each parameter's position, a column for each value of a categorical one;
+ * and the products of pairs of sizes, since threads, tiles and registers are products. All as ranks below `RANKS`.
  */
 
 import type { Parameter, Space } from "../space.js";
@@ -28,9 +28,7 @@ function makeColumns(space: Space): Uint8Array[] {
     if (values.length === 1) return;
     if (ordered) columns.push(rank(space, (i) => space.code(i, p)));
     else values.forEach((_, code) => columns.push(rank(space, (i) => (space.code(i, p) === code ? 1 : 0))));
-    if (!isSize(parameter)) return;
-    sizes.push(p);
-    return;
+    if (isSize(parameter)) sizes.push(p);
   });
   const pairs = sizes.flatMap((a, i) => sizes.slice(i + 1).map((b) => [a, b] as const)).slice(0, MAX_PAIRS);
   for (const [a, b] of pairs) columns.push(rank(space, (i) => sizeAt(space, i, a) * sizeAt(space, i, b)));

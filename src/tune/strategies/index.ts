@@ -1,5 +1,6 @@
 /** All strategies by name. */
 
+import { Diagnostic } from "../../diagnostics.js";
 import { modelAndEvolve, modelAndLocal } from "./combine.js";
 import { evolveStrategy } from "./evolve.js";
 import { localStrategy } from "./local.js";
@@ -18,3 +19,13 @@ export const STRATEGIES: readonly StrategyDef[] = [
 
 /** The one that wins on the recorded landscapes: bench/NOTES-tune.md. */
 export const DEFAULT_STRATEGY = modelStrategy;
+
+export function strategyNamed(name: string): StrategyDef {
+  const found = STRATEGIES.find((def) => def.name === name);
+  if (found) return found;
+  throw new Diagnostic({
+    code: "tune-strategy",
+    message: `found ${JSON.stringify(name)}, expected one of ${STRATEGIES.map((def) => def.name).join(", ")}`,
+    place: "--strategy",
+  });
+}

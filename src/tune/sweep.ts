@@ -1,0 +1,56 @@
+/** A sweep as a whole, from the records of its journal: tasks with their trials. What shows or exports a sweep reads this; nothing here measures. */
+
+import type { FinalRecord, JournalRecord, SweepRecord, TaskRecord, TrialRecord } from "./records.js";
+
+export interface SweptTask {
+  readonly task: TaskRecord;
+  /** In the order of the journal. */
+  readonly trials: readonly TrialRecord[];
+  readonly final: FinalRecord | undefined;
+}
+
+export interface Sweep {
+  /** The first run, and each that continued it or was merged into it. */
+  readonly sessions: readonly SweepRecord[];
+  /** In the order in which they were begun. */
+  readonly tasks: readonly SweptTask[];
+}
+
+/** Trials without a task record before them are not possible in a journal that `readJournal` gave; they are left out. */
+export function sweepOf(records: readonly JournalRecord[]): Sweep {
+  const sessions: SweepRecord[] = [];
+  const tasks = new Map<string, { task: TaskRecord; trials: TrialRecord[]; final: FinalRecord | undefined }>();
+  for (const record of records) {
+    if (record.kind === "sweep") sessions.push(record);
+    else if (record.kind === "task") {
+      // A run that continues a journal may say again what its tasks are.
+      if (!tasks.has(record.task)) tasks.set(record.task, { task: record, trials: [], final: undefined });
+    } else if (record.kind === "trial") tasks.get(record.task)?.trials.push(record);
+    else {
+      const found = tasks.get(record.task);
+      if (found) found.final = record;
+    }
+  }
+  return { sessions, tasks: [...tasks.values()] };
+}
+
+/** One trial for each variant, the last: merged journals may hold one twice. In the order of the last. */
+export function lastTrials(trials: readonly TrialRecord[]): TrialRecord[] {
+  const byVariant = new Map<string, TrialRecord>();
+  for (const trial of trials) {
+    const key = variantKey(trial.variant);
+    byVariant.delete(key);
+    byVariant.set(key, trial);
+  }
+  return [...byVariant.values()];
+}
+
+/** The same for the same values, whatever the order of names. */
+export function variantKey(variant: TrialRecord["variant"]): string {
+  return JSON.stringify(Object.entries(variant).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/** Whether it can be compared: it was right and it was timed. */
+export function isTimed(trial: TrialRecord): trial is TrialRecord & { readonly seconds: number } {
+  return trial.status === "ok" && trial.seconds !== undefined && Number.isFinite(trial.seconds) && trial.seconds > 0;
+}
