@@ -117,8 +117,8 @@ export function kernelGraphs(input: LowerInput): readonly Graph[] {
   const programs = PROGRAM_KINDS.map((kind) =>
     buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
   );
-  const passes = [...FUSION_PASSES, cloneBuckets(limits), selectLayouts({ target }), selectKernels({ target, deterministic })];
-  return runPrograms(programs, passes).graphs;
+  const fused = runPrograms(programs, [...FUSION_PASSES, cloneBuckets(limits)]).graphs;
+  return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

@@ -8,7 +8,10 @@ import { taskName } from "./tune-view.js";
 
 export function registerTuneList(tune: Command): void {
   withModelOptions(
-    tune.command("list").description("print the tasks of a model, their tunables and the sizes of their spaces").argument("<input>", "as for tune"),
+    tune
+      .command("list")
+      .description("print the tasks of a model, their tunables and the sizes of their spaces")
+      .argument("<input>", "as for tune"),
   )
     .option("--json", "print one JSON object")
     .action(async (input: string, _: unknown, command: Command) => {

@@ -1,13 +1,13 @@
 /** `ernie-compile tune merge`: the journals of shards become one table. */
 
+import { existsSync } from "node:fs";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
-import { note, printJson } from "./terminal.js";
+import { readTuning } from "../kernels/tuning.js";
 import { readJournal } from "../tune/journal.js";
 import type { JournalRecord, SweepRecord } from "../tune/records.js";
 import { mergeRows, rowsOfRecords, userTablePath, writeTable } from "../tune/tables.js";
-import { existsSync } from "node:fs";
-import { readTuning } from "../kernels/tuning.js";
+import { note, printJson } from "./terminal.js";
 import { resultLines, tableJson } from "./tune-view.js";
 
 export function registerTuneMerge(tune: Command): void {
@@ -39,7 +39,12 @@ async function readAll(paths: readonly string[]): Promise<{ readonly device: str
     if (journal.dropped) note(`${path}: the last line was cut short and is left out`);
     const sweep = journal.records[0];
     if (sweep?.kind !== "sweep")
-      throw new Diagnostic({ code: "journal-unreadable", message: "found a journal with nothing in it", place: path, hint: "check the path" });
+      throw new Diagnostic({
+        code: "journal-unreadable",
+        message: "found a journal with nothing in it",
+        place: path,
+        hint: "check the path",
+      });
     first ??= { sweep, path };
     if (sweep.device !== first.sweep.device || sweep.build !== first.sweep.build)
       throw new Diagnostic({

@@ -79,7 +79,10 @@ export function formatSeconds(seconds: number): string {
 export function resultLines({ rows }: TuningTable): readonly string[] {
   const gains = rows.map(gainOf);
   const mean = Math.exp(gains.reduce((sum, gain) => sum + Math.log(gain), 0) / Math.max(1, gains.length));
-  return [...rows.flatMap((row, i) => rowLine(row, gains[i] as number)), `${rows.length} tasks, ${mean.toFixed(3)} times as fast as the defaults (geometric mean)`];
+  return [
+    ...rows.flatMap((row, i) => rowLine(row, gains[i] as number)),
+    `${rows.length} tasks, ${mean.toFixed(3)} times as fast as the defaults (geometric mean)`,
+  ];
 }
 
 function rowLine(row: TuningRow, gain: number): readonly string[] {

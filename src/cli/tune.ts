@@ -27,10 +27,10 @@ import { note, printJson } from "./terminal.js";
 import { registerExport } from "./tune-export.js";
 import { registerTuneList } from "./tune-list.js";
 import { registerTuneMerge } from "./tune-merge.js";
-import { resultLines, SweepView, tableJson } from "./tune-view.js";
 import { registerReport } from "./tune-report.js";
 import { registerTuneShow } from "./tune-show.js";
 import { registerSimulate } from "./tune-simulate.js";
+import { resultLines, SweepView, tableJson } from "./tune-view.js";
 import { registerTuneWorker } from "./tune-worker.js";
 
 export interface ModelFlags {
@@ -55,6 +55,7 @@ interface TuneFlags extends ModelFlags {
   out?: string;
   replay?: string;
   replayDelay: number;
+  patience: number;
   cxx?: string;
   json?: boolean;
 }
@@ -71,7 +72,12 @@ export function registerTune(program: Command): void {
       .description("find the fastest variant of every kernel that a model needs, by measuring")
       .argument("<input>", "model.json, config.json, model folder, or a preset such as ernie-4.5-0.3b"),
   )
-    .option("--strategy <name>", `one of ${STRATEGIES.map(({ name }) => name).join(", ")}`, oneOf(...STRATEGIES.map(({ name }) => name)), DEFAULT_STRATEGY.name)
+    .option(
+      "--strategy <name>",
+      `one of ${STRATEGIES.map(({ name }) => name).join(", ")}`,
+      oneOf(...STRATEGIES.map(({ name }) => name)),
+      DEFAULT_STRATEGY.name,
+    )
     .option("--trials <n>", "variants of each task, at most", integer(1), DEFAULT_TRIALS)
     .option("--time <span>", "of the whole sweep: 90s, 10m, 2h", duration)
     .option("--seed <n>", "of the search and of the numbers that kernels are tried on", integer(0), 1)
@@ -79,6 +85,8 @@ export function registerTune(program: Command): void {
     .option("--resume", "go on with what the journal has")
     .option("--shard <i/n>", "this part of the tasks, from 1 to n; `tune merge` puts the parts together", shard)
     .option("--queue <url>", "have `tune worker`s measure, by way of this Redis or Valkey: redis://host:6379")
+    .option("--patience <s>", "how long the server of --queue may be gone", integer(1, 86_400), 300)
+    .option("--lost-after <s>", "when a worker that says nothing is given up", integer(1, 3600), 20)
     .option("-o, --out <file>", "table to write (default: the user's own, which builds read)")
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
     .option("--replay <journal>", "take measurements from a journal instead of the machine")
@@ -91,14 +99,25 @@ export function registerTune(program: Command): void {
     .action(async (input: string, flags: TuneFlags) => {
       const run = await prepare(input, flags);
       const view = new SweepView(run.tasks.length, flags.json ?? false);
-      const table = await tune({ ...run, onEvent: (event) => view.show(event), onNote: note, signal: interruptSignal() }).finally(() => view.end());
+      const table = await tune({ ...run, onEvent: (event) => view.show(event), onNote: note, signal: interruptSignal() }).finally(() =>
+        view.end(),
+      );
       if (flags.json) printJson({ journal: run.journal, table: run.table, ...tableJson(table) });
       else {
         for (const line of resultLines(table)) note(line);
         note(`${run.table}: builds for ${run.device} use it from now on; measurements are in ${run.journal}`);
       }
     });
-  for (const register of [registerTuneList, registerTuneShow, registerTuneMerge, registerTuneWorker, registerReport, registerExport, registerSimulate]) register(command);
+  for (const register of [
+    registerTuneList,
+    registerTuneShow,
+    registerTuneMerge,
+    registerTuneWorker,
+    registerReport,
+    registerExport,
+    registerSimulate,
+  ])
+    register(command);
 }
 
 export function withModelOptions(command: Command): Command {
@@ -113,7 +132,10 @@ export function withModelOptions(command: Command): Command {
 }
 
 /** The tasks that the flags ask for, and the request that they came from. */
-export async function tasksFor(input: string, flags: ModelFlags): Promise<{ readonly tasks: readonly Task[]; readonly arch: ArchLevel; readonly request: CompileRequest }> {
+export async function tasksFor(
+  input: string,
+  flags: ModelFlags,
+): Promise<{ readonly tasks: readonly Task[]; readonly arch: ArchLevel; readonly request: CompileRequest }> {
   if (flags.quantization !== undefined)
     throw new Diagnostic({
       code: "request-quantization-unsupported",
@@ -133,11 +155,13 @@ export async function tasksFor(input: string, flags: ModelFlags): Promise<{ read
 }
 
 async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
-  if (flags.replay !== undefined && flags.queue !== undefined)
-    throw new Diagnostic({ code: "usage", message: "found --replay with --queue, expected one of them", place: "--replay", hint: "give --replay to the workers" });
   const replay = flags.replay === undefined ? undefined : await ReplayBackend.open(flags.replay, flags.replayDelay);
   const recorded = replay?.sweep.machine.arch;
-  const { tasks: all, arch, request } = await tasksFor(input, recorded !== undefined && isArchLevel(recorded) ? { ...flags, arch: recorded } : flags);
+  const {
+    tasks: all,
+    arch,
+    request,
+  } = await tasksFor(input, recorded !== undefined && isArchLevel(recorded) ? { ...flags, arch: recorded } : flags);
   const machine = replay?.sweep.machine ?? describeMachine(arch, request.threads ?? undefined);
   const device = replay?.sweep.device ?? deviceClass(arch, machine.threads);
   const tasks = flags.shard ? shardOf(all, flags.shard.index, flags.shard.count) : all;
@@ -154,12 +178,13 @@ async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
     resume: flags.resume ?? false,
     table: flags.out ?? userTablePath(device),
   };
-  if (replay) return { ...common, build: replay.sweep.build, backend: replay };
+  // With a queue it is the workers that replay; here a recording says only for which device class and build.
+  if (replay && flags.queue === undefined) return { ...common, build: replay.sweep.build, backend: replay };
   const compiler = await findCompiler(flags.cxx);
-  const build = await buildIdentity(compiler.identity);
+  const build = replay?.sweep.build ?? (await buildIdentity(compiler.identity));
   if (flags.queue !== undefined) {
     const { openQueue } = await import("../tune/queue.js");
-    const backend = await openQueue({ url: flags.queue, device, build, onNote: note });
+    const backend = await openQueue({ url: flags.queue, device, build, onNote: note, patience: flags.patience });
     return { ...common, build, backend, parallel: QUEUE_TASKS };
   }
   checkRuns(arch);

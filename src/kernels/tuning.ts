@@ -72,7 +72,12 @@ export function readTuning(path: string, { strict = true } = {}): TuningTable {
 function checkNames({ rows }: TuningTable, path: string): void {
   for (const [i, row] of rows.entries()) {
     const refuse = (code: string, message: string, known: readonly string[]): Diagnostic =>
-      new Diagnostic({ code, message, place: `${path}: rows[${i}]`, hint: known.length > 0 ? `known are ${known.join(", ")}` : "measure it again" });
+      new Diagnostic({
+        code,
+        message,
+        place: `${path}: rows[${i}]`,
+        hint: known.length > 0 ? `known are ${known.join(", ")}` : "measure it again",
+      });
     const kernels = KERNELS.filter(({ op }) => op === row.op);
     for (const choice of [row.winner, row.runnerUp, row.default]) {
       if (!choice) continue;

@@ -7,7 +7,7 @@
 import { numberParam } from "../kernels/kernel-def.js";
 import { applyOp } from "../reference/ops.js";
 import { type RefTensor, refTensor } from "../reference/tensor.js";
-import { type InputData, weightNumbers, weightExponent } from "./numbers.js";
+import { type InputData, weightExponent, weightNumbers } from "./numbers.js";
 import { type Operand, type TunedOp } from "./problems.js";
 import { Random } from "./random.js";
 import type { Task } from "./task.js";

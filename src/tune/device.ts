@@ -6,11 +6,20 @@ import type { ArchLevel } from "../toolchain/arch.js";
 import type { Machine } from "./records.js";
 
 const CPUINFO = "/proc/cpuinfo";
-const VENDORS: { readonly [id: string]: string } = { AuthenticAMD: "amd", GenuineIntel: "intel", HygonGenuine: "hygon", CentaurHauls: "zhaoxin" };
+const VENDORS: { readonly [id: string]: string } = {
+  AuthenticAMD: "amd",
+  GenuineIntel: "intel",
+  HygonGenuine: "hygon",
+  CentaurHauls: "zhaoxin",
+};
 
 /** `x86-64-v4-bf16-amd-1a-02-2t`: level, maker, family and model in hexadecimal, threads. */
 export function deviceClass(arch: ArchLevel, threads: number, cpuinfo = readText(CPUINFO)): string {
-  const [family, model] = ["cpu family", "model"].map((key) => Number(field(cpuinfo, key) ?? "0").toString(16).padStart(2, "0"));
+  const [family, model] = ["cpu family", "model"].map((key) =>
+    Number(field(cpuinfo, key) ?? "0")
+      .toString(16)
+      .padStart(2, "0"),
+  );
   const vendor = VENDORS[field(cpuinfo, "vendor_id") ?? ""] ?? "cpu";
   return `${arch}-${vendor}-${family}-${model}-${threads}t`;
 }

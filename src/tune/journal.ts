@@ -63,7 +63,8 @@ export async function readJournal(path: string): Promise<ReadJournal> {
       );
     }
     const record = JSON.parse(text) as JournalRecord;
-    if (!KINDS.has(record.kind)) throw refuse("journal-version", `found a record of kind ${JSON.stringify(record.kind)}`, `${path}:${line}`);
+    if (!KINDS.has(record.kind))
+      throw refuse("journal-version", `found a record of kind ${JSON.stringify(record.kind)}`, `${path}:${line}`);
     records.push(record);
     sum = stated;
     start = end + 1;

@@ -7,13 +7,13 @@ import { availableParallelism, freemem } from "node:os";
 import { join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
 import type { ArchLevel } from "../toolchain/arch.js";
-import { makeFolder } from "../weights/file.js";
 import type { NativeOptions } from "../toolchain/native.js";
+import { makeFolder } from "../weights/file.js";
 import type { Backend, FinalRequest, Incumbent, TrialRequest } from "./backend.js";
 import { findError, type Outputs, type Trial } from "./check.js";
 import { Harness, HarnessEnd, type Spec } from "./harness.js";
 import { fromBytes, inputNumbers, toBytes, weightExponent } from "./numbers.js";
-import { elementBytes, elementsOf, type Operand, packedElements, PROBLEMS } from "./problems.js";
+import { elementBytes, elementsOf, type Operand, PROBLEMS, packedElements } from "./problems.js";
 import type { Finalist, Machine, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
 import { driftOf, FINAL_RULE, median, medianInterval, nextRounds, type StopRule, stopReason, TRIAL_RULE, Z999 } from "./stats.js";
@@ -111,12 +111,7 @@ class LocalBackend implements Backend {
   }
 
   /** Starts a process with these variants, checks all of them on the same fresh numbers, and has them timed. */
-  async #measured(
-    task: Task,
-    libraries: readonly string[],
-    seed: number,
-    timed: (run: Run) => Promise<Measured>,
-  ): Promise<Measured> {
+  async #measured(task: Task, libraries: readonly string[], seed: number, timed: (run: Run) => Promise<Measured>): Promise<Measured> {
     const operands = PROBLEMS[task.op].operands(task.problem, task.rows);
     const spec = this.#spec(task, operands, libraries);
     if (typeof spec === "string") return { status: "error", reason: spec };

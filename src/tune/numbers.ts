@@ -1,9 +1,9 @@
 /** Numbers to try kernels on: made from a seed, the same here and in runtime/tools/tune.cpp, which fills weights too large to be sent. */
 
 import { bf16ToF32, f32ToBf16 } from "../weights/half.js";
+import { elementsOf, type Operand } from "./problems.js";
 import { Random } from "./random.js";
 import type { Task } from "./task.js";
-import { elementsOf, type Operand } from "./problems.js";
 
 function mix(x: number): number {
   let h = Math.imul(x ^ (x >>> 16), 0x7feb352d);

@@ -74,7 +74,8 @@ export async function runSweep(options: SweepOptions): Promise<void> {
       // What a task leaves goes to those behind it.
       const now = elapsed();
       if (options.seconds !== undefined && now >= options.seconds) return;
-      const deadline = options.seconds === undefined ? Number.POSITIVE_INFINITY : now + (parallel * (options.seconds - now)) / (waiting.length + parallel);
+      const deadline =
+        options.seconds === undefined ? Number.POSITIVE_INFINITY : now + (parallel * (options.seconds - now)) / (waiting.length + parallel);
       await new TaskSweep(options, known, task, number, elapsed, deadline).run();
     }
   };
@@ -93,7 +94,14 @@ class Known {
     for (const record of records) {
       if (record.kind === "trial") this.#trials.set(trialKey(record.task, record.variant), record);
       else if (record.kind === "task") this.#tasks.add(record.task);
-      else if (record.kind === "final") this.#finals.set(finalKey(record.task, record.variants.map(({ variant }) => variant)), record);
+      else if (record.kind === "final")
+        this.#finals.set(
+          finalKey(
+            record.task,
+            record.variants.map(({ variant }) => variant),
+          ),
+          record,
+        );
       if ("elapsed" in record) elapsed = Math.max(elapsed, record.elapsed);
     }
     this.elapsed = elapsed;
@@ -198,7 +206,10 @@ class TaskSweep {
     const inputs = seedOf(seed, task.key, variantKey(variant));
     const measured = await backend.trial({ task, variant, seed: inputs, incumbent: () => this.#best });
     this.#trials++;
-    this.#write({ kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()), at: Date.now() }, "trial");
+    this.#write(
+      { kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()), at: Date.now() },
+      "trial",
+    );
     return measured;
   }
 

@@ -1,5 +1,6 @@
 /** One run of `tune`: journal, backend, sweep, table, in that order. The command line is src/cli/tune.ts; what a sweep does is sweep.ts. */
 
+import { existsSync } from "node:fs";
 import { Diagnostic } from "../diagnostics.js";
 import { readTuning, type TuningTable } from "../kernels/tuning.js";
 import { compilerVersion } from "../project.js";
@@ -7,11 +8,10 @@ import type { ArchLevel } from "../toolchain/arch.js";
 import type { Backend } from "./backend.js";
 import { Journal } from "./journal.js";
 import { JOURNAL_FORMAT, type JournalRecord, type Machine, type SweepRecord, type TaskRecord } from "./records.js";
-import type { StrategyDef } from "./strategies/strategy.js";
 import { runSweep, type SweepEvent } from "./run-sweep.js";
+import type { StrategyDef } from "./strategies/strategy.js";
 import { mergeRows, rowsOfRecords, writeTable } from "./tables.js";
 import type { Task } from "./task.js";
-import { existsSync } from "node:fs";
 
 export interface TuneRun {
   readonly tasks: readonly Task[];
@@ -86,7 +86,17 @@ function readTable(path: string, device: string): TuningTable {
 
 function headOf({ build, device, machine, seed, strategy }: TuneRun): SweepRecord {
   const started = new Date().toISOString();
-  return { kind: "sweep", format: JOURNAL_FORMAT, version: compilerVersion(), build, device, machine, seed, strategy: strategy.name, started };
+  return {
+    kind: "sweep",
+    format: JOURNAL_FORMAT,
+    version: compilerVersion(),
+    build,
+    device,
+    machine,
+    seed,
+    strategy: strategy.name,
+    started,
+  };
 }
 
 /** Whether this run may go on with what the journal has. */
@@ -94,7 +104,11 @@ function checkJournal(records: readonly JournalRecord[], head: SweepRecord, { jo
   if (records.length === 0) return;
   const refuse = (code: string, message: string, hint: string): Diagnostic => new Diagnostic({ code, message, place: journal, hint });
   if (!resume)
-    throw refuse("journal-exists", `found ${records.length} records, expected a new file`, "--resume goes on with it; --journal names another");
+    throw refuse(
+      "journal-exists",
+      `found ${records.length} records, expected a new file`,
+      "--resume goes on with it; --journal names another",
+    );
   for (const record of records) {
     if (record.kind !== "sweep") continue;
     if (record.format !== head.format || record.version !== head.version)
@@ -104,7 +118,11 @@ function checkJournal(records: readonly JournalRecord[], head: SweepRecord, { jo
         "measure again with a new --journal: kernels have changed since",
       );
     if (record.device !== head.device)
-      throw refuse("journal-device", `found measurements of ${record.device}, expected ${head.device}`, "each device class has a journal of its own");
+      throw refuse(
+        "journal-device",
+        `found measurements of ${record.device}, expected ${head.device}`,
+        "each device class has a journal of its own",
+      );
     if (record.build !== head.build)
       throw refuse(
         "journal-version",

@@ -134,4 +134,3 @@ function readNamed(path: string, strict = false): { readonly table: TuningTable;
   const table = readTuning(path, { strict });
   return { table, sha256: sha256(readFileSync(path)) };
 }
-

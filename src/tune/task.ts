@@ -7,7 +7,7 @@ import { Diagnostic } from "../diagnostics.js";
 import { type AnyKernel, type KernelParams, type TuningPlace } from "../kernels/kernel-def.js";
 import { KERNELS } from "../kernels/table.js";
 import { type ArchLevel } from "../toolchain/arch.js";
-import { isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
+import { elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
 import { type Configuration, parameter, Space } from "./space.js";
 
 export interface Task {
@@ -60,7 +60,16 @@ export function parseTask(key: string): Task | undefined {
   }
   if (!isCount(rows, MAX_ROWS) || !fitsProblem(kernel, params)) return undefined;
   const task = makeTask(kernel, params, rows);
-  return task.key === key ? task : undefined;
+  return task.key === key && isSane(task) ? task : undefined;
+}
+
+/** Activations of 2 GiB are none, and elements of a weight are counted in 32 bits. */
+function isSane({ op, problem, rows }: Task): boolean {
+  const most = { input: 2 ** 29, output: 2 ** 29, weight: 2 ** 32 - 1 } as const;
+  const { experts, chosen, n, m, group } = problem as { readonly [name: string]: number };
+  if (chosen !== undefined && experts !== undefined && chosen > experts) return false;
+  if (group !== undefined && (![8, 16, 32].includes(group) || (m ?? (n as number) / 2) % group !== 0)) return false;
+  return PROBLEMS[op].operands(problem, rows).every(({ role, shape }) => elementsOf(shape) <= most[role]);
 }
 
 /** Exactly the fields that the problem has, each of its kind, and weights in formats that the kernel reads. */
@@ -96,7 +105,11 @@ function isCount(value: unknown, max: number): boolean {
 
 /** All that makes the kernel's source, with tunables as the configuration says. */
 export function paramsOf({ problem, layouts }: Task, variant: Configuration): KernelParams {
-  return { ...problem, ...Object.fromEntries(Object.entries(layouts).map(([operand, layout]) => [`${operand}_layout`, layout])), ...variant };
+  return {
+    ...problem,
+    ...Object.fromEntries(Object.entries(layouts).map(([operand, layout]) => [`${operand}_layout`, layout])),
+    ...variant,
+  };
 }
 
 export function defaultVariant({ kernel, problem }: Task): Configuration {
