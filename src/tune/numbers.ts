@@ -74,7 +74,8 @@ export function toBytes(data: InputData, dtype: Operand["dtype"]): Uint8Array {
 
 /** What a kernel wrote, as numbers. */
 export function fromBytes(bytes: Uint8Array, dtype: Operand["dtype"]): Float32Array | Int32Array {
-  const copy = bytes.slice();
+  // A Buffer shares its memory with others, also a slice of one.
+  const copy = new Uint8Array(bytes);
   if (dtype === "i32") return new Int32Array(copy.buffer);
   if (dtype === "f32") return new Float32Array(copy.buffer);
   return Float32Array.from(new Uint16Array(copy.buffer), bf16ToF32);
