@@ -4,8 +4,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
 import { exportT4, t4FileNames } from "../tune/export-t4.js";
-import { readJournal } from "../tune/journal.js";
-import { type Sweep, type SweptTask, sweepOf } from "../tune/sweep.js";
+import { readSweep, type Sweep, type SweptTask } from "../tune/sweep.js";
 import { writeWhole } from "../tune/write-file.js";
 import { makeFolder } from "../weights/file.js";
 import { oneOf } from "./numbers.js";
@@ -27,9 +26,8 @@ export function registerExport(tune: Command): void {
     .option("-o, --out <path>", "file for one task, .json or .json.gz; folder for several; without it one task is printed")
     .addHelpText("after", "\nExample:\n  ernie-compile tune export tune.jsonl --format t4 -o t4/")
     .action(async (path: string, { task, out }: ExportOptions) => {
-      const { records, dropped } = await readJournal(path);
+      const { sweep, dropped } = await readSweep(path);
       if (dropped) note(`${path}: the last line is cut and left out`);
-      const sweep = sweepOf(records);
       const chosen = choose(sweep, task, path);
       if (out === undefined) return printJson(exportT4(single(chosen), sweep.sessions));
       if (chosen.size === 1 && /\.json(\.gz)?$/.test(out)) {

@@ -14,8 +14,7 @@ export function registerTuneList(tune: Command): void {
       .argument("<input>", "as for tune"),
   )
     .option("--json", "print one JSON object")
-    .action(async (input: string, _: unknown, command: Command) => {
-      const flags = command.optsWithGlobals<ModelFlags & { json?: boolean }>();
+    .action(async (input: string, flags: ModelFlags & { json?: boolean }) => {
       const { tasks, arch } = await tasksFor(input, flags);
       const spaces = tasks.map((task) => ({ task, space: taskSpace(task, arch) }));
       const variants = spaces.reduce((sum, { space }) => sum + space.size, 0);

@@ -1,10 +1,9 @@
 /** `ernie-compile tune report`: a sweep as one HTML page. */
 
 import type { Command } from "commander";
-import { readJournal } from "../tune/journal.js";
 import { renderReport } from "../tune/report.js";
 import { reportData } from "../tune/report-data.js";
-import { sweepOf } from "../tune/sweep.js";
+import { readSweep } from "../tune/sweep.js";
 import { writeWhole } from "../tune/write-file.js";
 import { note } from "./terminal.js";
 
@@ -16,8 +15,8 @@ export function registerReport(tune: Command): void {
     .option("-o, --out <file>", "the page", "report.html")
     .addHelpText("after", "\nExample:\n  ernie-compile tune report tune.jsonl -o report.html")
     .action(async (path: string, { out }: { out: string }) => {
-      const { records, dropped } = await readJournal(path);
-      const data = reportData(sweepOf(records), dropped);
+      const { sweep, dropped } = await readSweep(path);
+      const data = reportData(sweep, dropped);
       await writeWhole(out, renderReport(data));
       note(`wrote ${out}: ${data.tasks.length} ${data.tasks.length === 1 ? "task" : "tasks"}, ${data.trials} trials`);
     });

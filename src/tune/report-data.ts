@@ -5,7 +5,7 @@
 
 import type { SweepRecord, TaskRecord, TrialRecord, TrialStatus } from "./records.js";
 import type { Configuration, Value } from "./space.js";
-import { isTimed, lastTrials, type Sweep, type SweptTask, variantKey } from "./sweep.js";
+import { isTimed, lastTrials, type Sweep, type SweptTask, variantKey, winnerOf } from "./sweep.js";
 
 export interface ReportData {
   readonly device: string;
@@ -137,7 +137,7 @@ function taskOf({ task, trials, final }: SweptTask): ReportTask {
     (best, trial) => (best && best.seconds <= trial.seconds ? best : trial),
     undefined,
   );
-  const chosen = final?.variants.reduce((best, entry) => (entry.ratio < best.ratio ? entry : best));
+  const chosen = final && winnerOf(task, final);
   return {
     key: task.task,
     title: titleOf(task),

@@ -32,18 +32,16 @@ describe("what a report says", () => {
     expect([gain, trials, failed]).toEqual([expect.closeTo(2, 12), 3, 1]);
   });
 
-  test("what was timed again at the end counts, whatever the trials said", () => {
-    const variant = (tile: number, ratio: number) => ({
-      variant: { tile },
-      seconds: 1,
-      low: 1,
-      high: 1,
-      ratio,
-      ratioLow: ratio - 0.01,
-      ratioHigh: ratio + 0.01,
+  test("what was timed again at the end counts, whatever the trials said, and only what is surely faster is chosen", () => {
+    const entry = (tile: number, ratio: number, spread = 0.01) => ({
+      ...{ variant: { tile }, seconds: 1, low: 1, high: 1, ratio },
+      ...{ ratioLow: ratio - spread, ratioHigh: ratio + spread },
     });
-    const { tasks, warnings } = data(own, best, { kind: "final", task: "t", variants: [variant(2, 1.02), variant(1, 1)], elapsed: 9 });
-    expect(tasks[0]).toMatchObject({ chosenTrial: 0, gain: { ratio: 1, again: true } });
+    const after = (...variants: FinalRecord["variants"]) => data(own, best, { kind: "final", task: "t", variants, elapsed: 9 });
+    expect(after(entry(2, 1.02), entry(1, 1)).tasks[0]).toMatchObject({ chosenTrial: 0, gain: { ratio: 1, again: true } });
+    expect(after(entry(2, 0.95, 0.06), entry(1, 1)).tasks[0]).toMatchObject({ chosenTrial: 0, gain: { ratio: 1 } });
+    const { tasks, warnings } = after(entry(2, 0.8), entry(1, 1));
+    expect(tasks[0]).toMatchObject({ chosenTrial: 1, gain: { ratio: 1.25, low: 1 / 0.81, again: true } });
     expect(warnings).toEqual([]);
   });
 

@@ -1,7 +1,7 @@
 /** A sweep that was never run: records as a journal holds them, with failures of every kind and with strings that try to be more than text. */
 
+import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
-import { lineSum } from "../../src/tune/journal.js";
 import { Random } from "../../src/tune/random.js";
 import type { FinalRecord, JournalRecord, SweepRecord, TaskRecord, TrialRecord, TrialStatus } from "../../src/tune/records.js";
 import { parameter, Space } from "../../src/tune/space.js";
@@ -19,6 +19,7 @@ const PARAMETERS = [
 const BYTES_PER_SECOND = 60e9;
 const OPERATIONS_PER_SECOND = 400e9;
 
+const STARTED = "2026-11-24T10:00:00.000Z";
 export const SESSION: SweepRecord = {
   kind: "sweep",
   format: 1,
@@ -28,7 +29,7 @@ export const SESSION: SweepRecord = {
   machine: { cpu: "A CPU of some vendor", threads: 2, arch: "x86-64-v4-bf16", cacheBytes: 32 * 2 ** 20 },
   seed: 7,
   strategy: "model",
-  started: "2026-11-24T10:00:00.000Z",
+  started: STARTED,
 };
 
 interface Problem {
@@ -85,16 +86,38 @@ export function sampleSweep(trials = 90): JournalRecord[] {
     const roof = Math.max(task.cost.bytes / BYTES_PER_SECOND, task.cost.operations / OPERATIONS_PER_SECOND);
     const first = space.indexOf(task.default) as number;
     const order = random.shuffle(Array.from({ length: space.size }, (_, i) => i)).filter((i) => i !== first);
+    let fastest = Number.POSITIVE_INFINITY;
     const timed = [first, ...order].slice(0, trials).map((index, i): TrialRecord => {
       elapsed += 0.4 + random.uniform();
       const variant = space.configuration(index);
       const failed: TrialStatus | undefined =
         i > 0 && random.chance(0.1) ? random.pick(["wrong", "compile", "crash", "hang"] as const) : undefined;
-      if (failed) return { kind: "trial", task: task.task, variant: { ...variant }, status: failed, reason: reasonOf(failed), elapsed };
+      if (failed)
+        return {
+          kind: "trial",
+          task: task.task,
+          variant: { ...variant },
+          status: failed,
+          reason: reasonOf(failed),
+          elapsed,
+          at: Date.parse(STARTED) + 1000 * elapsed,
+        };
       const seconds = secondsOf(space, index, problem, roof) * Math.exp(0.02 * random.normal());
       const interval = { seconds, low: seconds * 0.99, high: seconds * 1.015, samples: 24 };
-      const stopped = random.chance(0.3) ? "loses" : "settled";
-      return { kind: "trial", task: task.task, variant: { ...variant }, status: "ok", ...interval, stopped, compileSeconds: 0.8, elapsed };
+      // No trial that is stopped for losing is the fastest so far.
+      const stopped = seconds > fastest && random.chance(0.3) ? "loses" : "settled";
+      fastest = Math.min(fastest, seconds);
+      return {
+        kind: "trial",
+        task: task.task,
+        variant: { ...variant },
+        status: "ok",
+        ...interval,
+        stopped,
+        compileSeconds: 0.8,
+        elapsed,
+        at: Date.parse(STARTED) + 1000 * elapsed,
+      };
     });
     records.push(...timed, ...(trials > 0 ? [finalOf(task, timed, elapsed)] : []));
   }
@@ -123,7 +146,10 @@ export function journalText(records: readonly JournalRecord[]): string {
   return records
     .map((record) => {
       const text = JSON.stringify(record);
-      previous = lineSum(previous, text);
+      previous = createHash("sha256")
+        .update(previous + text)
+        .digest("hex")
+        .slice(0, 16);
       return `{"sum":"${previous}","record":${text}}\n`;
     })
     .join("");
