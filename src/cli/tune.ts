@@ -107,8 +107,6 @@ export function registerTune(program: Command): void {
         note(`${run.table}: builds for ${run.device} use it from now on; measurements are in ${run.journal}`);
       }
     });
-  // Or options of a subcommand that `tune` has too would be taken for its own.
-  command.enablePositionalOptions();
   for (const register of [
     registerTuneList,
     registerTuneShow,
