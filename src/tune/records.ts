@@ -1,28 +1,37 @@
-/** What a journal holds, one record a line (journal.ts); the words that measuring, searching and showing share. */
+/** What a sweep writes down, one record a line of the journal (journal.ts). Tables and reports are made of these alone. */
 
 import type { KernelParams } from "../kernels/kernel-def.js";
 import type { Configuration, Value } from "./space.js";
 
-/** The first line, and once more for each run that continued the journal. */
+export const JOURNAL_FORMAT = 1;
+
+/** Begins a sweep, and each time that it is resumed. */
 export interface SweepRecord {
   readonly kind: "sweep";
-  readonly format: 1;
+  readonly format: number;
+  /** Of the compiler. */
   readonly version: string;
-  /** Hash of what is measured: kernel sources, flags, C++ compiler. */
+  /** Hash of kernel sources, flags and C++ compiler: measurements of other code are another journal's. */
   readonly build: string;
-  /** Device class. */
+  /** Class of device: the name of the table. */
   readonly device: string;
-  readonly machine: { readonly cpu: string; readonly threads: number; readonly arch: string; readonly cacheBytes: number };
+  readonly machine: Machine;
   readonly seed: number;
   readonly strategy: string;
-  /** ISO 8601. */
+  /** By the clock, ISO 8601. */
   readonly started?: string;
 }
 
-/** What is tuned: comes before its trials. */
+export interface Machine {
+  readonly cpu: string;
+  readonly threads: number;
+  readonly arch: string;
+  /** Of the last-level cache. */
+  readonly cacheBytes: number;
+}
+
 export interface TaskRecord {
   readonly kind: "task";
-  /** Key. */
   readonly task: string;
   readonly op: string;
   readonly kernel: string;
@@ -33,54 +42,65 @@ export interface TaskRecord {
   readonly space: { readonly parameters: readonly { readonly name: string; readonly values: readonly Value[] }[]; readonly size: number };
   readonly default: Configuration;
   readonly cost: { readonly bytes: number; readonly operations: number };
-  readonly limits?: { readonly bytesPerSecond: number; readonly operationsPerSecond: number };
-  /** Launches in one step of the model, by program. */
+  /** In one step of the model that it was asked for, by program. */
   readonly launches?: { readonly [program: string]: number };
+  /** What the machine gives, where it was measured. */
+  readonly limits?: { readonly bytesPerSecond: number; readonly operationsPerSecond: number };
 }
 
+/** `error`: the machine could not measure it, e.g. for want of memory. All but `ok` can never be chosen. */
 export type TrialStatus = "ok" | "wrong" | "compile" | "crash" | "hang" | "error";
+export const TRIAL_STATUSES: readonly TrialStatus[] = ["ok", "wrong", "compile", "crash", "hang", "error"];
 
-export interface TrialRecord {
-  readonly kind: "trial";
-  readonly task: string;
-  readonly variant: Configuration;
+/** What came of one variant. Seconds are of one launch. */
+export interface Measured {
   readonly status: TrialStatus;
-  /** Why it failed: from a compiler, a signal, a comparison. */
   readonly reason?: string;
-  /** Median, scaled by the incumbent's drift, and its confidence interval. */
+  /** Median; where it ran in turns with the incumbent, the incumbent's time times the median of the ratios, so that a drifting clock cancels. */
   readonly seconds?: number;
   readonly low?: number;
   readonly high?: number;
   readonly samples?: number;
-  /** Of the timed runs, each; where they are kept. */
-  readonly runs?: readonly number[];
   readonly incumbent?: Configuration;
-  /** To the incumbent, interleaved. */
+  /** To the incumbent, in turns with it. */
   readonly ratio?: number;
+  /** Why it was not timed longer. */
   readonly stopped?: "loses" | "settled" | "limit";
-  readonly drift?: number;
+  /** What it took to compile the variant, and to check its results. */
   readonly compileSeconds?: number;
   readonly checkSeconds?: number;
-  /** Of the sweep, when the result was there. */
+  /** Seconds of each launch, where they are kept. */
+  readonly runs?: readonly number[];
+  /** The incumbent's time now over when it was recorded, where they differ too much to be noise. */
+  readonly drift?: number;
+}
+
+export interface TrialRecord extends Measured {
+  readonly kind: "trial";
+  readonly task: string;
+  readonly variant: Configuration;
+  /** Seconds of sweeping until then, over all resumptions. */
   readonly elapsed: number;
   /** Milliseconds since 1970. */
   readonly at?: number;
 }
 
-/** A task's best variants timed again, interleaved with the default. The last one of a task counts. */
+export interface Finalist {
+  readonly variant: Configuration;
+  readonly seconds: number;
+  readonly low: number;
+  readonly high: number;
+  /** To the default, all finalists in turns with it; with its 99.9 % interval. */
+  readonly ratio: number;
+  readonly ratioLow: number;
+  readonly ratioHigh: number;
+}
+
+/** The best of a task against the default, in one fresh run. The default is one of `variants`. */
 export interface FinalRecord {
   readonly kind: "final";
   readonly task: string;
-  readonly variants: readonly {
-    readonly variant: Configuration;
-    readonly seconds: number;
-    readonly low: number;
-    readonly high: number;
-    /** To the default, with its confidence interval. */
-    readonly ratio: number;
-    readonly ratioLow: number;
-    readonly ratioHigh: number;
-  }[];
+  readonly variants: readonly Finalist[];
   readonly elapsed: number;
 }
 
