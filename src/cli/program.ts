@@ -36,6 +36,8 @@ export function createProgram(): Command {
     .description("Compiles ERNIE 4.5 models into small native packages that run with no Python and no framework.")
     .version(compilerVersion())
     .exitOverride()
+    // What stands after a verb is the verb's: else `tune` would take --trials, --json and -o from the verbs below it.
+    .enablePositionalOptions()
     .configureHelp({ sortSubcommands: false })
     .addHelpText(
       "after",

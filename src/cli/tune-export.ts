@@ -9,8 +9,9 @@ import { writeWhole } from "../tune/write-file.js";
 import { makeFolder } from "../weights/file.js";
 import { oneOf } from "./numbers.js";
 import { note, printJson } from "./terminal.js";
+import { JOURNAL_HELP, type JournalFlags, journalPath } from "./tune-journal.js";
 
-interface ExportOptions {
+interface ExportOptions extends JournalFlags {
   readonly format: "t4";
   readonly task?: string;
   readonly out?: string;
@@ -20,12 +21,14 @@ export function registerExport(tune: Command): void {
   tune
     .command("export")
     .description("write a sweep as T4 files, which Kernel Tuner, its dashboard and `tune simulate` read")
-    .argument("<journal>", "journal of a sweep")
+    .argument("[journal]", JOURNAL_HELP)
+    .option("--journal <file>", "the same")
     .option("--format <format>", "t4", oneOf("t4"), "t4" as const)
     .option("--task <text>", "only tasks whose key holds this text")
     .option("-o, --out <path>", "file for one task, .json or .json.gz; folder for several; without it one task is printed")
     .addHelpText("after", "\nExample:\n  ernie-compile tune export tune.jsonl --format t4 -o t4/")
-    .action(async (path: string, { task, out }: ExportOptions) => {
+    .action(async (named: string | undefined, { task, out, ...flags }: ExportOptions) => {
+      const path = journalPath(named, flags);
       const { sweep, dropped } = await readSweep(path);
       if (dropped) note(`${path}: the last line is cut and left out`);
       const chosen = choose(sweep, task, path);

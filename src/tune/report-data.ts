@@ -5,7 +5,8 @@
 
 import type { SweepRecord, TaskRecord, TrialRecord, TrialStatus } from "./records.js";
 import type { Configuration, Value } from "./space.js";
-import { isTimed, lastTrials, type Sweep, type SweptTask, variantKey, winnerOf } from "./sweep.js";
+import { isTimed, lastTrials, type Sweep, type SweptTask, winnerOf } from "./sweep.js";
+import { variantKey } from "./task.js";
 
 export interface ReportData {
   readonly device: string;

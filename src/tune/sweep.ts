@@ -5,6 +5,7 @@ import { Diagnostic } from "../diagnostics.js";
 import { fileError } from "../weights/file.js";
 import { readJournal } from "./journal.js";
 import type { FinalRecord, JournalRecord, SweepRecord, TaskRecord, TrialRecord } from "./records.js";
+import { variantKey } from "./task.js";
 
 export interface SweptTask {
   readonly task: TaskRecord;
@@ -76,11 +77,6 @@ export function lastTrials(trials: readonly TrialRecord[]): TrialRecord[] {
     byVariant.set(key, trial);
   }
   return [...byVariant.values()];
-}
-
-/** The same for the same values, whatever the order of names. */
-export function variantKey(variant: TrialRecord["variant"]): string {
-  return JSON.stringify(Object.entries(variant).sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
 /** Whether it can be compared: it was right and it was timed. */
