@@ -18,6 +18,7 @@ export function registerTuneShow(tune: Command): void {
     .option("--json", "print one JSON object")
     .option("--arch <arch>", "level, where no file is named (default: native)")
     .option("--threads <n>", "threads, where no file is named (default: all)", integer(1, 1024))
+    .addHelpText("after", "\nExample:\n  ernie-compile tune show")
     .action((path: string | undefined, { json, arch: level, threads }: { json?: boolean; arch?: string; threads?: number }) => {
       const table = path === undefined ? ownTable(level, threads) : readTuning(path);
       if (json) printJson(tableJson(table));
