@@ -16,7 +16,18 @@ import { fromBytes, inputNumbers, toBytes, weightExponent } from "./numbers.js";
 import { elementBytes, elementsOf, type Operand, PROBLEMS, packedElements } from "./problems.js";
 import type { Finalist, Machine, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
-import { driftOf, FINAL_RULE, median, medianInterval, nextRounds, type StopRule, stopReason, TRIAL_RULE, Z999 } from "./stats.js";
+import {
+  driftOf,
+  FINAL_RULE,
+  type Interval,
+  median,
+  medianInterval,
+  nextRounds,
+  type StopRule,
+  stopReason,
+  TRIAL_RULE,
+  Z999,
+} from "./stats.js";
 import { paramsOf, type Task, variantKey } from "./task.js";
 import { Turns } from "./turns.js";
 import { buildHarness, compileVariant, type RenderVariant, renderVariant } from "./variants.js";
@@ -198,12 +209,26 @@ async function timeTrial(run: Run, incumbent: Incumbent | undefined): Promise<Me
 
 async function timeFinal(run: Run, variants: readonly Configuration[]): Promise<readonly Finalist[]> {
   const { times } = await timeUntil(run, FINAL_RULE, undefined);
+  const standard = medianInterval((times[0] as number[]).map((ns) => ns / 1e9));
   return variants.map((variant, i) => {
-    const own = medianInterval((times[i] as number[]).map((ns) => ns / 1e9));
     // Of some dozen finalists one would pass at 95 % by chance.
     const ratio = medianInterval(ratios(times, i, 0), Z999);
-    return { variant, seconds: own.median, low: own.low, high: own.high, ratio: ratio.median, ratioLow: ratio.low, ratioHigh: ratio.high };
+    const times95 = i === 0 ? standard : scaled(medianInterval(ratios(times, i, 0)), standard.median);
+    return {
+      variant,
+      seconds: times95.median,
+      low: times95.low,
+      high: times95.high,
+      ratio: ratio.median,
+      ratioLow: ratio.low,
+      ratioHigh: ratio.high,
+    };
   });
+}
+
+/** The default's time times a ratio to it: two medians by themselves may tell another story than launches that ran in turns. */
+function scaled({ median: middle, low, high }: Interval, by: number): Interval {
+  return { median: middle * by, low: low * by, high: high * by };
 }
 
 /** Rounds until the rule says that it is enough: for the ratio to the variant `base`, or where there is none for the spread of the first's times. */
