@@ -3,6 +3,7 @@
  * here is their order, what runs beside what, and what is reported. A dry run stops before anything is written.
  */
 
+import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
 import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
@@ -16,7 +17,6 @@ import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
 import type { Level } from "./ir/ops.js";
 import type { UsedKernel } from "./kernels/kernel-def.js";
-import { readTuning } from "./kernels/tuning.js";
 import { type LoweredModel, lowerModel } from "./lower.js";
 import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
@@ -39,6 +39,8 @@ import {
   PLAN_SOURCE,
   RUNTIME_FLAGS,
 } from "./toolchain/native.js";
+import { deviceClass } from "./tune/device.js";
+import { type FoundTable, findTables, namedTable } from "./tune/tables.js";
 import { fileError, makeFolder } from "./weights/file.js";
 import { fingerprintCheckpoint } from "./weights/fingerprint.js";
 import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
@@ -84,11 +86,18 @@ export interface CompileResult {
   readonly layouts: readonly LayoutChoice[];
   readonly passes: readonly PassReport[];
   readonly memory: MemorySummary;
+  /** Which tables of measurements chose among kernels; null for none. */
+  readonly tuning: TuningSummary | null;
   readonly compiled: { readonly units: number; readonly cached: number };
   readonly phases: readonly { readonly phase: Phase; readonly ms: number }[];
   readonly warnings: readonly Diagnostic[];
   readonly unused: LoadedModel["unused"];
   readonly ir: LoweredModel["ir"];
+}
+
+export interface TuningSummary {
+  readonly device: string;
+  readonly sources: FoundTable["sources"];
 }
 
 export interface ProgramSummary {
@@ -131,8 +140,9 @@ export async function compile(request: CompileRequest, options: CompileOptions =
   }
   if (options.dumpDir !== undefined) await makeDumpFolder(options.dumpDir);
   const model = await clock.run("load", () => loadModel(request));
-  const lowered = await clock.run("lower", () => lower(request, model, arch, options));
-  const summary = summarize(request, lowered);
+  const found = resolveTuning(request, arch);
+  const lowered = await clock.run("lower", () => lower(request, model, arch, found, options));
+  const summary = { ...summarize(request, lowered), tuning: found ? { device: found.table.device, sources: found.sources } : null };
   const common = {
     arch,
     kernels: lowered.kernels,
@@ -163,8 +173,23 @@ async function makeDumpFolder(path: string): Promise<void> {
   }
 }
 
-function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, options: CompileOptions): LoweredModel {
-  const { config, activations, limits, deterministic, tuning } = request;
+/**
+ * Like `native`, an unsaid table is a question that is answered first: with what was measured on machines of this class. The answer is in the manifest;
+ * on another machine `tuning` names the same table.
+ */
+function resolveTuning({ tuning, threads }: CompileRequest, arch: ArchLevel): FoundTable | undefined {
+  if (tuning === "none") return undefined;
+  return tuning === null ? findTables(deviceClass(arch, threads ?? availableParallelism())) : namedTable(tuning);
+}
+
+function lower(
+  request: CompileRequest,
+  model: LoadedModel,
+  arch: ArchLevel,
+  found: FoundTable | undefined,
+  options: CompileOptions,
+): LoweredModel {
+  const { config, activations, limits, deterministic } = request;
   const input = {
     config,
     weights: model.weights,
@@ -172,7 +197,7 @@ function lower(request: CompileRequest, model: LoadedModel, arch: ArchLevel, opt
     arch,
     limits,
     deterministic,
-    tuning: tuning === null ? undefined : readTuning(tuning),
+    tuning: found?.table,
   };
   const { disablePasses, limit, dumpDir, levels, copyLimit } = options;
   return lowerModel(input, {
@@ -209,7 +234,7 @@ interface BuildContext {
   readonly model: LoadedModel;
   readonly lowered: LoweredModel;
   readonly arch: ArchLevel;
-  readonly summary: ReturnType<typeof summarize>;
+  readonly summary: ReturnType<typeof summarize> & { readonly tuning: TuningSummary | null };
   readonly options: CompileOptions;
   readonly clock: Clock;
   readonly counts: { units: number; cached: number };
@@ -397,6 +422,7 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
     weights: request.weights,
     memory: { ...summary.memory, byContext: memoryByContext(request, summary.memory) },
     programs: summary.programs,
+    tuning: summary.tuning,
     kernels: kernelList(lowered.kernels),
     copies: lowered.layouts.filter(({ formats }) => formats.length > 1),
     unused: model.unused,

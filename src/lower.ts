@@ -110,6 +110,17 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
 }
 
+/** The graphs at level `kernel`, all buckets, with the default variant of every kernel: what there is to tune. */
+export function kernelGraphs(input: LowerInput): readonly Graph[] {
+  const { config, activations, limits, deterministic } = input;
+  const target = kernelTarget(input);
+  const programs = PROGRAM_KINDS.map((kind) =>
+    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
+  );
+  const fused = runPrograms(programs, [...FUSION_PASSES, cloneBuckets(limits)]).graphs;
+  return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
+}
+
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
 function checkDisabled(names: readonly string[]): void {
   const known = [...new Set(FUSION_PASSES.map(({ name }) => name))];

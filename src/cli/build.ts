@@ -51,7 +51,7 @@ export function registerBuild(program: Command): void {
     .option("--kv-tokens <n>", "tokens that the KV cache holds for all sequences together", integer(1))
     .option("--prefill-chunk <n>", "prompt tokens in one step", integer(1))
     .option("--block-size <n>", "tokens in a block of the KV cache, a multiple of 16", integer(1))
-    .option("--tuning <file>", "table of measured kernel variants")
+    .option("--tuning <file>", "table of measured kernel variants, or none (default: what was measured on machines like this one)")
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
     .option("--disable-pass <name>", "leave a pass out; may be given again", (name: string, all: string[]) => [...all, name], [])
     .option("--limit <n>", "stop the passes after n rewrites, to find the guilty one by halving", integer(0))
@@ -119,7 +119,7 @@ function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: Bui
   };
 }
 
-function report({ out, build, arch, kernels, programs, memory, compiled, phases, unused }: CompileResult): void {
+function report({ out, build, arch, kernels, programs, memory, tuning, compiled, phases, unused }: CompileResult): void {
   const total = phases.reduce((sum, phase) => sum + phase.ms, 0);
   note("");
   if (out === null) note(bold(`nothing written (dry run), ${arch}`));
@@ -131,6 +131,7 @@ function report({ out, build, arch, kernels, programs, memory, compiled, phases,
   note(
     `memory: weights ${formatBytes(memory.weights)}, KV cache ${formatBytes(memory.kvBytesPerToken)} a token, scratch at most ${formatBytes(memory.arena)}`,
   );
+  if (tuning) note(`kernels chosen by measurements of ${tuning.device} (${tuning.sources.map(({ from }) => from).join(", ")})`);
   const reasons = new Map<string, number>();
   for (const { reason } of unused) reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
   for (const [reason, count] of reasons) note(`${count} tensors not used: ${reason}`);
@@ -145,6 +146,7 @@ function toJson({
   kernels,
   programs,
   memory,
+  tuning,
   compiled,
   phases,
   passes,
@@ -160,6 +162,7 @@ function toJson({
     kernels: kernels.map(({ name, kernel, params, launches }) => ({ name, kernel: kernel.name, op: kernel.op, params, launches })),
     programs,
     memory,
+    tuning,
     compiled,
     phases,
     passes: passes.map(({ pass, changed, milliseconds, applied }) => ({ pass, changed, milliseconds, rewrites: applied.length })),

@@ -12,6 +12,7 @@ import { registerInspect } from "./inspect.js";
 import { registerLogits } from "./logits.js";
 import { registerOpt } from "./opt.js";
 import { registerRun } from "./run.js";
+import { registerTune } from "./tune.js";
 import { registerVerify } from "./verify.js";
 
 const VERBS = [
@@ -21,6 +22,7 @@ const VERBS = [
   registerLogits,
   registerEval,
   registerBench,
+  registerTune,
   registerInspect,
   registerVerify,
   registerOpt,
@@ -34,6 +36,8 @@ export function createProgram(): Command {
     .description("Compiles ERNIE 4.5 models into small native packages that run with no Python and no framework.")
     .version(compilerVersion())
     .exitOverride()
+    // What stands after a verb is the verb's: else `tune` would take --trials, --json and -o from the verbs below it.
+    .enablePositionalOptions()
     .configureHelp({ sortSubcommands: false })
     .addHelpText(
       "after",

@@ -51,6 +51,7 @@ export interface CompileRequest {
   readonly deterministic: boolean;
   readonly limits: Limits;
   readonly weights: { readonly kind: "pack" } | { readonly kind: "synthetic"; readonly seed: number };
+  /** A table of measurements, `none`, or null for what there is for the machine. */
   readonly tuning: string | null;
   readonly threads: number | null;
   readonly out: string | null;
@@ -69,6 +70,8 @@ export async function resolveRequest(input: string, flags: RequestFlags = {}, cw
   // Paths in the file start at its folder, flags at the working directory.
   const pathOf = (key: "tuning" | "out"): string | null => {
     const value = request[key] ?? null;
+    // A word, not a file: ./none is one.
+    if (key === "tuning" && value === "none") return value;
     return value === null ? null : resolve(flags[key] === undefined ? (written.folder ?? cwd) : cwd, value);
   };
   return Object.freeze({

@@ -44,8 +44,16 @@ export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-l
 /** A parameter that changes speed and nothing else. */
 export interface Tunable {
   readonly name: string;
+  /** What it decides, for `tune list` and the docs. */
+  readonly summary: string;
   readonly values: (params: KernelParams) => readonly number[];
   readonly default: (params: KernelParams) => number;
+}
+
+/** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */
+export interface TuningPlace {
+  readonly rows: number;
+  readonly arch: ArchLevel;
 }
 
 export interface KernelDef<K extends OpName> {
@@ -60,6 +68,11 @@ export interface KernelDef<K extends OpName> {
   /** The parameters for a node, or why it does not fit. Weight operands are read by `weights`, not here. */
   readonly fit: (node: NodeOf<K>, target: KernelTarget) => KernelParams | string;
   readonly tunables?: readonly Tunable[];
+  /**
+   * Whether parameters with these tunables are worth a measurement there: not if they cannot be compiled, nor if they make the same
+   * instructions run as others that are. The defaults always are.
+   */
+  readonly constraint?: (params: KernelParams, place: TuningPlace) => boolean;
   /** What a launch passes to it, in order. */
   readonly args: (params: KernelParams) => readonly Argument[];
   /** Results that may lie where an operand lay that nobody reads afterwards. */

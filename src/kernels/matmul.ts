@@ -1,6 +1,7 @@
 /** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
 
 import type { NodeOf, Value } from "../ir/graph.js";
+import { type ArchLevel, vectorLanes } from "../toolchain/arch.js";
 import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import {
   type AnyKernel,
@@ -13,17 +14,65 @@ import {
   rowsOf,
   sizeOf,
   type Tunable,
+  type TuningPlace,
   tensorType,
 } from "./kernel-def.js";
 import type { View } from "./view.js";
 
 /** Of `Tiling` in runtime/device/cpu/matmul.hpp; no choice changes a bit of a result. 0 rows: as many as the level's registers hold. */
 export const TILING: readonly Tunable[] = [
-  { name: "tile_rows", values: () => [0, 4, 5, 6], default: () => 0 },
-  { name: "k_block", values: () => [128, 256, 384, 512], default: () => 256 },
-  { name: "row_block", values: () => [48, 96, 192, 384], default: () => 192 },
-  { name: "ahead", values: () => [0, 1024, 2048, 4096], default: () => 0 },
+  { name: "tile_rows", summary: "most rows of a register tile; 0: by the level", values: () => [0, 4, 5, 6], default: () => 0 },
+  { name: "k_block", summary: "k of a pass of many tiles", values: () => [128, 256, 384, 512], default: () => 256 },
+  { name: "few_block", summary: "k of a pass of few tiles", values: () => [64, 128, 256], default: () => 128 },
+  { name: "row_block", summary: "rows that share a pass", values: () => [48, 96, 192, 384], default: () => 192 },
+  { name: "ahead", summary: "bytes fetched ahead of a lone tile", values: () => [0, 1024, 2048, 4096], default: () => 0 },
+  { name: "next", summary: "whether tiles fetch the next block of a panel", values: () => [0, 1], default: () => 1 },
 ];
+
+/** `few` of Tiling: tiles up to which a pass takes `few_block`. */
+const FEW_TILES = 12;
+
+/** `tile_height` of matmul.hpp: rows of a tile where tile_rows is 0. */
+function tileHeight(params: KernelParams, arch: ArchLevel): number {
+  const wide = params.x === "f32";
+  if (vectorLanes(arch) === 16) return arch === "x86-64-v4-bf16" || wide ? 6 : 5;
+  return wide ? 5 : 4;
+}
+
+/**
+ * Which tilings differ on so many rows, by what panel_matmul does with them: rows that one tile takes in one go make a stream, which only `ahead`
+ * touches; others pass in tiles, few or many, and never look at `ahead`. `uneven`: any number of rows up to this may come, as an expert's do.
+ */
+function tilingDiffers(params: KernelParams, { rows, arch }: TuningPlace, uneven: boolean): boolean {
+  const [tileRows, rowBlock] = [numberParam(params, "tile_rows"), numberParam(params, "row_block")];
+  const standard = (name: string): boolean => params[name] === TILING.find((tunable) => tunable.name === name)?.default(params);
+  const tallest = tileHeight(params, arch);
+  if (tileRows === tallest) return false; // what 0 says
+  const tile = Math.min(tileRows || tallest, rows);
+  // The least height that there is takes 4 rows as one tile, as all others do.
+  if (rows <= 4 && tileRows !== 0) return false;
+  // Blocks that hold all rows are one: the default if it does, else the smallest that does.
+  const blocks = TILING.find(({ name }) => name === "row_block")?.values(params) ?? [];
+  const holding = blocks.filter((block) => block >= rows);
+  const representative = holding.includes(192) ? 192 : (holding[0] ?? rowBlock);
+  if (rowBlock >= rows && rowBlock !== (holding.length === blocks.length ? 192 : representative)) return false;
+  const streams = rows <= (vectorLanes(arch) === 16 ? tile : 1);
+  const tiles = Math.ceil(Math.min(rows, rowBlock) / tile);
+  if (!streams && !uneven && !standard("ahead")) return false;
+  if (streams && !(standard("few_block") && standard("next"))) return false;
+  if ((streams || tiles <= FEW_TILES) && !standard("k_block")) return false;
+  if (tiles > FEW_TILES && !uneven && !standard("few_block")) return false;
+  return true;
+}
+
+export function tilingConstraint(params: KernelParams, place: TuningPlace): boolean {
+  return tilingDiffers(params, place, false);
+}
+
+/** For experts: how many rows each gets is up to the router. */
+export function unevenTilingConstraint(params: KernelParams, place: TuningPlace): boolean {
+  return tilingDiffers(params, place, true);
+}
 
 export function tilingView(params: KernelParams): View {
   return Object.fromEntries(TILING.map(({ name }) => [name, numberParam(params, name)]));
@@ -70,6 +119,7 @@ const linear = defineKernel({
     return { ...params, out: node.attrs.dtype, bias: hasBias(node) };
   },
   tunables: TILING,
+  constraint: tilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },
@@ -110,6 +160,7 @@ const linearSwiglu = defineKernel({
     return { ...params, group, out: dtype, bias: hasBias(node) };
   },
   tunables: TILING,
+  constraint: tilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },
@@ -161,6 +212,7 @@ const headArgmax = defineKernel({
     return typeof params === "string" ? params : { ...params, bias: hasBias(node) };
   },
   tunables: TILING,
+  constraint: tilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },

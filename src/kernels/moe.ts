@@ -13,7 +13,7 @@ import {
   sizeOf,
   tensorType,
 } from "./kernel-def.js";
-import { productParams, TILING, tilingName, tilingView } from "./matmul.js";
+import { productParams, TILING, tilingConstraint, tilingName, tilingView, unevenTilingConstraint } from "./matmul.js";
 
 /** Rows choose different experts until all are read. */
 function expertShare(choices: string): (params: KernelParams, rows: number) => number {
@@ -41,6 +41,7 @@ const expertLinear = defineKernel({
     return { ...sizes, x: xType.dtype, out: node.attrs.dtype, rows: rows.step, row_a_choice: rowAChoice };
   },
   tunables: TILING,
+  constraint: unevenTilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "indices", type: "const int32_t" },
@@ -130,6 +131,7 @@ const moeRouter = defineKernel({
     };
   },
   tunables: TILING,
+  constraint: tilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "gate", type: constType(params.gate_dtype) },
@@ -190,6 +192,7 @@ const moeFfn = defineKernel({
     return { ...sizes, group, x: dtype, rows: rows.step, addend: addend !== undefined };
   },
   tunables: TILING,
+  constraint: unevenTilingConstraint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "indices", type: "const int32_t" },

@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { Ajv } from "ajv";
 import { Diagnostic } from "../diagnostics.js";
 import type { AnyKernel, KernelParams } from "./kernel-def.js";
+import { KERNELS } from "./table.js";
 
 export interface TuningRow {
   readonly op: string;
@@ -25,6 +26,8 @@ export interface TimedChoice {
   readonly kernel: string;
   readonly params: KernelParams;
   readonly seconds: number;
+  /** Of the median, 95 %. */
+  readonly interval?: readonly [number, number];
 }
 
 export interface TuningTable {
@@ -38,8 +41,11 @@ const FARTHEST = Math.log(4);
 /** The same depth below the project's root in src and in dist. */
 const SCHEMA_URL = new URL("../../schema/tuning.schema.json", import.meta.url);
 
-/** Reads a table that somebody else measured: it is what the schema says, or refused. */
-export function readTuning(path: string): TuningTable {
+/**
+ * Reads a table that somebody else measured: it is what the schema says, or refused. `strict`: so is one that names kernels or tunables that this
+ * compiler does not have; else, as for tables that builds find by themselves, such rows are of another version and are passed over.
+ */
+export function readTuning(path: string, { strict = true } = {}): TuningTable {
   const refuse = (message: string, cause?: unknown): Diagnostic =>
     new Diagnostic({
       code: "tuning-unreadable",
@@ -55,9 +61,39 @@ export function readTuning(path: string): TuningTable {
     throw refuse(cause instanceof Error ? cause.message : String(cause), cause);
   }
   const validate = new Ajv({ allowUnionTypes: true }).compile<TuningTable>(JSON.parse(readFileSync(SCHEMA_URL, "utf8")) as object);
-  if (validate(table)) return table;
+  if (validate(table)) {
+    if (strict) checkNames(table, path);
+    return table;
+  }
   const [error] = validate.errors ?? [];
   throw refuse(`found ${error?.instancePath.slice(1, 120) || "a table"} that is not as the schema says: it ${error?.message ?? ""}`);
+}
+
+function checkNames({ rows }: TuningTable, path: string): void {
+  for (const [i, row] of rows.entries()) {
+    const refuse = (code: string, message: string, known: readonly string[]): Diagnostic =>
+      new Diagnostic({
+        code,
+        message,
+        place: `${path}: rows[${i}]`,
+        hint: known.length > 0 ? `known are ${known.join(", ")}` : "measure it again",
+      });
+    const kernels = KERNELS.filter(({ op }) => op === row.op);
+    for (const choice of [row.winner, row.runnerUp, row.default]) {
+      if (!choice) continue;
+      const kernel = kernels.find(({ name }) => name === choice.kernel);
+      if (!kernel)
+        throw refuse(
+          "tuning-unknown-kernel",
+          `found ${JSON.stringify(choice.kernel)} for ${JSON.stringify(row.op)}, expected a kernel of it`,
+          kernels.map(({ name }) => name),
+        );
+      const tunables = (kernel.tunables ?? []).map(({ name }) => name);
+      const unknown = Object.keys(choice.params).find((name) => !tunables.includes(name));
+      if (unknown !== undefined)
+        throw refuse("tuning-unknown-parameter", `found ${JSON.stringify(unknown)}, expected a tunable of ${kernel.name}`, tunables);
+    }
+  }
 }
 
 interface Fitting {
@@ -82,11 +118,13 @@ export function bestRow<F extends Fitting>(table: TuningTable | undefined, fitti
   return best;
 }
 
-/** A row's parameters, if the kernel still has these tunables with these values. */
+/** A row's parameters, if the kernel still has these tunables with these values. One that it did not have yet was at its default. */
 function withTuned({ kernel, params }: Fitting, row: TuningRow): KernelParams | undefined {
   const tuned: { [name: string]: number } = {};
-  for (const { name, values } of kernel.tunables ?? []) {
-    const value = row.winner.params[name];
+  const tunables = kernel.tunables ?? [];
+  if (Object.keys(row.winner.params).some((given) => !tunables.some(({ name }) => name === given))) return undefined;
+  for (const { name, values, default: standard } of tunables) {
+    const value = row.winner.params[name] ?? standard(params);
     if (typeof value !== "number" || !values(params).includes(value)) return undefined;
     tuned[name] = value;
   }

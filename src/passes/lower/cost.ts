@@ -16,6 +16,11 @@ const OPERATIONS_PER_SECOND: { readonly [level in ArchLevel]: number } = {
   "x86-64-v4-bf16": 420e9,
 };
 
+/** Of one thread. */
+export function peakOperations(arch: ArchLevel): number {
+  return OPERATIONS_PER_SECOND[arch];
+}
+
 export function costInSeconds({ bytes, operations }: Cost, arch: ArchLevel): number {
   return Math.max(bytes / BYTES_PER_SECOND, operations / OPERATIONS_PER_SECOND[arch]);
 }

@@ -11,7 +11,7 @@ constexpr cpu::HeadArgmax problem{
     .n = 384,
     .k = 128,
     .bias = false,
-    .tiling = { .rows = 0, .k_block = 256, .row_block = 192, .ahead = 0 },
+    .tiling = { .rows = 0, .k_block = 256, .few_block = 128, .row_block = 192, .ahead = 0, .next = 1 },
 };
 // Bytes that the arena has for 7 rows.
 static_assert(cpu::head_argmax_workspace(7) == 14336);

@@ -15,7 +15,7 @@ constexpr cpu::MoeFfn problem{
     .chosen = 3,
     .group = 32,
     .addend = true,
-    .tiling = { .rows = 0, .k_block = 256, .row_block = 192, .ahead = 0 },
+    .tiling = { .rows = 0, .k_block = 256, .few_block = 128, .row_block = 192, .ahead = 0, .next = 1 },
 };
 // Bytes that the arena has for 7 rows.
 static_assert(cpu::moe_ffn_workspace<problem, cpu::Bf16>(7) == 2944);

@@ -11,7 +11,7 @@ constexpr cpu::MoeRouter problem{
     .hidden = 128,
     .chosen = 3,
     .correction = true,
-    .tiling = { .rows = 0, .k_block = 256, .row_block = 192, .ahead = 0 },
+    .tiling = { .rows = 0, .k_block = 256, .few_block = 128, .row_block = 192, .ahead = 0, .next = 1 },
 };
 
 }  // namespace

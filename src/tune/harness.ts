@@ -1,0 +1,122 @@
+/** One process of runtime/tools/tune.cpp: the commands, the deadlines, and what its end means. What variants are and whether results are right is local.ts. */
+
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { bug } from "../diagnostics.js";
+import type { TrialStatus } from "./records.js";
+
+/** It ended, or was ended, because of what it ran. */
+export class HarnessEnd extends Error {
+  constructor(
+    readonly status: Extract<TrialStatus, "crash" | "hang" | "error" | "wrong">,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export interface Spec {
+  /** Lines of the spec but for variants. */
+  readonly lines: readonly string[];
+  readonly variants: readonly string[];
+}
+
+export class Harness {
+  readonly #answers: ((line: string | undefined) => void)[] = [];
+  readonly #lines: string[] = [];
+  readonly #closed: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  #ended = false;
+
+  private constructor(
+    private readonly child: ReturnType<typeof spawn>,
+    private readonly dir: string,
+    private readonly deadlineMs: number,
+  ) {
+    if (!child.stdout) throw bug("a harness without output");
+    // What it is asked after it has died is answered by its end.
+    child.stdin?.on("error", () => undefined);
+    createInterface({ input: child.stdout }).on("line", (line) => {
+      const waiting = this.#answers.shift();
+      if (waiting) waiting(line);
+      else this.#lines.push(line);
+    });
+    this.#closed = new Promise((resolve) => {
+      child.on("error", () => resolve({ code: 127, signal: null }));
+      child.on("close", (code, signal) => {
+        this.#ended = true;
+        for (const waiting of this.#answers.splice(0)) waiting(undefined);
+        resolve({ code, signal });
+      });
+    });
+  }
+
+  /** Starts it and waits for the device: that may take as long as another sweep keeps it. */
+  static async start(program: string, spec: Spec, deadlineMs: number): Promise<Harness> {
+    const dir = await mkdtemp(join(tmpdir(), "ernie-compile-tune-"));
+    await writeFile(join(dir, "spec"), [...spec.lines, ...spec.variants.map((path) => `variant ${path}`), ""].join("\n"));
+    const child = spawn(program, ["spec"], { cwd: dir, stdio: ["pipe", "pipe", "ignore"], env: { LC_ALL: "C" } });
+    const harness = new Harness(child, dir, deadlineMs);
+    try {
+      await harness.#answer("ready", Number.POSITIVE_INFINITY);
+      return harness;
+    } catch (error) {
+      await harness.end();
+      throw error;
+    }
+  }
+
+  /** Runs a variant once; gives the bytes of all outputs, one after the other. */
+  async check(variant: number, seed: number, input: Uint8Array): Promise<Buffer> {
+    await writeFile(join(this.dir, "in"), input);
+    this.child.stdin?.write(`check ${variant} ${seed} in out\n`);
+    await this.#answer("checked", this.deadlineMs);
+    return readFile(join(this.dir, "out"));
+  }
+
+  /** Nanoseconds of each round, for each of the variants. */
+  async time(rounds: number, variants: readonly number[]): Promise<readonly (readonly number[])[]> {
+    this.child.stdin?.write(`time ${rounds} ${variants.join(" ")}\n`);
+    const times = (await this.#answer("times", this.deadlineMs)).trim().split(" ").map(Number);
+    if (times.length !== rounds * variants.length) throw bug(`a harness gave ${times.length} times for ${rounds} x ${variants.length}`);
+    return variants.map((_, i) => times.slice(i * rounds, (i + 1) * rounds));
+  }
+
+  /** Ends the process and removes its files. */
+  async end(): Promise<void> {
+    if (!this.#ended) this.child.kill("SIGKILL");
+    await this.#closed;
+    await rm(this.dir, { recursive: true, force: true });
+  }
+
+  /** What follows `expected` on the next line. */
+  async #answer(expected: string, deadlineMs: number): Promise<string> {
+    let late = false;
+    let timer: NodeJS.Timeout | undefined;
+    if (Number.isFinite(deadlineMs)) {
+      timer = setTimeout(() => {
+        late = true;
+        this.child.kill("SIGKILL");
+      }, deadlineMs);
+    }
+    const line = await this.#nextLine();
+    clearTimeout(timer);
+    if (line === undefined) {
+      const { code, signal } = await this.#closed;
+      if (late) throw new HarnessEnd("hang", `did not end within ${deadlineMs / 1000} s`);
+      throw new HarnessEnd("crash", signal ? `ended by ${signal}` : `exit ${code}`);
+    }
+    if (line === expected || line.startsWith(`${expected} `)) return line.slice(expected.length);
+    if (line.startsWith("overrun ")) throw new HarnessEnd("wrong", `wrote behind the end of argument ${line.slice(8)}`);
+    throw new HarnessEnd("error", line.replace(/^error /, "").slice(0, 300));
+  }
+
+  #nextLine(): Promise<string | undefined> {
+    const line = this.#lines.shift();
+    if (line !== undefined) return Promise.resolve(line);
+    if (this.#ended) return Promise.resolve(undefined);
+    return new Promise((resolve) => this.#answers.push(resolve));
+  }
+}

@@ -1,0 +1,57 @@
+/** The tasks of a model: each launch of its graphs at level `kernel` that has something to tune, for the asked sizes of steps, each task once. */
+
+import type { Graph, NodeOf } from "../ir/graph.js";
+import type { KernelParams } from "../kernels/kernel-def.js";
+import { kernelByName } from "../kernels/table.js";
+import { isTunedOp } from "./problems.js";
+import { makeTask, type Task } from "./task.js";
+
+export interface StepSizes {
+  /** Sequences of a decode step. */
+  readonly batches: readonly number[];
+  /** Of one sequence, in a prefill step. */
+  readonly tokens: readonly number[];
+}
+
+/** By key. `graphs` are of any buckets: only one of each program is looked at, since buckets differ in their bounds alone. */
+export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSizes): readonly Task[] {
+  const tasks = new Map<string, Task>();
+  const add = (program: string, sizes: readonly number[], rowsOf: (node: NodeOf<"launch">, size: number) => number): void => {
+    const graph = graphs.find(({ name }) => name === program || name.startsWith(`${program}_`));
+    for (const node of graph?.nodes ?? []) {
+      if (node.op !== "launch") continue;
+      const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
+      if (!kernel.tunables?.length || !isTunedOp(kernel.op)) continue;
+      for (const size of sizes) {
+        const task = makeTask(kernel, node.attrs.params as KernelParams, rowsOf(node, size));
+        const { launches } = tasks.get(task.key) ?? task;
+        const step = `${program}_${program === "decode" ? "s" : "t"}${size}`;
+        tasks.set(task.key, { ...task, launches: { ...launches, [step]: (launches?.[step] ?? 0) + 1 } });
+      }
+    }
+  };
+  add("decode", batches, (_, batch) => batch);
+  add("prefill", tokens, (node, count) => ((node.attrs.params as KernelParams).rows === "sequences" ? 1 : count));
+  return [...tasks.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
+}
+
+/** The sizes that a package has buckets for: what its steps are padded to nothing else. */
+export function bucketSizes(graphs: readonly Graph[]): StepSizes {
+  const sizes = (program: string): number[] =>
+    graphs.flatMap(({ name }) => {
+      const size = new RegExp(`^${program}_[st]([0-9]+)$`).exec(name)?.[1];
+      return size === undefined ? [] : [Number(size)];
+    });
+  return { batches: sizes("decode"), tokens: sizes("prefill") };
+}
+
+/** The part of a shard, from 1 to `count`: every `count`th, so that a kernel's tasks of different sizes are spread. */
+export function shardOf(tasks: readonly Task[], index: number, count: number): readonly Task[] {
+  return tasks.filter((_, i) => i % count === index - 1);
+}
+
+/** Tasks whose kernel or op a glob names: `*` is any text. */
+export function matching(tasks: readonly Task[], glob: string): readonly Task[] {
+  const pattern = new RegExp(`^${glob.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`);
+  return tasks.filter(({ kernel }) => pattern.test(kernel.name) || pattern.test(kernel.op));
+}

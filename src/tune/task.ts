@@ -1,0 +1,160 @@
+/**
+ * What is tuned: one kernel on one problem with so many rows. A task's key is all of it in one line of plain words and numbers, the same on every
+ * machine and for every model that has the problem; a key is read back strictly, since it may come from a file or over a network.
+ */
+
+import { Diagnostic } from "../diagnostics.js";
+import { type AnyKernel, type KernelParams, type TuningPlace } from "../kernels/kernel-def.js";
+import { KERNELS } from "../kernels/table.js";
+import { type ArchLevel } from "../toolchain/arch.js";
+import { elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
+import { type Configuration, parameter, Space } from "./space.js";
+
+export interface Task {
+  readonly key: string;
+  readonly op: TunedOp;
+  readonly kernel: AnyKernel;
+  /** The kernel's parameters without tunables, layouts and how rows are counted. */
+  readonly problem: KernelParams;
+  /** Of each weight operand. */
+  readonly layouts: { readonly [operand: string]: string };
+  readonly rows: number;
+  /** Of the model that it came from, in one step, by program; no part of what the task is. */
+  readonly launches?: { readonly [program: string]: number };
+}
+
+/** Rows of the longest step that anybody has asked for, generously. */
+const MAX_ROWS = 2 ** 20;
+const MAX_SIZE = 2 ** 24;
+
+export function makeTask(kernel: AnyKernel, params: KernelParams, rows: number): Task {
+  const tunables = new Set((kernel.tunables ?? []).map(({ name }) => name));
+  const problem: { [name: string]: KernelParams[string] } = {};
+  const layouts: { [operand: string]: string } = {};
+  for (const [name, value] of Object.entries(params).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    if (name.endsWith("_layout")) layouts[name.slice(0, -"_layout".length)] = String(value);
+    else if (name !== "rows" && !tunables.has(name)) problem[name] = value;
+  }
+  return Object.freeze({ key: keyOf(kernel, problem, layouts, rows), op: kernel.op as TunedOp, kernel, problem, layouts, rows });
+}
+
+function keyOf(kernel: AnyKernel, problem: KernelParams, layouts: Task["layouts"], rows: number): string {
+  const fields = [...Object.entries(problem), ...Object.entries(layouts).map(([operand, layout]) => [`${operand}@`, layout] as const)];
+  return [`${kernel.op}/${kernel.name}`, ...fields.map(([name, value]) => `${name}=${value}`), `rows=${rows}`].join(" ");
+}
+
+/** The task of a key, of kernels and problems that this build knows; undefined for anything else. Nothing of the text is used but names and numbers. */
+export function parseTask(key: string): Task | undefined {
+  if (key.length > 1000 || !/^[a-z0-9_/@=. +-]+$/.test(key)) return undefined;
+  const [head = "", ...fields] = key.split(" ");
+  const kernel = KERNELS.find((entry) => `${entry.op}/${entry.name}` === head);
+  if (!kernel?.tunables || !isTunedOp(kernel.op)) return undefined;
+  const params: { [name: string]: KernelParams[string] } = {};
+  let rows = 0;
+  for (const field of fields) {
+    const [name = "", text = "", ...more] = field.split("=");
+    if (more.length > 0 || Object.hasOwn(params, name)) return undefined;
+    if (name === "rows") rows = Number(text);
+    else if (name.endsWith("@")) params[`${name.slice(0, -1)}_layout`] = text;
+    else params[name] = text === "true" ? true : text === "false" ? false : /^[0-9.e+-]+$/.test(text) ? Number(text) : text;
+  }
+  if (!isCount(rows, MAX_ROWS) || !fitsProblem(kernel, params)) return undefined;
+  const task = makeTask(kernel, params, rows);
+  return task.key === key && isSane(task) ? task : undefined;
+}
+
+/** Activations of 2 GiB are none, and elements of a weight are counted in 32 bits. */
+function isSane({ op, problem, rows }: Task): boolean {
+  const most = { input: 2 ** 29, output: 2 ** 29, weight: 2 ** 32 - 1 } as const;
+  const { experts, chosen, n, m, group } = problem as { readonly [name: string]: number };
+  if (chosen !== undefined && experts !== undefined && chosen > experts) return false;
+  if (group !== undefined && (![8, 16, 32].includes(group) || (m ?? (n as number) / 2) % group !== 0)) return false;
+  return PROBLEMS[op].operands(problem, rows).every(({ role, shape }) => elementsOf(shape) <= most[role]);
+}
+
+/** Exactly the fields that the problem has, each of its kind, and weights in formats that the kernel reads. */
+function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
+  const { fields, weights } = PROBLEMS[kernel.op as TunedOp];
+  const names = new Set(Object.keys(params));
+  for (const [name, kind] of Object.entries(fields)) {
+    const value = params[name];
+    const ok =
+      kind === "size"
+        ? isCount(value, MAX_SIZE)
+        : kind === "float"
+          ? typeof value === "number" && Number.isFinite(value)
+          : kind === "bool"
+            ? typeof value === "boolean"
+            : value === "f32" || value === "bf16";
+    if (!ok || !names.delete(name)) return false;
+  }
+  for (const [operand, present] of Object.entries(weights)) {
+    if (!(present === true || params[present] === true)) continue;
+    const formats = kernel.weights?.[operand] ?? [];
+    const [layout, dtype] = [params[`${operand}_layout`], params[`${operand}_dtype`]];
+    if (!formats.some((format) => format.layout === layout && format.dtype === dtype)) return false;
+    names.delete(`${operand}_layout`);
+    names.delete(`${operand}_dtype`);
+  }
+  return names.size === 0;
+}
+
+function isCount(value: unknown, max: number): boolean {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 && value <= max;
+}
+
+/** All that makes the kernel's source, with tunables as the configuration says. */
+export function paramsOf({ problem, layouts }: Task, variant: Configuration): KernelParams {
+  return {
+    ...problem,
+    ...Object.fromEntries(Object.entries(layouts).map(([operand, layout]) => [`${operand}_layout`, layout])),
+    ...variant,
+  };
+}
+
+export function defaultVariant({ kernel, problem }: Task): Configuration {
+  return Object.fromEntries((kernel.tunables ?? []).map(({ name, default: value }) => [name, value(problem)]));
+}
+
+/** The variants that are worth measuring. The default is always one of them. */
+export function taskSpace(task: Task, arch: ArchLevel): Space {
+  const { kernel, problem, rows } = task;
+  const place: TuningPlace = { rows, arch };
+  const parameters = (kernel.tunables ?? []).map(({ name, values }) => parameter(name, values(problem)));
+  const space = Space.enumerate(parameters, (variant) => kernel.constraint?.(paramsOf(task, variant), place) ?? true);
+  if (indexOf(space, defaultVariant(task)) === undefined)
+    throw new Diagnostic({
+      code: "tune-space-default",
+      kind: "bug",
+      message: "the constraint forbids the default variant",
+      place: task.key,
+      hint: "this is a bug in ernie-compile's kernel table: please report it",
+    });
+  return space;
+}
+
+/** Where a variant stands in a space, if it is in it. */
+export function indexOf(space: Space, variant: Configuration): number | undefined {
+  const codes = space.parameters.map(({ name, values }) => values.indexOf(variant[name] as never));
+  return codes.includes(-1) ? undefined : space.find(codes);
+}
+
+/** One line for a variant, tunables in the order of the kernel's table: also what a trial is known by. */
+export function variantKey(variant: Configuration): string {
+  return Object.entries(variant)
+    .map(([name, value]) => `${name}=${value}`)
+    .sort()
+    .join(" ");
+}
+
+/** A variant of this task by its line; undefined if the kernel has no such tunables or values. */
+export function parseVariant({ kernel, problem }: Task, key: string): Configuration | undefined {
+  const found: { [name: string]: number } = {};
+  for (const { name, values } of kernel.tunables ?? []) {
+    const text = key.split(" ").find((part) => part.startsWith(`${name}=`));
+    const value = Number(text?.slice(name.length + 1));
+    if (!values(problem).includes(value)) return undefined;
+    found[name] = value;
+  }
+  return variantKey(found) === key ? found : undefined;
+}
