@@ -14,8 +14,8 @@ export function registerTuneList(tune: Command): void {
       .argument("<input>", "as for tune"),
   )
     .option("--json", "print one JSON object")
-    .action(async (input: string, _: unknown, command: Command) => {
-      const flags = command.optsWithGlobals<ModelFlags & { json?: boolean }>();
+    .addHelpText("after", "\nExample:\n  ernie-compile tune list ernie-4.5-0.3b --batch 1 --kernel 'linear*'")
+    .action(async (input: string, flags: ModelFlags & { json?: boolean }) => {
       const { tasks, arch } = await tasksFor(input, flags);
       const spaces = tasks.map((task) => ({ task, space: taskSpace(task, arch) }));
       const variants = spaces.reduce((sum, { space }) => sum + space.size, 0);

@@ -17,8 +17,8 @@ export function registerTuneMerge(tune: Command): void {
     .argument("<journals...>", "files that `tune --journal` wrote")
     .option("-o, --out <file>", "table to write (default: the user's own, which builds read)")
     .option("--json", "print one JSON object")
-    .action(async (paths: readonly string[], _: unknown, command: Command) => {
-      const { out, json } = command.optsWithGlobals<{ out?: string; json?: boolean }>();
+    .addHelpText("after", "\nExample:\n  ernie-compile tune merge part*.jsonl")
+    .action(async (paths: readonly string[], { out, json }: { out?: string; json?: boolean }) => {
       const { device, records } = await readAll(paths);
       const path = out ?? userTablePath(device);
       const rows = rowsOfRecords(records);

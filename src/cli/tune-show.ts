@@ -6,6 +6,7 @@ import { readTuning } from "../kernels/tuning.js";
 import { resolveArch } from "../toolchain/arch.js";
 import { describeMachine, deviceClass } from "../tune/device.js";
 import { findTables } from "../tune/tables.js";
+import { integer } from "./numbers.js";
 import { printJson, printLine } from "./terminal.js";
 import { resultLines, tableJson } from "./tune-view.js";
 
@@ -15,8 +16,10 @@ export function registerTuneShow(tune: Command): void {
     .description("print what a table of measurements says")
     .argument("[table]", "file (default: what builds for this machine use)")
     .option("--json", "print one JSON object")
-    .action((path: string | undefined, _: unknown, command: Command) => {
-      const { json, arch: level, threads } = command.optsWithGlobals<{ json?: boolean; arch?: string; threads?: number }>();
+    .option("--arch <arch>", "level, where no file is named (default: native)")
+    .option("--threads <n>", "threads, where no file is named (default: all)", integer(1, 1024))
+    .addHelpText("after", "\nExample:\n  ernie-compile tune show")
+    .action((path: string | undefined, { json, arch: level, threads }: { json?: boolean; arch?: string; threads?: number }) => {
       const table = path === undefined ? ownTable(level, threads) : readTuning(path);
       if (json) printJson(tableJson(table));
       else for (const line of [table.device, ...resultLines(table)]) printLine(line);

@@ -1,7 +1,6 @@
 /** `ernie-compile tune worker`: measures what a sweep on some other machine asks for, by way of a queue. */
 
 import type { Command } from "commander";
-import { Diagnostic } from "../diagnostics.js";
 import { resolveArch } from "../toolchain/arch.js";
 import { Cache } from "../toolchain/cache.js";
 import { findCompiler } from "../toolchain/compiler.js";
@@ -12,6 +11,7 @@ import { ReplayBackend } from "../tune/replay.js";
 import { buildIdentity } from "../tune/variants.js";
 import { work } from "../tune/worker.js";
 import { interruptSignal } from "./interrupt.js";
+import { integer } from "./numbers.js";
 import { note } from "./terminal.js";
 import { checkRuns } from "./tune.js";
 import { taskName } from "./tune-view.js";
@@ -19,7 +19,7 @@ import { taskName } from "./tune-view.js";
 interface WorkerFlags {
   arch?: string;
   threads?: number;
-  queue?: string;
+  queue: string;
   replay?: string;
   replayDelay: number;
   cxx?: string;
@@ -31,19 +31,19 @@ export function registerTuneWorker(tune: Command): void {
   tune
     .command("worker")
     .description("measure what sweeps ask for that run with the same --queue, until interrupted")
+    .requiredOption("--queue <url>", "Redis or Valkey: redis://host:6379")
+    .option("--arch <arch>", "level to measure for; this machine must have it (default: native)")
+    .option("--threads <n>", "threads that run a kernel (default: all)", integer(1, 1024))
+    .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
+    .option("--patience <s>", "how long the server may be gone", integer(1, 86_400), 300)
+    .option("--lost-after <s>", "when a worker that says nothing is given up", integer(1, 3600), 20)
+    .option("--replay <journal>", "take measurements from a journal instead of the machine")
+    .option("--replay-delay <ms>", "as if each took so long", integer(0, 60_000), 0)
     .addHelpText(
       "after",
-      "\nTakes --queue, --arch, --threads and --cxx as tune does; only jobs of this machine's device class and of this very build.\n\nExample:\n  ernie-compile tune worker --queue redis://tuner:6379",
+      "\nTakes only jobs of this machine's device class and of this very build.\n\nExample:\n  ernie-compile tune worker --queue redis://tuner:6379",
     )
-    .action(async (_: unknown, command: Command) => {
-      const flags = command.optsWithGlobals<WorkerFlags>();
-      if (flags.queue === undefined)
-        throw new Diagnostic({
-          code: "usage",
-          message: "found no queue, expected one",
-          place: "--queue",
-          hint: "--queue redis://host:6379",
-        });
+    .action(async (flags: WorkerFlags) => {
       const { device, build, backend } = await openBackend(flags);
       note(`${device}, build ${build}: waiting for jobs`);
       await work({

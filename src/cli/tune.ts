@@ -86,7 +86,6 @@ export function registerTune(program: Command): void {
     .option("--shard <i/n>", "this part of the tasks, from 1 to n; `tune merge` puts the parts together", shard)
     .option("--queue <url>", "have `tune worker`s measure, by way of this Redis or Valkey: redis://host:6379")
     .option("--patience <s>", "how long the server of --queue may be gone", integer(1, 86_400), 300)
-    .option("--lost-after <s>", "when a worker that says nothing is given up", integer(1, 3600), 20)
     .option("-o, --out <file>", "table to write (default: the user's own, which builds read)")
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
     .option("--replay <journal>", "take measurements from a journal instead of the machine")

@@ -16,7 +16,7 @@ import {
   queueName,
 } from "./queue-jobs.js";
 import type { Finalist, Measured } from "./records.js";
-import { RedisLink } from "./redis-link.js";
+import { RedisLink, settledWithin } from "./redis-link.js";
 import { variantKey } from "./task.js";
 
 export interface QueueOptions {
@@ -39,6 +39,7 @@ interface Waiting {
 }
 
 /** A worker that answers nonsense, or refuses what this build asks, is not one of this build; three times is no accident. */
+const CLOSE_MS = 2000;
 const MAX_REFUSED = 3;
 const KEPT = { age: 86_400, count: 100_000 } as const;
 
@@ -95,12 +96,7 @@ class QueueBackend implements Backend {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#waiting.clear();
-    if (this.#lost === undefined)
-      await Promise.race([
-        Promise.allSettled([this.#events.close(), this.#queue.close()]),
-        new Promise((resolve) => setTimeout(resolve, 2000).unref()),
-      ]);
-    else void Promise.allSettled([this.#events.disconnect(), this.#queue.disconnect()]);
+    await settledWithin(CLOSE_MS, this.#events.close(), this.#queue.close());
     this.#link.close();
   }
 

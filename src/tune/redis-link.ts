@@ -14,6 +14,7 @@ export class RedisLink {
   readonly client: Redis;
   #goneSince: number | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #closed = false;
   readonly #lost: Promise<never>;
   #giveUp: (error: Diagnostic) => void = () => undefined;
 
@@ -25,8 +26,11 @@ export class RedisLink {
       this.#giveUp = reject;
     });
     this.#lost.catch(() => undefined);
-    // Commands wait for the server, however long it takes to come back.
-    this.client = new make(options.url, { maxRetriesPerRequest: null, retryStrategy: (times: number) => Math.min(50 * times, 1000) });
+    // Commands wait for the server, however long it takes to come back. What BullMQ duplicates has this strategy too, so all end with the link.
+    this.client = new make(options.url, {
+      maxRetriesPerRequest: null,
+      retryStrategy: (times: number) => (this.#closed ? null : Math.min(50 * times, 1000)),
+    });
     this.client.on("error", (error: Error) => this.#gone(error.message));
     this.client.on("close", () => this.#gone("the connection was closed"));
     this.client.on("ready", () => this.#back());
@@ -38,7 +42,6 @@ export class RedisLink {
     return this.#lost;
   }
 
-  #closed = false;
   #gone(reason: string, quietly = false): void {
     if (this.#goneSince !== undefined || this.#closed) return;
     this.#goneSince = Date.now();
@@ -47,6 +50,7 @@ export class RedisLink {
         `redis is gone (${reason}): waiting up to ${this.options.patience} s for it; what was measured is in the journal`,
       );
     this.#timer = setTimeout(() => {
+      this.#closed = true;
       this.#giveUp(
         new Diagnostic({
           code: "queue-gone",
@@ -72,4 +76,14 @@ export class RedisLink {
     clearTimeout(this.#timer);
     this.client.disconnect();
   }
+}
+
+/** Waits, but not for ever: what closes a connection may wait for a server that is not there. */
+export async function settledWithin(ms: number, ...work: readonly Promise<unknown>[]): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([Promise.allSettled(work), late]);
+  clearTimeout(timer);
 }

@@ -14,12 +14,9 @@ import { projectPath } from "../project.js";
 import { sha256 } from "../toolchain/cache.js";
 import { fileError, makeFolder } from "../weights/file.js";
 import type { Finalist, FinalRecord, JournalRecord, TaskRecord } from "./records.js";
+import { winnerOf } from "./sweep.js";
 import { variantKey } from "./task.js";
 
-/** A gain below this is not worth a kernel that differs from the default, and on another day may be a loss. */
-const LEAST_GAIN = 0.99;
-
-/** A variant takes the default's place when all of its interval is faster by that. */
 export function rowsOfRecords(records: readonly JournalRecord[]): readonly TuningRow[] {
   const tasks = new Map(records.filter((record) => record.kind === "task").map((record) => [record.task, record]));
   // The last one counts: it has seen the most trials.
@@ -31,13 +28,11 @@ export function rowsOfRecords(records: readonly JournalRecord[]): readonly Tunin
   return sortRows(rows);
 }
 
-function rowOf(task: TaskRecord, { variants }: FinalRecord): TuningRow[] {
-  const standardKey = variantKey(task.default);
-  const standard = variants.find(({ variant }) => variantKey(variant) === standardKey);
-  if (!standard) return [];
-  const order = [...variants].sort((a, b) => a.ratio - b.ratio || (variantKey(a.variant) < variantKey(b.variant) ? -1 : 1));
-  const faster = order.filter((entry) => entry !== standard && entry.ratioHigh < LEAST_GAIN);
-  const winner = faster[0] ?? standard;
+function rowOf(task: TaskRecord, final: FinalRecord): TuningRow[] {
+  const winner = winnerOf(task, final);
+  const standard = final.variants.find(({ variant }) => variantKey(variant) === variantKey(task.default));
+  if (!winner || !standard) return [];
+  const order = [...final.variants].sort((a, b) => a.ratio - b.ratio || (variantKey(a.variant) < variantKey(b.variant) ? -1 : 1));
   const runnerUp = order.find((entry) => entry !== winner);
   const timed = ({ variant, ...times }: Finalist): TimedChoice => ({
     kernel: task.kernel,

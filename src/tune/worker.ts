@@ -2,7 +2,7 @@
 
 import type { Backend } from "./backend.js";
 import { checkUrl, type Job, loadQueueLibraries, parseJob, queueName } from "./queue-jobs.js";
-import { RedisLink } from "./redis-link.js";
+import { RedisLink, settledWithin } from "./redis-link.js";
 
 export interface WorkerOptions {
   readonly url: string;
@@ -16,6 +16,8 @@ export interface WorkerOptions {
   /** Until a job whose worker says nothing any more is another's. */
   readonly lostAfterMs?: number;
 }
+
+const CLOSE_MS = 2000;
 
 /** Works until the signal, or until there has been no server for too long. */
 export async function work(options: WorkerOptions): Promise<void> {
@@ -61,7 +63,7 @@ export async function work(options: WorkerOptions): Promise<void> {
     // What it has begun it ends.
     await worker.close();
   } finally {
-    await worker.disconnect().catch(() => undefined);
+    await settledWithin(CLOSE_MS, worker.close(true), worker.disconnect());
     link.close();
     await backend.close();
   }
