@@ -60,13 +60,30 @@ class LocalBackend implements Backend {
   }
 
   async trial({ task, variant, incumbent, seed }: TrialRequest): Promise<Measured> {
-    const library = await this.#library(task, variant).catch((error: unknown) => ({ reason: reasonOf(error) }));
-    if (typeof library !== "string") return { status: "compile", ...library };
+    const library = await this.#library(task, variant).catch((error: unknown) => this.#notCompiled(error));
+    if (typeof library !== "string") return library;
     const against = incumbent();
     const other = against && variantKey(against.variant) !== variantKey(variant) ? against : undefined;
     // Compiled before it is this one's turn: no compiler may start then.
     const libraries = [library, ...(other ? [await this.#library(task, other.variant)] : [])];
     return this.#turns.measure(() => this.#measured(task, libraries, seed, (run) => timeTrial(run, other)));
+  }
+
+  /** The variant's fault, or the machine's: then the sweep ends, and the variant is not blamed. */
+  async #notCompiled(error: unknown): Promise<Measured> {
+    // Ctrl-C goes to compilers too, and they may be quicker to die of it than we are to hear of it.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    this.options.native.signal?.throwIfAborted();
+    if (!(error instanceof Diagnostic) || error.code !== "cxx-failed") throw error;
+    if (!/no space left/i.test(error.summary)) return { status: "compile", reason: error.summary.slice(0, 2000) };
+    throw new Diagnostic({
+      code: "disk-full",
+      kind: "environment",
+      message: "no space is left on the disk for compiled variants",
+      place: this.options.native.cache.root,
+      hint: "free space there, then run again with --resume; `ernie-compile cache prune` helps",
+      cause: error,
+    });
   }
 
   /** One that fails beside the others is left out. */
@@ -282,8 +299,4 @@ function readOutputs(task: Task, operands: readonly Operand[], bytes: Buffer): O
 /** Variants of one kernel have one order of sums, so every bit of a result is the same. */
 function sameBits(a: Buffer, b: Buffer): string | undefined {
   return a.equals(b) ? undefined : "differs in bits from another variant, whose sums are made in the same order";
-}
-
-function reasonOf(error: unknown): string {
-  return (error instanceof Diagnostic ? error.summary : String(error)).slice(0, 2000);
 }

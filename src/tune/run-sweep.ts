@@ -51,6 +51,8 @@ export interface SweepEvent {
   readonly record: JournalRecord;
   readonly best: Incumbent | undefined;
   readonly standard: number | undefined;
+  /** Of this task, if its trials go on as they did; undefined before there is one. */
+  readonly secondsLeft: number | undefined;
 }
 
 /** Asked of a strategy before it hears the first answer: a number of its own, so that results do not depend on how many machines there are. */
@@ -137,6 +139,9 @@ class TaskSweep {
   #best: Incumbent | undefined;
   #standardSeconds: number | undefined;
   #trials = 0;
+  /** Trials of this run, and when the first began. */
+  #measured = 0;
+  readonly #start: number;
   readonly #writes: Promise<void>[] = [];
   #failure: { readonly error: unknown } | undefined;
   readonly #ok: Incumbent[] = [];
@@ -149,6 +154,7 @@ class TaskSweep {
     private readonly elapsed: () => number,
     private readonly deadline: number,
   ) {
+    this.#start = elapsed();
     this.#space = taskSpace(task, options.arch);
     this.#standard = defaultVariant(task);
     this.#budget = Math.min(this.#space.size, options.trials);
@@ -206,6 +212,7 @@ class TaskSweep {
     const inputs = seedOf(seed, task.key, variantKey(variant));
     const measured = await backend.trial({ task, variant, seed: inputs, incumbent: () => this.#best });
     this.#trials++;
+    this.#measured++;
     this.#write(
       { kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()), at: Date.now() },
       "trial",
@@ -236,6 +243,12 @@ class TaskSweep {
     this.#write(record, "final");
   }
 
+  #secondsLeft(): number | undefined {
+    if (this.#measured === 0) return undefined;
+    const now = this.elapsed();
+    return Math.max(0, Math.min(this.deadline - now, ((now - this.#start) / this.#measured) * (this.#budget - this.#trials)));
+  }
+
   #write(record: JournalRecord, kind: SweepEvent["kind"]): void {
     const { append, onEvent } = this.options;
     const event = {
@@ -246,6 +259,7 @@ class TaskSweep {
       budget: this.#budget,
       record,
       standard: this.#standardSeconds,
+      secondsLeft: this.#secondsLeft(),
     };
     const write = append(record).then(() => onEvent?.({ ...event, best: this.#best }));
     // A disk that is full ends the sweep at its next step, not after the whole search.
