@@ -2,7 +2,7 @@
 //
 //   npm run build && node bench/tune-simulate.mjs [--seeds 100] [--trials 400] [--strategy model] [--out file.json] <T4 files...>
 //   --first f runs seeds f, f + 1, ...: a choice made on some seeds is judged on others.
-//   --synthetic n adds n of each kind of bench/tune-landscapes.mjs.
+//   --synthetic n adds n of each kind of bench/tune-landscapes.mjs, of seeds 1, 2, ... or from --synthetic-first on.
 
 import { writeFileSync } from "node:fs";
 import { basename } from "node:path";
@@ -26,6 +26,7 @@ const { values, positionals } = parseArgs({
     trials: { type: "string", default: "400" },
     first: { type: "string", default: "1" },
     synthetic: { type: "string", default: "0" },
+    "synthetic-first": { type: "string", default: "1" },
     strategy: { type: "string", multiple: true },
     out: { type: "string" },
   },
@@ -37,7 +38,8 @@ const checkpoints = CHECKPOINTS.filter((checkpoint) => checkpoint <= trials);
 const landscapes = [];
 for (const path of positionals)
   landscapes.push({ name: basename(path).replace(/_T4\.json(\.gz)?$/, ""), recorded: true, landscape: await readLandscape(path) });
-for (let seed = 1; seed <= Number(values.synthetic); seed++)
+const firstMade = Number(values["synthetic-first"]);
+for (let seed = firstMade; seed < firstMade + Number(values.synthetic); seed++)
   for (const make of [tiles, field]) {
     const name = `${make.name}-${seed}`;
     landscapes.push({ name, recorded: false, landscape: parseLandscape(JSON.stringify(make(seed)), name) });
@@ -80,5 +82,5 @@ for (const def of STRATEGIES.filter(({ name }) => !values.strategy || values.str
 if (values.out)
   writeFileSync(
     values.out,
-    `${JSON.stringify({ first: Number(values.first), seeds, trials, random: Object.fromEntries(landscapes.map(({ name, random }) => [name, random])), results }, null, 2)}\n`,
+    `${JSON.stringify({ node: process.version, first: Number(values.first), seeds, trials, random: Object.fromEntries(landscapes.map(({ name, random }) => [name, random])), results }, null, 2)}\n`,
   );

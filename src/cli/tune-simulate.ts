@@ -28,7 +28,7 @@ export function registerSimulate(tune: Command): void {
     .option("--json", "print one JSON object")
     .addHelpText(
       "after",
-      `\nStrategies:\n${STRATEGIES.map(({ name, summary }) => `  ${name.padEnd(13)} ${summary}`).join("\n")}\n\nExample:\n  ernie-compile tune simulate convolution_A100_T4.json.gz --seeds 100`,
+      `\nStrategies:\n${STRATEGIES.map(({ name, summary }) => `  ${name.padEnd(13)} ${summary}`).join("\n")}\n\nExample:\n  ernie-compile tune simulate examples/tune/synthetic_T4.json.gz --seeds 20`,
     )
     .action(async (path: string, { strategy, trials, seeds, json }: SimulateOptions) => {
       const simulation = simulate(await readLandscape(path), strategyNamed(strategy), { seeds, trials });

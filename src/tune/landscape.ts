@@ -7,6 +7,7 @@ import { readFile, stat } from "node:fs/promises";
 import { gunzipSync } from "node:zlib";
 import { Diagnostic } from "../diagnostics.js";
 import { type Configuration, MAX_CONFIGURATIONS, parameter, Space, type Value } from "./space.js";
+import { scanT4, T4SyntaxError } from "./t4-scan.js";
 
 export interface Landscape {
   readonly space: Space;
@@ -16,90 +17,95 @@ export interface Landscape {
   readonly optimum: number;
 }
 
-/** Of the file and of its text; a V8 string ends at 2^29. A record with 32 runs takes 1.7 kB. */
-const MAX_FILE_BYTES = 256 * 2 ** 20;
-const MAX_TEXT_BYTES = 480 * 2 ** 20;
+/** Of the file, and of its text once unpacked: what Node reads at once. A record with 32 runs takes 1.7 kB. */
+const MAX_BYTES = 2 ** 31 - 1;
 const MAX_PARAMETERS = 64;
 /** Codes are 16 bits wide. */
 const MAX_VALUES = 2 ** 16;
 
 export async function readLandscape(path: string): Promise<Landscape> {
-  return parseLandscape(await readText(path), path);
+  return parseLandscape(await readUnpacked(path), path);
 }
 
-async function readText(path: string): Promise<string> {
+async function readUnpacked(path: string): Promise<Uint8Array> {
   let bytes: Uint8Array;
   try {
     const info = await stat(path);
     if (!info.isFile()) throw malformed("t4-unreadable", "found something that is no file, expected a T4 file", path);
-    if (info.size > MAX_FILE_BYTES) throw malformed("t4-too-large", `found ${info.size} bytes, expected at most ${MAX_FILE_BYTES}`, path);
+    if (info.size > MAX_BYTES) throw malformed("t4-too-large", `found ${info.size} bytes, expected at most ${MAX_BYTES}`, path);
     bytes = await readFile(path);
   } catch (cause) {
     if (cause instanceof Diagnostic) throw cause;
-    throw new Diagnostic({ code: "t4-unreadable", message: cause instanceof Error ? cause.message : String(cause), place: path, cause });
+    throw new Diagnostic({
+      code: "t4-unreadable",
+      message: cause instanceof Error ? cause.message : String(cause),
+      place: path,
+      hint: "check the path, and what this user may read",
+      cause,
+    });
   }
   // By content, not by name: what a download was called says little.
-  if (bytes[0] === 0x1f && bytes[1] === 0x8b) {
-    try {
-      bytes = gunzipSync(bytes, { maxOutputLength: MAX_TEXT_BYTES });
-    } catch (cause) {
-      const tooLarge = (cause as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE";
-      throw tooLarge
-        ? malformed("t4-too-large", `found more than ${MAX_TEXT_BYTES} bytes once unpacked, expected fewer`, path)
-        : malformed("t4-not-gzip", `found a gzip file that cannot be unpacked: ${(cause as Error).message}`, path);
-    }
-  }
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw malformed("t4-not-utf8", "found bytes that are neither gzip nor UTF-8, expected JSON text", path);
+    return gunzipSync(bytes, { maxOutputLength: MAX_BYTES });
+  } catch (cause) {
+    const tooLarge = (cause as NodeJS.ErrnoException).code === "ERR_BUFFER_TOO_LARGE";
+    throw tooLarge
+      ? malformed("t4-too-large", `found more than ${MAX_BYTES} bytes once unpacked, expected fewer`, path)
+      : malformed("t4-not-gzip", `found a gzip file that cannot be unpacked: ${(cause as Error).message}`, path);
   }
 }
 
-/** `place` is the file that the text came from. */
-export function parseLandscape(text: string, place: string): Landscape {
-  let root: unknown;
-  try {
-    root = JSON.parse(text);
-  } catch (cause) {
-    throw malformed("t4-syntax", `found text that is not JSON: ${(cause as Error).message}`, place);
-  }
-  if (!isObject(root)) throw expected("a T4 object", root, place);
-  const version = root.schema_version;
-  if (version !== undefined && (typeof version !== "string" || !/^1\.\d+\.\d+$/.test(version)))
-    throw expected("version 1.x.y", version, `${place}: schema_version`);
-  const results = root.results;
-  if (!Array.isArray(results) || results.length === 0) throw expected("a list of at least one result", results, `${place}: results`);
-  if (results.length > MAX_CONFIGURATIONS)
-    throw malformed("t4-too-large", `found ${results.length} results, expected at most ${MAX_CONFIGURATIONS}`, `${place}: results`);
-
-  const configurations: Configuration[] = [];
-  const costs = new Float64Array(results.length);
+/** `place` is the file that the JSON came from. */
+export function parseLandscape(json: Uint8Array | string, place: string): Landscape {
+  const rows: Value[][] = [];
+  const costs: number[] = [];
   let names: readonly string[] | undefined;
-  results.forEach((result: unknown, i) => {
+  let listed = 0;
+  const onResult = (result: unknown, i: number): void => {
     const at = `${place}: results[${i}]`;
+    if (i >= MAX_CONFIGURATIONS) throw malformed("t4-too-large", `found more than ${MAX_CONFIGURATIONS} results`, `${place}: results`);
     if (!isObject(result)) throw expected("an object", result, at);
     const configuration = readConfiguration(result.configuration, names, `${at}.configuration`);
     names ??= Object.keys(configuration);
-    configurations.push(configuration);
-    costs[i] = readCost(result, at);
-  });
+    rows.push(names.map((name) => configuration[name] as Value));
+    costs.push(readCost(result, at));
+  };
+  const onResults = (): void => {
+    if (listed++ > 0) throw malformed("t4-malformed", "found results twice, expected them once", `${place}: results`);
+  };
+  const onMember = (name: string, value: unknown): void => {
+    if (name === "results") throw expected("a list of at least one result", value, `${place}: results`);
+    if (name === "schema_version" && (typeof value !== "string" || !/^1\.\d+\.\d+$/.test(value)))
+      throw expected("version 1.x.y", value, `${place}: schema_version`);
+  };
+  const whole = scanned(() => scanT4(typeof json === "string" ? Buffer.from(json) : json, { onMember, onResults, onResult }), place);
+  if (whole) throw expected("a T4 object", whole.other, place);
+  if (rows.length === 0) throw expected("a list of at least one result", listed > 0 ? [] : undefined, `${place}: results`);
   const optimum = costs.reduce((best, cost) => (cost < best ? cost : best), Number.POSITIVE_INFINITY);
   if (optimum === Number.POSITIVE_INFINITY)
-    throw malformed("t4-no-valid", `found ${results.length} results and all of them failed, expected a valid one`, place);
-  return { space: spaceOf(configurations, names ?? [], place), costs, optimum };
+    throw malformed("t4-no-valid", `found ${rows.length} results and all of them failed, expected a valid one`, place);
+  return { space: spaceOf(rows, names ?? [], place), costs: Float64Array.from(costs), optimum };
 }
 
-function spaceOf(configurations: readonly Configuration[], names: readonly string[], place: string): Space {
-  const parameters = names.map((name) => {
-    const values = configurations.map((configuration) => configuration[name] as Value);
-    const found = parameter(name, values);
+function scanned<T>(scan: () => T, place: string): T {
+  try {
+    return scan();
+  } catch (cause) {
+    if (!(cause instanceof T4SyntaxError)) throw cause;
+    throw malformed("t4-syntax", `found text that is not JSON at byte ${cause.offset}: ${cause.message}`, place);
+  }
+}
+
+function spaceOf(rows: readonly (readonly Value[])[], names: readonly string[], place: string): Space {
+  const parameters = names.map((name, p) => {
+    const found = parameter(name, [...new Set(rows.map((row) => row[p] as Value))]);
     if (found.values.length > MAX_VALUES)
       throw malformed("t4-too-large", `found ${found.values.length} values, expected at most ${MAX_VALUES}`, `${place}: ${name}`);
     return found;
   });
   try {
-    return Space.of(parameters, configurations);
+    return Space.ofRows(parameters, rows);
   } catch (error) {
     if (!(error instanceof Diagnostic)) throw error;
     throw malformed("t4-configurations", error.summary, `${place}: results`);

@@ -35,6 +35,7 @@ export interface ReportTask {
   readonly key: string;
   readonly title: string;
   readonly size: number;
+  /** Tunables that differ between trials, and their values. */
   readonly parameters: readonly { readonly name: string; readonly values: readonly Value[] }[];
   readonly trials: readonly ReportTrial[];
   /** Positions in `trials`; null where it was not measured or failed. */
@@ -119,7 +120,7 @@ function warningsOf({ sessions, tasks }: Sweep, dropped: boolean): string[] {
   if (drifted.length > 0) {
     const most = drifted.reduce((worst, { drift = 1 }) => Math.max(worst, Math.abs(drift - 1)), 0);
     warnings.push(
-      `In ${drifted.length} trials the incumbent's time had moved by more than ${100 * DRIFT} %, at most ${Math.round(100 * most)} %: clocks or neighbours changed. Times are corrected for it.`,
+      `In ${drifted.length} trials the incumbent's time had moved by more than ${100 * DRIFT} %, at most ${Math.round(100 * most)} %: clocks or neighbours changed. Times here are ratios to it, taken in turns.`,
     );
   }
   const unfinished = tasks.filter(({ trials, final }) => trials.length > 0 && !final).length;
@@ -143,7 +144,7 @@ function taskOf({ task, trials, final }: SweptTask): ReportTask {
     key: task.task,
     title: titleOf(task),
     size: task.space.size,
-    parameters: task.space.parameters.filter(({ values }) => values.length > 1),
+    parameters: variedIn(task, kept),
     trials: kept.map(trialOf),
     defaultTrial: own ? at(own.variant) : null,
     chosenTrial: at(chosen?.variant ?? fastest?.variant),
@@ -154,6 +155,13 @@ function taskOf({ task, trials, final }: SweptTask): ReportTask {
         : null,
     roof: roofOf(task),
   };
+}
+
+/** The tunables that differ between trials, with the values that were tried: a constraint may leave one value of many. */
+function variedIn({ space }: TaskRecord, trials: readonly TrialRecord[]): ReportTask["parameters"] {
+  return space.parameters
+    .map(({ name, values }) => ({ name, values: values.filter((value) => trials.some(({ variant }) => variant[name] === value)) }))
+    .filter(({ values }) => values.length > 1);
 }
 
 function trialOf(trial: TrialRecord): ReportTrial {

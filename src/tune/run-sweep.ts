@@ -8,8 +8,9 @@ import { bug } from "../diagnostics.js";
 import type { ArchLevel } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Backend, Incumbent } from "./backend.js";
+import { Known } from "./known.js";
 import { Random } from "./random.js";
-import type { FinalRecord, JournalRecord, Measured, TaskRecord, TrialRecord } from "./records.js";
+import type { FinalRecord, JournalRecord, Measured, TaskRecord } from "./records.js";
 import type { Configuration, Space } from "./space.js";
 import { randomStrategy } from "./strategies/random.js";
 import type { StrategyDef } from "./strategies/strategy.js";
@@ -82,49 +83,6 @@ export async function runSweep(options: SweepOptions): Promise<void> {
     }
   };
   await Promise.all(Array.from({ length: Math.min(parallel, tasks.length) }, work));
-}
-
-/** What a journal says already. */
-class Known {
-  readonly #trials = new Map<string, TrialRecord>();
-  readonly #tasks = new Set<string>();
-  readonly #finals = new Map<string, FinalRecord>();
-  readonly elapsed: number;
-
-  constructor(records: readonly JournalRecord[]) {
-    let elapsed = 0;
-    for (const record of records) {
-      if (record.kind === "trial") this.#trials.set(trialKey(record.task, record.variant), record);
-      else if (record.kind === "task") this.#tasks.add(record.task);
-      else if (record.kind === "final")
-        this.#finals.set(
-          finalKey(
-            record.task,
-            record.variants.map(({ variant }) => variant),
-          ),
-          record,
-        );
-      if ("elapsed" in record) elapsed = Math.max(elapsed, record.elapsed);
-    }
-    this.elapsed = elapsed;
-  }
-
-  hasTask(key: string): boolean {
-    return this.#tasks.has(key);
-  }
-  trial(task: string, variant: Configuration): TrialRecord | undefined {
-    return this.#trials.get(trialKey(task, variant));
-  }
-  final(task: string, variants: readonly Configuration[]): FinalRecord | undefined {
-    return this.#finals.get(finalKey(task, variants));
-  }
-}
-
-function trialKey(task: string, variant: Configuration): string {
-  return `${task} | ${variantKey(variant)}`;
-}
-function finalKey(task: string, variants: readonly Configuration[]): string {
-  return [task, ...variants.map(variantKey).sort()].join(" | ");
 }
 
 /** A number of 32 bits for some text: seeds of strategies and inputs. */

@@ -83,34 +83,43 @@ export class Space {
       if (allowed(decode(parameters, codes))) for (const code of codes) found.push(code);
     }
     if (found.length === 0) throw empty(parameters.map(({ name }) => name).join(", "), "the constraint leaves no configuration");
-    return Space.#checked(parameters, found);
+    return Space.#checked(parameters, Uint16Array.from(found));
   }
 
   /** The listed configurations and no others, in the order given; each must name every parameter, and none may come twice. */
   static of(parameters: readonly Parameter[], configurations: readonly Configuration[]): Space {
+    return Space.ofRows(
+      parameters,
+      configurations.map((configuration) => parameters.map(({ name }) => configuration[name] as Value)),
+    );
+  }
+
+  /** The same, each as its values in the order of the parameters. */
+  static ofRows(parameters: readonly Parameter[], rows: readonly (readonly Value[])[]): Space {
     checkNames(parameters);
-    if (configurations.length === 0) throw empty("configurations", "found none, expected at least one");
+    if (rows.length === 0) throw empty("configurations", "found none, expected at least one");
     const positions = parameters.map(({ values }) => new Map(values.map((value, code) => [value, code])));
-    const codes: number[] = [];
-    for (const configuration of configurations) {
+    const codes = new Uint16Array(rows.length * parameters.length);
+    let at = 0;
+    for (const row of rows) {
       parameters.forEach(({ name }, p) => {
-        const code = positions[p]?.get(configuration[name] as Value);
+        const code = positions[p]?.get(row[p] as Value);
         if (code === undefined)
-          throw new Diagnostic({ code: "tune-space-value", message: `found ${JSON.stringify(configuration[name])}, no value of ${name}` });
-        codes.push(code);
+          throw new Diagnostic({ code: "tune-space-value", message: `found ${JSON.stringify(row[p])}, no value of ${name}` });
+        codes[at++] = code;
       });
     }
     return Space.#checked(parameters, codes);
   }
 
-  static #checked(parameters: readonly Parameter[], codes: readonly number[]): Space {
+  static #checked(parameters: readonly Parameter[], codes: Uint16Array): Space {
     const size = codes.length / parameters.length;
     if (size > MAX_CONFIGURATIONS)
       throw new Diagnostic({
         code: "tune-space-too-large",
         message: `found ${size} configurations, expected at most ${MAX_CONFIGURATIONS}`,
       });
-    const space = new Space(parameters, Uint16Array.from(codes));
+    const space = new Space(parameters, codes);
     if (space.#byKey.size !== size)
       throw new Diagnostic({
         code: "tune-space-twice",

@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { expect, it } from "vitest";
 import { ROOT } from "../../scripts/docs/source.js";
 
-const FOLDERS = [".", "docs", "examples", "examples/c", "bench"];
+const FOLDERS = [".", "docs", "examples", "examples/c", "examples/tune", "bench"];
 const pages = FOLDERS.flatMap((folder) =>
   readdirSync(join(ROOT, folder))
     .filter((name) => name.endsWith(".md"))

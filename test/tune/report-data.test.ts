@@ -52,6 +52,11 @@ describe("what a report says", () => {
     ]);
   });
 
+  test("only tunables that differ between trials are shown, with the values that were tried", () => {
+    expect(data(own, wrong).tasks[0]?.parameters).toEqual([{ name: "tile", values: [1, 4] }]);
+    expect(data(own).tasks[0]?.parameters).toEqual([]);
+  });
+
   test("the roof is the slower of moving the bytes and doing the operations", () => {
     expect(data(own).tasks[0]?.roof?.ms).toBe(1);
     const { limits, ...unknown } = task;

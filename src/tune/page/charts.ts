@@ -42,6 +42,8 @@ export function trialsChart(task: ReportTask, across: Across, width: number): Ch
     ariaLabel: `Time of each of ${task.trials.length} trials, with the best so far`,
     x: {
       label: across === "trial" ? "trial" : "seconds of the sweep",
+      // No half trials.
+      ticks: Math.min(8, task.trials.length),
       domain: [0, Math.max(1, ...task.trials.map(at))],
       nice: true,
       labelAnchor: "right",
@@ -121,9 +123,10 @@ export function roofChart(task: ReportTask, all: readonly ReportTask[], width: n
     return point ? [point] : [];
   });
   const own = task.trials.flatMap((_, i) => roofPoint(task, i) ?? []);
+  const same = task.defaultTrial === task.chosenTrial;
   const marked = [
-    { point: roofPoint(task, task.defaultTrial), colour: "var(--default)", name: "default" },
-    { point: roofPoint(task, task.chosenTrial), colour: "var(--best)", name: "chosen" },
+    { point: same ? undefined : roofPoint(task, task.defaultTrial), colour: "var(--default)", name: "default" },
+    { point: roofPoint(task, task.chosenTrial), colour: "var(--best)", name: same ? "default, chosen" : "chosen" },
   ].flatMap(({ point, colour, name }) => (point ? [{ ...point, colour, name }] : []));
   const ridge = roof.operationsPerSecond / roof.bytesPerSecond;
   const xs = [...others, ...own].map(({ intensity }) => intensity).concat(ridge);

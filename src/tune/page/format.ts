@@ -29,9 +29,10 @@ export function value(entry: Value | undefined): string {
   return entry === undefined ? "-" : String(entry);
 }
 
-/** Only what varies in the task's space. */
+/** Only what differs between a task's trials; all of it where nothing does. */
 export function variant(configuration: Configuration, { parameters }: ReportTask): string {
-  return parameters.map(({ name }) => `${name}=${value(configuration[name])}`).join(" ");
+  const shown = parameters.length > 0 ? parameters : Object.keys(configuration).map((name) => ({ name }));
+  return shown.map(({ name }) => `${name}=${value(configuration[name])}`).join(" ");
 }
 
 /** What the chosen variant changes of the default. */

@@ -92,7 +92,7 @@ function fastest(task: ReportTask): HTMLElement {
       trial.low === undefined || trial.high === undefined ? "-" : `${time(trial.low)} to ${time(trial.high)}`,
       ofLimit(task, trial),
       String(trial.i + 1),
-      trial.i === task.chosenTrial ? "chosen" : trial.i === task.defaultTrial ? "default" : "",
+      [trial.i === task.defaultTrial ? "default" : "", trial.i === task.chosenTrial ? "chosen" : ""].filter(Boolean).join(", "),
     ]),
     "stacked",
   );
