@@ -16,17 +16,6 @@ import { fromBytes, inputNumbers, toBytes, weightExponent } from "./numbers.js";
 import { elementBytes, elementsOf, type Operand, PROBLEMS, packedElements } from "./problems.js";
 import type { Finalist, Machine, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
-  driftOf,
-  FINAL_RULE,
-  type Interval,
-  median,
-  medianInterval,
-  nextRounds,
-  type StopRule,
-  stopReason,
-  TRIAL_RULE,
-  Z999,
-} from "./stats.js";
 import { paramsOf, type Task, variantKey } from "./task.js";
 import { type Run, timeFinal, timeTrial } from "./timing.js";
 import { Turns } from "./turns.js";
