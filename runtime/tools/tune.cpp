@@ -14,11 +14,13 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <csignal>
 #include <ctime>
 #include <fstream>
 #include <iostream>
@@ -270,6 +272,8 @@ struct Bench {
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
+  // A variant that hangs must not outlive a tuner that was killed.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   static Bench bench;
   bench.read(argv[1]);
   std::cout << "ready" << std::endl;

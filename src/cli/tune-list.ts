@@ -1,7 +1,7 @@
 /** `ernie-compile tune list`: what there is to tune, and how many variants that is. */
 
 import type { Command } from "commander";
-import { taskSpace } from "../tune/task.js";
+import { defaultVariant, paramsOf, taskSpace } from "../tune/task.js";
 import { printJson, printLine } from "./terminal.js";
 import { type ModelFlags, tasksFor, withModelOptions } from "./tune.js";
 import { taskName } from "./tune-view.js";
@@ -26,6 +26,8 @@ export function registerTuneList(tune: Command): void {
           rows: task.rows,
           tunables: Object.fromEntries(space.parameters.map(({ name, values }) => [name, values])),
           variants: space.size,
+          cost: task.kernel.cost(paramsOf(task, defaultVariant(task)), task.rows),
+          footprint: task.kernel.footprint?.(paramsOf(task, defaultVariant(task)), { rows: task.rows, arch }) ?? null,
         }));
         printJson({ arch, tasks: list, variants });
         return;

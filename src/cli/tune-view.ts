@@ -12,7 +12,6 @@ export class SweepView {
   #failed = 0;
   #drifted = 0;
   #open = false;
-  readonly #start = performance.now();
 
   constructor(
     private readonly tasks: number,
@@ -40,7 +39,7 @@ export class SweepView {
     if (this.#failed > 0 && !this.silent) note(`${this.#failed} variants failed; the journal says why`);
   }
 
-  #text({ task, number, trials, budget, best, standard }: SweepEvent): string {
+  #text({ task, number, trials, budget, best, standard, secondsLeft }: SweepEvent): string {
     const parts = [`[${number + 1}/${this.tasks}] ${taskName(task)}`, `${trials}/${budget}`];
     if (best) {
       parts.push(formatSeconds(best.seconds));
@@ -48,9 +47,7 @@ export class SweepView {
       const limit = this.#limits.get(task.key);
       if (limit) parts.push(`${Math.round((100 * limit) / best.seconds)} % of limit`);
     }
-    // Of this task, if its other trials take as long as the sweep's have so far on average.
-    const rate = (performance.now() - this.#start) / 1000 / Math.max(1, trials);
-    if (this.#moving && number === 0 && trials > 0 && trials < budget) parts.push(`${Math.ceil(rate * (budget - trials))} s left`);
+    if (this.#moving && secondsLeft !== undefined) parts.push(`${Math.ceil(secondsLeft)} s left`);
     return parts.join("  ");
   }
 

@@ -187,7 +187,7 @@ async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
     return { ...common, build, backend, parallel: QUEUE_TASKS };
   }
   checkRuns(arch);
-  const native = { compiler, cache: new Cache() };
+  const native = { compiler, cache: new Cache(), signal: interruptSignal() };
   return { ...common, build, limits: await limitsOf(arch, machine), backend: await openLocal({ arch, machine, native }) };
 }
 

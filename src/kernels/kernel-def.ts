@@ -50,6 +50,14 @@ export interface Tunable {
   readonly default: (params: KernelParams) => number;
 }
 
+/** What a variant takes of a core, where it is known. */
+export interface Footprint {
+  /** Vector registers of the inner loop. */
+  readonly registers: number;
+  /** Bytes that are read again and again, and should lie in the first cache. */
+  readonly cacheBytes: number;
+}
+
 /** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */
 export interface TuningPlace {
   readonly rows: number;
@@ -73,6 +81,7 @@ export interface KernelDef<K extends OpName> {
    * instructions run as others that are. The defaults always are.
    */
   readonly constraint?: (params: KernelParams, place: TuningPlace) => boolean;
+  readonly footprint?: (params: KernelParams, place: TuningPlace) => Footprint;
   /** What a launch passes to it, in order. */
   readonly args: (params: KernelParams) => readonly Argument[];
   /** Results that may lie where an operand lay that nobody reads afterwards. */

@@ -9,6 +9,7 @@ import {
   type Cost,
   defineKernel,
   dtypeParam,
+  type Footprint,
   type KernelParams,
   numberParam,
   rowsOf,
@@ -63,6 +64,16 @@ function tilingDiffers(params: KernelParams, { rows, arch }: TuningPlace, uneven
   if ((streams || tiles <= FEW_TILES) && !standard("k_block")) return false;
   if (tiles > FEW_TILES && !uneven && !standard("few_block")) return false;
   return true;
+}
+
+/** `tile_vectors` of matmul.hpp: sums beside each row, then those of w and one of x; and the block of a panel that tiles pass over. */
+export function tilingFootprint(params: KernelParams, { rows, arch }: TuningPlace): Footprint {
+  const tile = Math.min(numberParam(params, "tile_rows") || tileHeight(params, arch), rows);
+  const vectors = vectorLanes(arch) === 16 ? 4 : tile === 1 ? 8 : tile <= 3 ? 4 : 2;
+  const tiles = Math.ceil(Math.min(rows, numberParam(params, "row_block")) / tile);
+  const block = numberParam(params, tiles <= FEW_TILES ? "few_block" : "k_block");
+  const weight = Object.entries(params).some(([name, value]) => /^(weight|gate_up|gate)_dtype$/.test(name) && value === "f32") ? 4 : 2;
+  return { registers: tile * vectors + vectors + 1, cacheBytes: tiles > 1 ? block * 64 * weight : 0 };
 }
 
 export function tilingConstraint(params: KernelParams, place: TuningPlace): boolean {
@@ -120,6 +131,7 @@ const linear = defineKernel({
   },
   tunables: TILING,
   constraint: tilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },
@@ -161,6 +173,7 @@ const linearSwiglu = defineKernel({
   },
   tunables: TILING,
   constraint: tilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },
@@ -213,6 +226,7 @@ const headArgmax = defineKernel({
   },
   tunables: TILING,
   constraint: tilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "weight", type: constType(params.weight_dtype) },

@@ -13,7 +13,7 @@ import {
   sizeOf,
   tensorType,
 } from "./kernel-def.js";
-import { productParams, TILING, tilingConstraint, tilingName, tilingView, unevenTilingConstraint } from "./matmul.js";
+import { productParams, TILING, tilingConstraint, tilingFootprint, tilingName, tilingView, unevenTilingConstraint } from "./matmul.js";
 
 /** Rows choose different experts until all are read. */
 function expertShare(choices: string): (params: KernelParams, rows: number) => number {
@@ -42,6 +42,7 @@ const expertLinear = defineKernel({
   },
   tunables: TILING,
   constraint: unevenTilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "indices", type: "const int32_t" },
@@ -132,6 +133,7 @@ const moeRouter = defineKernel({
   },
   tunables: TILING,
   constraint: tilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "gate", type: constType(params.gate_dtype) },
@@ -193,6 +195,7 @@ const moeFfn = defineKernel({
   },
   tunables: TILING,
   constraint: unevenTilingConstraint,
+  footprint: tilingFootprint,
   args: (params) => [
     { name: "x", type: constType(params.x) },
     { name: "indices", type: "const int32_t" },

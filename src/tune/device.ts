@@ -1,7 +1,7 @@
 /** The class of a device: machines of one class share measurements. Of a CPU it is the level that kernels are compiled for, its model, and how many threads run them. */
 
 import { readdirSync, readFileSync } from "node:fs";
-import { availableParallelism } from "node:os";
+import { availableParallelism, release, type } from "node:os";
 import type { ArchLevel } from "../toolchain/arch.js";
 import type { Machine } from "./records.js";
 
@@ -30,7 +30,16 @@ export function isDeviceClass(name: string): boolean {
 }
 
 export function describeMachine(arch: ArchLevel, threads = availableParallelism()): Machine {
-  return { cpu: field(readText(CPUINFO), "model name") ?? "unknown", threads, arch, cacheBytes: lastCacheBytes() };
+  const cpuinfo = readText(CPUINFO);
+  const megahertz = Math.round(Number(field(cpuinfo, "cpu MHz")));
+  return {
+    cpu: field(cpuinfo, "model name") ?? "unknown",
+    threads,
+    arch,
+    cacheBytes: lastCacheBytes(),
+    system: `${type()} ${release()}`,
+    ...(megahertz > 0 ? { megahertz } : {}),
+  };
 }
 
 /** Of the largest cache that any core sees; 64 MiB where the system does not say. */

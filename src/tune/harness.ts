@@ -57,7 +57,8 @@ export class Harness {
   static async start(program: string, spec: Spec, deadlineMs: number): Promise<Harness> {
     const dir = await mkdtemp(join(tmpdir(), "ernie-compile-tune-"));
     await writeFile(join(dir, "spec"), [...spec.lines, ...spec.variants.map((path) => `variant ${path}`), ""].join("\n"));
-    const child = spawn(program, ["spec"], { cwd: dir, stdio: ["pipe", "pipe", "ignore"], env: { LC_ALL: "C" } });
+    // In a group of its own: a Ctrl-C is for the tuner, and must not look like a variant that crashed.
+    const child = spawn(program, ["spec"], { cwd: dir, stdio: ["pipe", "pipe", "ignore"], env: { LC_ALL: "C" }, detached: true });
     const harness = new Harness(child, dir, deadlineMs);
     try {
       await harness.#answer("ready", Number.POSITIVE_INFINITY);

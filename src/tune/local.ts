@@ -9,26 +9,15 @@ import { Diagnostic } from "../diagnostics.js";
 import type { ArchLevel } from "../toolchain/arch.js";
 import type { NativeOptions } from "../toolchain/native.js";
 import { makeFolder } from "../weights/file.js";
-import type { Backend, FinalRequest, Incumbent, TrialRequest } from "./backend.js";
+import type { Backend, FinalRequest, TrialRequest } from "./backend.js";
 import { findError, type Outputs, type Trial } from "./check.js";
 import { Harness, HarnessEnd, type Spec } from "./harness.js";
 import { fromBytes, inputNumbers, toBytes, weightExponent } from "./numbers.js";
 import { elementBytes, elementsOf, type Operand, PROBLEMS, packedElements } from "./problems.js";
 import type { Finalist, Machine, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
-import {
-  driftOf,
-  FINAL_RULE,
-  type Interval,
-  median,
-  medianInterval,
-  nextRounds,
-  type StopRule,
-  stopReason,
-  TRIAL_RULE,
-  Z999,
-} from "./stats.js";
 import { paramsOf, type Task, variantKey } from "./task.js";
+import { type Run, timeFinal, timeTrial } from "./timing.js";
 import { Turns } from "./turns.js";
 import { buildHarness, compileVariant, type RenderVariant, renderVariant } from "./variants.js";
 
@@ -60,13 +49,30 @@ class LocalBackend implements Backend {
   }
 
   async trial({ task, variant, incumbent, seed }: TrialRequest): Promise<Measured> {
-    const library = await this.#library(task, variant).catch((error: unknown) => ({ reason: reasonOf(error) }));
-    if (typeof library !== "string") return { status: "compile", ...library };
+    const library = await this.#library(task, variant).catch((error: unknown) => this.#notCompiled(error));
+    if (typeof library !== "string") return library;
     const against = incumbent();
     const other = against && variantKey(against.variant) !== variantKey(variant) ? against : undefined;
     // Compiled before it is this one's turn: no compiler may start then.
     const libraries = [library, ...(other ? [await this.#library(task, other.variant)] : [])];
     return this.#turns.measure(() => this.#measured(task, libraries, seed, (run) => timeTrial(run, other)));
+  }
+
+  /** The variant's fault, or the machine's: then the sweep ends, and the variant is not blamed. */
+  async #notCompiled(error: unknown): Promise<Measured> {
+    // Ctrl-C goes to compilers too, and they may be quicker to die of it than we are to hear of it.
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    this.options.native.signal?.throwIfAborted();
+    if (!(error instanceof Diagnostic) || error.code !== "cxx-failed") throw error;
+    if (!/no space left/i.test(error.summary)) return { status: "compile", reason: error.summary.slice(0, 2000) };
+    throw new Diagnostic({
+      code: "disk-full",
+      kind: "environment",
+      message: "no space is left on the disk for compiled variants",
+      place: this.options.native.cache.root,
+      hint: "free space there, then run again with --resume; `ernie-compile cache prune` helps",
+      cause: error,
+    });
   }
 
   /** One that fails beside the others is left out. */
@@ -180,82 +186,6 @@ class LocalBackend implements Backend {
   }
 }
 
-interface Run {
-  readonly harness: Harness;
-  /** Variants: the candidate, then the incumbent; of a final all, the default first. */
-  readonly count: number;
-}
-
-async function timeTrial(run: Run, incumbent: Incumbent | undefined): Promise<Measured> {
-  const { times, stopped } = await timeUntil(run, TRIAL_RULE, incumbent ? 1 : undefined);
-  const own = medianInterval((times[0] as number[]).map((ns) => ns / 1e9));
-  const samples = (times[0] as number[]).length;
-  if (!incumbent) return { status: "ok", seconds: own.median, low: own.low, high: own.high, samples, stopped };
-  const base = (times[1] as number[]).map((ns) => ns / 1e9);
-  const ratio = medianInterval(ratios(times, 0, 1));
-  const drift = driftOf(incumbent.seconds, base);
-  return {
-    status: "ok",
-    seconds: incumbent.seconds * ratio.median,
-    low: incumbent.seconds * ratio.low,
-    high: incumbent.seconds * ratio.high,
-    samples,
-    incumbent: incumbent.variant,
-    ratio: ratio.median,
-    stopped,
-    ...(drift === undefined ? {} : { drift }),
-  };
-}
-
-async function timeFinal(run: Run, variants: readonly Configuration[]): Promise<readonly Finalist[]> {
-  const { times } = await timeUntil(run, FINAL_RULE, undefined);
-  const standard = medianInterval((times[0] as number[]).map((ns) => ns / 1e9));
-  return variants.map((variant, i) => {
-    // Of some dozen finalists one would pass at 95 % by chance.
-    const ratio = medianInterval(ratios(times, i, 0), Z999);
-    const times95 = i === 0 ? standard : scaled(medianInterval(ratios(times, i, 0)), standard.median);
-    return {
-      variant,
-      seconds: times95.median,
-      low: times95.low,
-      high: times95.high,
-      ratio: ratio.median,
-      ratioLow: ratio.low,
-      ratioHigh: ratio.high,
-    };
-  });
-}
-
-/** The default's time times a ratio to it: two medians by themselves may tell another story than launches that ran in turns. */
-function scaled({ median: middle, low, high }: Interval, by: number): Interval {
-  return { median: middle * by, low: low * by, high: high * by };
-}
-
-/** Rounds until the rule says that it is enough: for the ratio to the variant `base`, or where there is none for the spread of the first's times. */
-async function timeUntil({ harness, count }: Run, rule: StopRule, base: number | undefined) {
-  const which = Array.from({ length: count }, (_, i) => i);
-  const times: number[][] = which.map(() => []);
-  let seconds = 0;
-  for (;;) {
-    const done = (times[0] as number[]).length;
-    const more = await harness.time(nextRounds(done, done === 0 ? 0 : seconds / done, seconds, rule), which);
-    for (const [i, list] of more.entries()) {
-      times[i]?.push(...list);
-      seconds += list.reduce((sum, ns) => sum + ns, 0) / 1e9;
-    }
-    const own = times[0] as number[];
-    const centre = median(own);
-    const looked = base !== undefined ? ratios(times, 0, base) : count > 1 ? ratios(times, 1, 0) : own.map((ns) => ns / centre);
-    const stopped = stopReason(looked, seconds, rule);
-    if (stopped) return { times, stopped };
-  }
-}
-
-/** Of launches that ran one after the other. */
-function ratios(times: readonly (readonly number[])[], a: number, b: number): number[] {
-  return (times[a] as number[]).map((ns, i) => ns / ((times[b] as number[])[i] as number));
-}
-
 /** Operands in the order of the kernel's arguments. */
 function argOrder(task: Task, operands: readonly Operand[]): readonly Operand[] {
   const names = task.kernel.args(paramsOf(task, {})).map(({ name }) => name);
@@ -282,8 +212,4 @@ function readOutputs(task: Task, operands: readonly Operand[], bytes: Buffer): O
 /** Variants of one kernel have one order of sums, so every bit of a result is the same. */
 function sameBits(a: Buffer, b: Buffer): string | undefined {
   return a.equals(b) ? undefined : "differs in bits from another variant, whose sums are made in the same order";
-}
-
-function reasonOf(error: unknown): string {
-  return (error instanceof Diagnostic ? error.summary : String(error)).slice(0, 2000);
 }

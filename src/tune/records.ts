@@ -28,6 +28,10 @@ export interface Machine {
   readonly arch: string;
   /** Of the last-level cache. */
   readonly cacheBytes: number;
+  /** Of the operating system, where a GPU has a driver. */
+  readonly system?: string;
+  /** Of a core, when the sweep began. */
+  readonly megahertz?: number;
 }
 
 export interface TaskRecord {

@@ -8,8 +8,9 @@ import { bug } from "../diagnostics.js";
 import type { ArchLevel } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Backend, Incumbent } from "./backend.js";
+import { Known } from "./known.js";
 import { Random } from "./random.js";
-import type { FinalRecord, JournalRecord, Measured, TaskRecord, TrialRecord } from "./records.js";
+import type { FinalRecord, JournalRecord, Measured, TaskRecord } from "./records.js";
 import type { Configuration, Space } from "./space.js";
 import { randomStrategy } from "./strategies/random.js";
 import type { StrategyDef } from "./strategies/strategy.js";
@@ -51,6 +52,8 @@ export interface SweepEvent {
   readonly record: JournalRecord;
   readonly best: Incumbent | undefined;
   readonly standard: number | undefined;
+  /** Of this task, if its trials go on as they did; undefined before there is one. */
+  readonly secondsLeft: number | undefined;
 }
 
 /** Asked of a strategy before it hears the first answer: a number of its own, so that results do not depend on how many machines there are. */
@@ -82,49 +85,6 @@ export async function runSweep(options: SweepOptions): Promise<void> {
   await Promise.all(Array.from({ length: Math.min(parallel, tasks.length) }, work));
 }
 
-/** What a journal says already. */
-class Known {
-  readonly #trials = new Map<string, TrialRecord>();
-  readonly #tasks = new Set<string>();
-  readonly #finals = new Map<string, FinalRecord>();
-  readonly elapsed: number;
-
-  constructor(records: readonly JournalRecord[]) {
-    let elapsed = 0;
-    for (const record of records) {
-      if (record.kind === "trial") this.#trials.set(trialKey(record.task, record.variant), record);
-      else if (record.kind === "task") this.#tasks.add(record.task);
-      else if (record.kind === "final")
-        this.#finals.set(
-          finalKey(
-            record.task,
-            record.variants.map(({ variant }) => variant),
-          ),
-          record,
-        );
-      if ("elapsed" in record) elapsed = Math.max(elapsed, record.elapsed);
-    }
-    this.elapsed = elapsed;
-  }
-
-  hasTask(key: string): boolean {
-    return this.#tasks.has(key);
-  }
-  trial(task: string, variant: Configuration): TrialRecord | undefined {
-    return this.#trials.get(trialKey(task, variant));
-  }
-  final(task: string, variants: readonly Configuration[]): FinalRecord | undefined {
-    return this.#finals.get(finalKey(task, variants));
-  }
-}
-
-function trialKey(task: string, variant: Configuration): string {
-  return `${task} | ${variantKey(variant)}`;
-}
-function finalKey(task: string, variants: readonly Configuration[]): string {
-  return [task, ...variants.map(variantKey).sort()].join(" | ");
-}
-
 /** A number of 32 bits for some text: seeds of strategies and inputs. */
 export function seedOf(...parts: readonly (string | number)[]): number {
   return Number.parseInt(sha256(parts.join("\0")).slice(0, 8), 16);
@@ -137,6 +97,9 @@ class TaskSweep {
   #best: Incumbent | undefined;
   #standardSeconds: number | undefined;
   #trials = 0;
+  /** Trials of this run, and when the first began. */
+  #measured = 0;
+  readonly #start: number;
   readonly #writes: Promise<void>[] = [];
   #failure: { readonly error: unknown } | undefined;
   readonly #ok: Incumbent[] = [];
@@ -149,6 +112,7 @@ class TaskSweep {
     private readonly elapsed: () => number,
     private readonly deadline: number,
   ) {
+    this.#start = elapsed();
     this.#space = taskSpace(task, options.arch);
     this.#standard = defaultVariant(task);
     this.#budget = Math.min(this.#space.size, options.trials);
@@ -206,6 +170,7 @@ class TaskSweep {
     const inputs = seedOf(seed, task.key, variantKey(variant));
     const measured = await backend.trial({ task, variant, seed: inputs, incumbent: () => this.#best });
     this.#trials++;
+    this.#measured++;
     this.#write(
       { kind: "trial", task: task.key, variant: { ...variant }, ...measured, elapsed: round(this.elapsed()), at: Date.now() },
       "trial",
@@ -236,6 +201,12 @@ class TaskSweep {
     this.#write(record, "final");
   }
 
+  #secondsLeft(): number | undefined {
+    if (this.#measured === 0) return undefined;
+    const now = this.elapsed();
+    return Math.max(0, Math.min(this.deadline - now, ((now - this.#start) / this.#measured) * (this.#budget - this.#trials)));
+  }
+
   #write(record: JournalRecord, kind: SweepEvent["kind"]): void {
     const { append, onEvent } = this.options;
     const event = {
@@ -246,6 +217,7 @@ class TaskSweep {
       budget: this.#budget,
       record,
       standard: this.#standardSeconds,
+      secondsLeft: this.#secondsLeft(),
     };
     const write = append(record).then(() => onEvent?.({ ...event, best: this.#best }));
     // A disk that is full ends the sweep at its next step, not after the whole search.

@@ -37,8 +37,16 @@ export interface TuneRun {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Gives the rows that this sweep found. */
+/** Gives the rows that this sweep found. The backend is closed whatever happens. */
 export async function tune(run: TuneRun): Promise<TuningTable> {
+  try {
+    return await tuneOpen(run);
+  } finally {
+    await run.backend.close();
+  }
+}
+
+async function tuneOpen(run: TuneRun): Promise<TuningTable> {
   if (run.tasks.length === 0)
     throw new Diagnostic({
       code: "tune-no-tasks",
@@ -64,7 +72,6 @@ export async function tune(run: TuneRun): Promise<TuningTable> {
       },
     });
   } finally {
-    await run.backend.close();
     await journal.close();
   }
   const rows = rowsOfRecords(records);

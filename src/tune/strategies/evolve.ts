@@ -38,7 +38,8 @@ class Evolution implements Strategy {
 
   ask(): number | undefined {
     this.#asked++;
-    const child = this.#asked > POPULATION && this.#members.length >= 2 ? this.#child() : undefined;
+    const grown = this.#members.length >= (this.#asked > POPULATION ? 2 : POPULATION);
+    const child = grown ? this.#child() : undefined;
     if (child === undefined) return this.#untried.takeRandom();
     this.#untried.take(child);
     return child;

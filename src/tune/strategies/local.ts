@@ -52,7 +52,8 @@ class LocalSearch implements Strategy {
   }
 
   tell(index: number, cost: number): void {
-    this.#untried.take(index);
+    // One that it did not ask for is a sample like its own.
+    if (this.#untried.take(index) && this.#toSample > 0) this.#toSample--;
     this.#costs.set(index, cost);
     if (Number.isNaN(cost)) return;
     if (this.#centre === undefined || cost < this.#costOf(this.#centre)) this.#moveTo(index);

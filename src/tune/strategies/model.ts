@@ -51,7 +51,8 @@ export class ModelSearch implements Strategy {
   ask(): number | undefined {
     this.#asked++;
     const told = this.#results.indices.length;
-    if (this.#asked <= this.#options.start || told < 2) return this.#untried.takeRandom();
+    // Results that it did not ask for, as of a journal or of another strategy, are as good a start as random ones.
+    if ((this.#asked <= this.#options.start && told < this.#options.start) || told < 2) return this.#untried.takeRandom();
     // Two asked of a model, more once a result adds little: fitting is most of the work.
     if (told - this.#fittedAt >= Math.max(2, told >> 6) || this.#queue.length === 0) this.#rankCandidates();
     for (let index = this.#queue.pop(); index !== undefined; index = this.#queue.pop()) if (this.#untried.take(index)) return index;

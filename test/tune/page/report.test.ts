@@ -18,6 +18,9 @@ const folders = (process.env.PATH ?? "").split(delimiter);
 const found = process.env.CHROMIUM ?? NAMES.flatMap((name) => folders.map((folder) => join(folder, name))).find((path) => existsSync(path));
 if (found === undefined) process.stderr.write(`the report page: found none of ${NAMES.join(", ")}: it is not tested in a browser\n`);
 
+/** A machine that is busy draws late. */
+const POLL = { timeout: 20_000 };
+
 let folder = "";
 let browser: Browser;
 beforeAll(async () => {
@@ -126,11 +129,13 @@ describe.skipIf(found === undefined)("the report in a browser", () => {
     const chart = page.locator('#task-4 svg[aria-label^="Time of each"]');
     expect(await chart.textContent()).toContain("trial →");
     await page.getByLabel("time", { exact: true }).check();
-    await expect.poll(() => chart.textContent()).toContain("seconds of the sweep →");
+    // The choice stands above the tasks: what it scrolled out of view is drawn when it comes back.
+    await chart.scrollIntoViewIfNeeded();
+    await expect.poll(() => chart.textContent(), POLL).toContain("seconds of the sweep →");
     await page.setViewportSize({ width: 500, height: 900 });
     // The tasks above have grown.
     await chart.scrollIntoViewIfNeeded();
-    await expect.poll(async () => Number(await chart.getAttribute("width"))).toBeLessThan(480);
+    await expect.poll(async () => Number(await chart.getAttribute("width")), POLL).toBeLessThan(480);
     expect(complaints).toEqual([]);
   });
 
@@ -140,7 +145,9 @@ describe.skipIf(found === undefined)("the report in a browser", () => {
     await dot.scrollIntoViewIfNeeded();
     const box = await dot.boundingBox();
     await page.mouse.move((box?.x ?? 0) + 2, (box?.y ?? 0) + 3);
-    await expect.poll(() => page.locator('#task-1 g[aria-label="tip"]').first().textContent()).toMatch(/trial 1, after .*µs.*tile_rows=6/);
+    await expect
+      .poll(() => page.locator('#task-1 g[aria-label="tip"]').first().textContent(), POLL)
+      .toMatch(/trial 1, after .*µs.*tile_rows=6/);
   });
 
   test("an empty sweep and one where everything failed are pages too", async () => {
