@@ -3,16 +3,16 @@
 import { join } from "node:path";
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
-import { exportT4, t4FileNames } from "../tune/export-t4.js";
+import { exportNames, exportText, type FormatName } from "../tune/export.js";
 import { readSweep, type Sweep, type SweptTask } from "../tune/sweep.js";
 import { writeWhole } from "../tune/write-file.js";
 import { makeFolder } from "../weights/file.js";
 import { oneOf } from "./numbers.js";
-import { note, printJson } from "./terminal.js";
+import { note, printLine } from "./terminal.js";
 import { JOURNAL_HELP, type JournalFlags, journalPath } from "./tune-journal.js";
 
 interface ExportOptions extends JournalFlags {
-  readonly format: "t4";
+  readonly format: FormatName;
   readonly task?: string;
   readonly out?: string;
 }
@@ -20,32 +20,34 @@ interface ExportOptions extends JournalFlags {
 export function registerExport(tune: Command): void {
   tune
     .command("export")
-    .description("write a sweep as T4 files, which Kernel Tuner, its dashboard and `tune simulate` read")
+    .description(
+      "write a sweep for other tools, a file a task: T4, which `tune simulate` reads as well, or what Kernel Tuner's dashboard draws",
+    )
     .argument("[journal]", JOURNAL_HELP)
     .option("--journal <file>", "the same")
-    .option("--format <format>", "t4", oneOf("t4"), "t4" as const)
+    .option("--format <format>", "t4 or kernel-tuner", oneOf("t4", "kernel-tuner"), "t4" as const)
     .option("--task <text>", "only tasks whose key holds this text")
     .option("-o, --out <path>", "file for one task, .json or .json.gz; folder for several; without it one task is printed")
     .addHelpText("after", "\nExample:\n  ernie-compile tune export tune.jsonl --format t4 -o t4/")
-    .action(async (named: string | undefined, { task, out, ...flags }: ExportOptions) => {
+    .action(async (named: string | undefined, { task, out, format, ...flags }: ExportOptions) => {
       const path = journalPath(named, flags);
       const { sweep, dropped } = await readSweep(path);
       if (dropped) note(`${path}: the last line is cut and left out`);
-      const chosen = choose(sweep, task, path);
-      if (out === undefined) return printJson(exportT4(single(chosen), sweep.sessions));
+      const chosen = choose(sweep, format, task, path);
+      if (out === undefined) return printLine(exportText(format, single(chosen), sweep));
       if (chosen.size === 1 && /\.json(\.gz)?$/.test(out)) {
-        await writeWhole(out, textOf(single(chosen), sweep));
+        await writeWhole(out, exportText(format, single(chosen), sweep));
         return note(`wrote ${out}`);
       }
       if (/\.json(\.gz)?$/.test(out)) throw several(chosen);
       await makeFolder(out);
-      for (const [name, swept] of chosen) await writeWhole(join(out, name), textOf(swept, sweep));
+      for (const [name, swept] of chosen) await writeWhole(join(out, name), exportText(format, swept, sweep));
       note(`wrote ${chosen.size} ${chosen.size === 1 ? "file" : "files"} to ${out}`);
     });
 }
 
-function choose(sweep: Sweep, text: string | undefined, journal: string): Map<string, SweptTask> {
-  const all = t4FileNames(sweep);
+function choose(sweep: Sweep, format: FormatName, text: string | undefined, journal: string): Map<string, SweptTask> {
+  const all = exportNames(sweep, format);
   const chosen = new Map([...all].filter(([, { task }]) => text === undefined || task.task.includes(text)));
   if (chosen.size > 0) return chosen;
   throw new Diagnostic({
@@ -65,7 +67,7 @@ function single(chosen: ReadonlyMap<string, SweptTask>): SweptTask {
 function several(chosen: ReadonlyMap<string, SweptTask>): Diagnostic {
   return new Diagnostic({
     code: "usage",
-    message: `found ${chosen.size} tasks, expected one: a T4 file holds one space`,
+    message: `found ${chosen.size} tasks, expected one: a file holds one space`,
     place: "--out",
     hint: `name a folder with -o, or choose with --task: ${keysOf(chosen)}`,
   });
@@ -74,8 +76,4 @@ function several(chosen: ReadonlyMap<string, SweptTask>): Diagnostic {
 function keysOf(chosen: ReadonlyMap<string, SweptTask>): string {
   const keys = [...chosen.values()].map(({ task }) => task.task);
   return keys.length > 8 ? `${keys.slice(0, 8).join(", ")} and ${keys.length - 8} more` : keys.join(", ");
-}
-
-function textOf(swept: SweptTask, sweep: Sweep): string {
-  return `${JSON.stringify(exportT4(swept, sweep.sessions), null, 1)}\n`;
 }

@@ -3,10 +3,10 @@
  * dashboard and `tune simulate` read it. A file holds one space, so each task makes a file. Times in T4 are milliseconds.
  */
 
-import { Diagnostic, unreachable } from "../diagnostics.js";
+import { unreachable } from "../diagnostics.js";
 import type { SweepRecord, TaskRecord, TrialRecord } from "./records.js";
 import type { Configuration } from "./space.js";
-import { isTimed, lastTrials, type Sweep, type SweptTask } from "./sweep.js";
+import { isTimed, lastTrials, type SweptTask } from "./sweep.js";
 
 export interface T4Result {
   readonly timestamp?: string;
@@ -16,6 +16,7 @@ export interface T4Result {
     readonly framework: number;
     readonly search_algorithm: number;
     readonly validation: number;
+    /** Of failed ones none: of a wrong or broken variant times say nothing. */
     readonly runtimes: readonly number[];
   };
   readonly invalidity: "correct" | "correctness" | "compile" | "runtime" | "timeout";
@@ -35,27 +36,7 @@ const OBJECTIVE = "time";
 /** What was tried of a task; variants that were never tried are not in it. */
 export function exportT4({ task, trials }: SweptTask, sessions: readonly SweepRecord[]): T4File {
   const results = lastTrials(trials).map((trial) => resultOf(trial, sessions));
-  if (results.length === 0)
-    throw new Diagnostic({
-      code: "tune-no-trials",
-      message: "found no trial of this task in the journal, expected at least one",
-      place: task.task,
-      hint: "run the sweep with --resume until it has some",
-    });
   return { metadata: metadataOf(task, sessions), results, schema_version: "1.0.0" };
-}
-
-/** The tasks of a sweep that have trials, each under a file name that is its own; names come from a journal, so nothing of a path is left in them. */
-export function t4FileNames({ tasks }: Sweep): Map<string, SweptTask> {
-  const names = new Map<string, SweptTask>();
-  for (const swept of tasks) {
-    if (swept.trials.length === 0) continue;
-    const base = swept.task.task.replace(/[^A-Za-z0-9_-]+/g, "_").slice(0, 150) || "task";
-    let name = `${base}_T4.json`;
-    for (let i = 2; names.has(name); i++) name = `${base}_${i}_T4.json`;
-    names.set(name, swept);
-  }
-  return names;
 }
 
 function metadataOf(task: TaskRecord, sessions: readonly SweepRecord[]): T4File["metadata"] {
@@ -90,24 +71,30 @@ function resultOf(trial: TrialRecord, sessions: readonly SweepRecord[]): T4Resul
       framework: 0,
       search_algorithm: 0,
       validation: milliseconds(trial.checkSeconds ?? 0),
-      // Of a wrong or broken variant times say nothing.
-      runtimes: correct ? (trial.runs ?? []).map(milliseconds) : [],
+      runtimes: runtimesOf(trial),
     },
     invalidity,
     correctness: correct ? 1 : 0,
     measurements: [
       {
         name: OBJECTIVE,
-        value: correct
-          ? milliseconds(trial.seconds as number)
-          : invalidity === "compile"
-            ? "CompilationFailedConfig"
-            : "RuntimeFailedConfig",
+        value: timeOf(trial),
         unit: correct ? "ms" : "",
       },
     ],
     objectives: [OBJECTIVE],
   };
+}
+
+/** Milliseconds, or the word that Kernel Tuner has for how it failed. */
+export function timeOf(trial: TrialRecord): number | string {
+  if (isTimed(trial)) return milliseconds(trial.seconds);
+  return trial.status === "compile" ? "CompilationFailedConfig" : "RuntimeFailedConfig";
+}
+
+/** Where the runs are not kept, their median stands for them. */
+export function runtimesOf(trial: TrialRecord): number[] {
+  return isTimed(trial) ? (trial.runs ?? [trial.seconds]).map(milliseconds) : [];
 }
 
 function invalidityOf(trial: TrialRecord): T4Result["invalidity"] {
@@ -129,13 +116,13 @@ function invalidityOf(trial: TrialRecord): T4Result["invalidity"] {
 }
 
 /** As the collection writes them: `2023-12-22 09:54:05.502+00:00`. Undefined where the journal holds no clock. */
-function timestampOf({ at, elapsed }: TrialRecord, sessions: readonly SweepRecord[]): string | undefined {
+export function timestampOf({ at, elapsed }: TrialRecord, sessions: readonly SweepRecord[]): string | undefined {
   const started = sessions.length === 1 ? Date.parse(sessions[0]?.started ?? "") : Number.NaN;
   const date = new Date(at ?? started + 1000 * elapsed);
   return Number.isNaN(date.getTime()) ? undefined : date.toISOString().replace("T", " ").replace("Z", "+00:00");
 }
 
 /** 12 digits: what a multiplication by 1000 leaves behind them is noise. */
-function milliseconds(seconds: number): number {
+export function milliseconds(seconds: number): number {
   return Number((1000 * seconds).toPrecision(12));
 }

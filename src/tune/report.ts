@@ -6,12 +6,13 @@
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { Diagnostic } from "../diagnostics.js";
 import { projectPath } from "../project.js";
 import type { ReportData } from "./report-data.js";
 
 export function renderReport(data: ReportData): string {
-  const script = readFileSync(projectPath("dist/tune/report/page.js"), "utf8");
-  const style = readFileSync(projectPath("dist/tune/report/page.css"), "utf8");
+  const script = readBundle("page.js");
+  const style = readBundle("page.css");
   const hash = createHash("sha256").update(script).digest("base64");
   // The library sets the style of its charts in elements of their own.
   const policy = `default-src 'none'; script-src 'sha256-${hash}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'`;
@@ -32,6 +33,22 @@ export function renderReport(data: ReportData): string {
 </body>
 </html>
 `;
+}
+
+function readBundle(name: string): string {
+  const path = projectPath(`dist/tune/report/${name}`);
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    throw new Diagnostic({
+      code: "report-not-built",
+      kind: "environment",
+      message: "found no bundled page, expected what the build of ernie-compile makes",
+      place: path,
+      hint: "in a checkout run `npm run build`; else install the package again",
+      cause,
+    });
+  }
 }
 
 /** JSON without `<`, so that no text in it is an end tag or a comment. */

@@ -1,4 +1,4 @@
-/** Which journal `tune report` and `tune export` read when none is named. */
+/** Which journal `tune report` and `tune export` read when none is named, and what `tune show` says of one. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -52,4 +52,22 @@ it("report and export need no more than that", async () => {
   expect((await inProcess("tune", "report", "-o", "report.html")).stderr).toBe("wrote report.html: 4 tasks, 12 trials\n");
   expect((await inProcess("tune", "export", "--format", "t4", "-o", "t4")).stderr).toBe("wrote 4 files to t4\n");
   expect((await inProcess("tune", "export", "--journal", own, "--task", "n=103424", "-o", "one.json")).stderr).toBe("wrote one.json\n");
+});
+
+it("show prints a journal task by task, with nothing that a terminal would obey", async () => {
+  const records = sampleSweep(30).map((record) =>
+    record.kind === "task" ? { ...record, problem: { ...record.problem, x: "\u001b[31mred\u202e" } } : record,
+  );
+  writeJournal("sweep.jsonl", records);
+  const { exitCode, stdout, stderr } = await inProcess("tune", "show", "sweep.jsonl");
+  expect([exitCode, stderr]).toEqual([0, ""]);
+  const lines = stdout.trimEnd().split("\n");
+  expect(lines[0]).toMatch(/^cpu x86-64-v4-bf16: 4 tasks, 120 trials \(\d+ failed\), /);
+  expect(lines[1]).toBe("linear n=1024 k=1024 x=\\u001b[31mred\\u202e, 1 row");
+  expect(lines[2]).toMatch(/^ {2}30 of 1260 {2}\d+\.?\d* µs -> \d+\.?\d* µs {2}1\.\d{3}× \(.*\) {2}\d+ % of bandwidth {2}\w/);
+  expect(stdout).toMatch(/^ {2}failed: (\d+ (wrong|compile|crash|hang)(, )?)+$/m);
+  expect(lines.at(-1)).toMatch(/^1\.\d{3} times as fast as the defaults/);
+  expect(stdout).not.toMatch(/[\u001b\u202e\u2028]/);
+  const json = await inProcess("tune", "show", "sweep.jsonl", "--json");
+  expect(JSON.parse(json.stdout).tasks).toHaveLength(4);
 });

@@ -1,8 +1,8 @@
 /** The three charts of a task, drawn with Observable Plot as SVG. Colours are the page's CSS variables, so that light and dark need no redrawing. */
 
 import { dot, line, plot, pointer, ruleY, text, tickY, tip } from "@observablehq/plot";
+import { digits, short, time, value, variant } from "../format.js";
 import type { ReportTask, ReportTrial } from "../report-data.js";
-import { digits, short, time, value, variant } from "./format.js";
 
 export type Chart = SVGSVGElement | HTMLElement;
 /** What the trials chart has below: how many, or when. */

@@ -1,8 +1,8 @@
 /** The top of the page: where this was measured, what it brought, and one row a task. */
 
+import { change, duration, gain, ofLimit, time } from "../format.js";
 import type { ReportData, ReportTask } from "../report-data.js";
 import { el, table } from "./dom.js";
-import { change, duration, gain, ofLimit, time } from "./format.js";
 
 export function summary(data: ReportData, taskId: (task: ReportTask) => string): HTMLElement {
   const { tasks, facts, warnings } = data;

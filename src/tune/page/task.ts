@@ -1,9 +1,9 @@
 /** One task: its charts, its fastest variants, and what failed. Charts are drawn when the task is open and near the screen, and again at a new width. */
 
+import { gain, ofLimit, time, variant } from "../format.js";
 import type { ReportTask, ReportTrial } from "../report-data.js";
 import { type Across, type Chart, roofChart, trialsChart, tunableChart } from "./charts.js";
 import { el, table } from "./dom.js";
-import { gain, ofLimit, time, variant } from "./format.js";
 
 const FASTEST = 8;
 /** Failures of one kind and reason are one row; of more reasons than this the rest is counted. */

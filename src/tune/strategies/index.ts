@@ -17,7 +17,7 @@ export const STRATEGIES: readonly StrategyDef[] = [
   randomStrategy,
 ];
 
-/** The one that wins on the recorded landscapes: bench/NOTES-tune.md. */
+/** The one that wins on the recorded landscapes: bench/NOTES-search.md. */
 export const DEFAULT_STRATEGY = modelStrategy;
 
 export function strategyNamed(name: string): StrategyDef {

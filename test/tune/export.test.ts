@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { exportT4, t4FileNames } from "../../src/tune/export-t4.js";
+import { exportNames } from "../../src/tune/export.js";
+import { exportKernelTuner } from "../../src/tune/export-kernel-tuner.js";
+import { exportT4 } from "../../src/tune/export-t4.js";
 import { parseLandscape, readLandscape } from "../../src/tune/landscape.js";
 import type { TaskRecord, TrialRecord } from "../../src/tune/records.js";
 import { isTimed, type SweptTask, sweepOf } from "../../src/tune/sweep.js";
@@ -88,9 +90,36 @@ describe("a task as T4", () => {
 
   test("gets a plain file name of its own, whatever its key", () => {
     const named = (key: string): SweptTask => ({ ...first, task: { ...first.task, task: key } as TaskRecord });
-    const names = [...t4FileNames({ sessions: [], tasks: ["../../etc/x", "...", "a b", "a\u0000b", HOSTILE].map(named) }).keys()];
+    const names = [...exportNames({ sessions: [], tasks: ["../../etc/x", "...", "a b", "a\u0000b", HOSTILE].map(named) }, "t4").keys()];
     expect(names).toHaveLength(5);
     for (const name of names) expect(name).toMatch(/^[A-Za-z0-9_-]+_T4\.json$/);
+  });
+});
+
+describe("a task as a cache of Kernel Tuner", () => {
+  test("has what its dashboard reads of every trial", () => {
+    const { cache, tune_params_keys, tune_params, ...head } = exportKernelTuner(first, sweep.sessions);
+    expect(head).toMatchObject({
+      schema_version: "1.0.0",
+      device_name: "A CPU of some vendor",
+      objective: "time",
+      problem_size: [1024, 1024, 1],
+    });
+    expect(tune_params_keys).toEqual(Object.keys(tune_params));
+    expect(Object.keys(cache)).toHaveLength(90);
+    for (const trial of first.trials) {
+      const entry = cache[tune_params_keys.map((name) => trial.variant[name]).join(",")];
+      expect(entry).toMatchObject({ ...trial.variant, compile_time: isTimed(trial) ? 800 : 0, benchmark_time: 0 });
+      if (isTimed(trial)) expect(entry?.time).toBeCloseTo(1000 * trial.seconds, 9);
+      else expect(entry?.time).toMatch(/^(Compilation|Runtime)FailedConfig$/);
+    }
+  });
+
+  test("ends as a file that the dashboard takes for whole", async () => {
+    const out = join(folder, "cache.json");
+    expect((await inProcess("tune", "export", journal, "--format", "kernel-tuner", "--task", "n=103424", "-o", out)).exitCode).toBe(0);
+    const text = readFileSync(out, "utf8");
+    expect(text.slice(-3)).toBe("}\n}");
   });
 });
 
@@ -127,7 +156,7 @@ describe("tune export", () => {
     ["several tasks without a folder", [], 2, /found 4 tasks, expected one/],
     ["several tasks into a file", ["-o", "x.json"], 2, /found 4 tasks, expected one/],
     ["a task that is none", ["--task", "no such"], 2, /found no task with "no such" in its key/],
-    ["a format that is none", ["--format", "csv"], 2, /expected one of t4/],
+    ["a format that is none", ["--format", "csv"], 2, /expected one of t4, kernel-tuner/],
     ["a folder that cannot be made", ["-o", "/proc/t4"], 1, /\/proc\/t4/],
   ])("refuses %s", async (_, flags, code, message) => {
     const { exitCode, stderr } = await exported(...flags);

@@ -1,7 +1,7 @@
-/** Numbers and variants as people read them. */
+/** Numbers and variants of a sweep as people read them, on a page and on a terminal. */
 
-import type { ReportGain, ReportTask, ReportTrial } from "../report-data.js";
-import type { Configuration, Value } from "../space.js";
+import type { ReportGain, ReportTask, ReportTrial } from "./report-data.js";
+import type { Configuration, Value } from "./space.js";
 
 /** Three digits, in the unit that fits. */
 export function time(ms: number): string {
