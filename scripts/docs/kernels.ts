@@ -36,7 +36,9 @@ function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
     ...Object.entries(kernel.weights ?? {}).map(
       ([operand, formats]) => `- Reads \`${operand}\` as ${formats.map(({ layout, dtype }) => `${dtype} in \`${layout}\``).join(", or ")}.`,
     ),
-    ...(kernel.tunables?.length ? [`- Tunable: ${kernel.tunables.map((tunable) => `\`${tunable.name}\``).join(", ")}.`] : []),
+    ...(kernel.tunables?.length
+      ? [`- Tunable: ${kernel.tunables.map(({ name, summary }) => `\`${name}\` (${summary})`).join(", ")}.`]
+      : []),
   ]);
   const links = `[${path}](../${path}), rendered by [${template}](../${template}).`;
   return `## ${name}\n\n${links}\n\n${[...new Set(facts)].join("\n")}\n\n\`\`\`text\n${headLines(path)}\n\`\`\``;
