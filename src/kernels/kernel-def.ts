@@ -7,7 +7,8 @@ import { bug } from "../diagnostics.js";
 import type { Node, NodeOf } from "../ir/graph.js";
 import type { OpName } from "../ir/ops.js";
 import { type Dim, DTYPES, type DType, type Layout, type TensorType, type Type } from "../ir/types.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import type { ArchLevel, Target } from "../toolchain/arch.js";
+import type { CudaLaunch } from "./cuda-launch.js";
 import type { View } from "./view.js";
 
 /** What kernels depend on besides their node. */
@@ -50,8 +51,13 @@ export interface Tunable {
 
 export interface KernelDef<K extends OpName> {
   readonly op: K;
-  /** Name of the variant; also of its template in templates/cpu and its header in runtime/device/cpu, unless those are given. */
+  readonly target: Target;
+  /** Name of the variant, with the op the only one in the table; also of its template, unless that is given. */
   readonly name: string;
+  /** Within templates/<target>. */
+  readonly template?: string;
+  /** It is no default for buckets of more rows. */
+  readonly mostRows?: number;
   readonly order: ReductionOrder;
   /** What it can read for each operand that is a weight, best first. */
   readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
@@ -69,6 +75,8 @@ export interface KernelDef<K extends OpName> {
   readonly cost: (params: KernelParams, rows: number) => Cost;
   /** Base name of the generated file and of its function; how rows are counted is no part of it. */
   readonly file: (params: KernelParams) => string;
+  /** How a GPU launches it: block, grid, shared memory. */
+  readonly launch?: (params: KernelParams) => CudaLaunch;
   /** What its template sees, besides `args` and `functions`. */
   readonly view: (params: KernelParams) => View;
 }
@@ -99,9 +107,9 @@ export interface Argument {
 
 export type AnyKernel = { [K in OpName]: KernelDef<K> }[OpName];
 
-/** Keeps the op's own types inside a definition. */
-export function defineKernel<K extends OpName>(kernel: KernelDef<K>): AnyKernel {
-  return Object.freeze(kernel) as unknown as AnyKernel;
+/** Keeps the op's own types inside a definition; of a kernel for the CPU. */
+export function defineKernel<K extends OpName>(kernel: Omit<KernelDef<K>, "target" | "launch">): AnyKernel {
+  return Object.freeze({ ...kernel, target: "cpu" }) as unknown as AnyKernel;
 }
 
 /** The parameters of `kernel` for a node of its op, or why it does not fit. */

@@ -143,7 +143,7 @@ export async function link(options: LinkOptions): Promise<{ path: string; sha256
 /** Compilers of this process that run at once, whatever they work for: one a core. */
 const slots = { free: availableParallelism(), waiting: [] as (() => void)[] };
 
-async function withSlot<T>(work: () => Promise<T>): Promise<T> {
+export async function withSlot<T>(work: () => Promise<T>): Promise<T> {
   if (slots.free > 0) slots.free--;
   else await new Promise<void>((resolve) => slots.waiting.push(resolve));
   try {
@@ -193,7 +193,7 @@ async function runTool(compiler: Compiler, args: readonly string[], { cwd, what,
 }
 
 /** The project headers that a source reaches, by following `#include` lines. Conditional includes count whether taken or not: a key may say too much, never too little. */
-class IncludeScanner {
+export class IncludeScanner {
   readonly #files = new Map<string, Promise<{ hash: string; includes: readonly string[] } | undefined>>();
 
   constructor(
