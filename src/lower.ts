@@ -18,7 +18,7 @@ import {
   type KernelFunction,
   type KernelParams,
   type KernelTarget,
-  kernelFunction,
+  kernelFunctions,
   type UsedKernel,
 } from "./kernels/kernel-def.js";
 import { kernelByName } from "./kernels/table.js";
@@ -129,9 +129,13 @@ function kernelTarget({ config, activations, arch, limits }: LowerInput): Kernel
   return { arch, kvBlockSize: limits.blockSize, kvBlockBytes: layer * config.layers, maxContext: limits.maxContext };
 }
 
+const MOST_SCORED = 512;
+
 function programBounds({ maxBatch, maxContext, blockSize, prefillChunk }: Limits, kind: ProgramKind): SymbolBounds {
   const blocks = { min: 1, max: Math.ceil(maxContext / blockSize) };
-  const tokens = kind === "decode" ? maxBatch : Math.max(prefillChunk, kind === "prefill" ? maxBatch : 1);
+  // Logits of all rows are large: no more at once than keep the kernels busy.
+  const scored = Math.min(prefillChunk, MOST_SCORED);
+  const tokens = kind === "decode" ? maxBatch : kind === "prefill" ? Math.max(prefillChunk, maxBatch) : scored;
   // The runtime scores one sequence at a time.
   const sequences = kind === "score" || kind === "trace" ? 1 : maxBatch;
   return { T: { min: 1, max: tokens }, S: { min: 1, max: sequences }, C: blocks };
@@ -161,8 +165,7 @@ function collectKernels(graphs: readonly Graph[]): readonly UsedKernel[] {
       if (JSON.stringify(known.params) !== JSON.stringify(params)) {
         throw bug(`two kernels of the name ${name}: ${JSON.stringify(known.params)} and ${JSON.stringify(params)}`);
       }
-      const called = kernelFunction(kernel, node.attrs.params as KernelParams);
-      known.functions.set(called.name, called);
+      for (const called of kernelFunctions(kernel, node.attrs.params as KernelParams)) known.functions.set(called.name, called);
       known.launches[graph.name] = (known.launches[graph.name] ?? 0) + 1;
       used.set(name, known);
     }

@@ -58,6 +58,8 @@ export interface KernelDef<K extends OpName> {
   readonly template?: string;
   /** It is no default for buckets of more rows. */
   readonly mostRows?: number;
+  /** The only programs that it computes right; without it all. */
+  readonly programs?: readonly string[];
   readonly order: ReductionOrder;
   /** What it can read for each operand that is a weight, best first. */
   readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
@@ -75,10 +77,19 @@ export interface KernelDef<K extends OpName> {
   readonly cost: (params: KernelParams, rows: number) => Cost;
   /** Base name of the generated file and of its function; how rows are counted is no part of it. */
   readonly file: (params: KernelParams) => string;
-  /** How a GPU launches it: block, grid, shared memory. */
-  readonly launch?: (params: KernelParams) => CudaLaunch;
+  /** Where one op takes several launches in a row; without it one, with all `args`. */
+  readonly phases?: readonly Phase[];
+  /** How a GPU launches it, or a phase of it: block, grid, shared memory. */
+  readonly launch?: (params: KernelParams, phase: string) => CudaLaunch;
   /** What its template sees, besides `args` and `functions`. */
   readonly view: (params: KernelParams) => View;
+}
+
+export interface Phase {
+  /** Of its function's name. */
+  readonly suffix: string;
+  /** Names of arguments, in order; those that a launch lacks are left out. */
+  readonly args: readonly string[];
 }
 
 /** A generated file: one kernel, with a function for each way in which its rows are counted, so that it is compiled once. */
@@ -96,6 +107,7 @@ export interface KernelFunction {
   readonly name: string;
   /** Which field of Step counts the rows; undefined where the kernel's own code says so. */
   readonly rows: Rows["step"] | undefined;
+  readonly phase?: Phase;
 }
 
 export interface Argument {
@@ -145,10 +157,17 @@ export function rowsOf(dim: Dim | undefined): Rows | undefined {
       : undefined;
 }
 
-/** The function of a kernel's file that a launch with these parameters calls: `_last` is for the last row of each sequence. */
-export function kernelFunction(kernel: AnyKernel, params: KernelParams): KernelFunction {
+/** The functions of a kernel's file that a launch with these parameters calls, one after the other: `_last` is for the last row of each sequence. */
+export function kernelFunctions(kernel: AnyKernel, params: KernelParams): readonly KernelFunction[] {
   const rows = params.rows === "tokens" || params.rows === "sequences" ? params.rows : undefined;
-  return { name: `${kernel.file(params)}${rows === "sequences" ? "_last" : ""}`, rows };
+  const name = `${kernel.file(params)}${rows === "sequences" ? "_last" : ""}`;
+  return kernel.phases?.map((phase) => ({ name: `${name}_${phase.suffix}`, rows, phase })) ?? [{ name, rows }];
+}
+
+/** What a function takes, in order. */
+export function functionArgs(kernel: AnyKernel, params: KernelParams, phase: Phase | undefined): readonly Argument[] {
+  const all = kernel.args(params);
+  return phase === undefined ? all : phase.args.flatMap((name) => all.find((arg) => arg.name === name) ?? []);
 }
 
 export function bytesOf(dtype: DType): number {

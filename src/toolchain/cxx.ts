@@ -100,6 +100,22 @@ async function compileUnit(unit: Unit, options: CompileOptions, scanner: Include
   return { source: unit.source, key, ...made, cached: false };
 }
 
+/** Assembles a source that takes in other files, whose hashes are `parts`. */
+export async function assemble(source: string, parts: readonly string[], options: CompileOptions): Promise<ObjectFile> {
+  const { compiler, cache, root, signal } = options;
+  const start = performance.now();
+  const text = await readFile(join(root, source), "utf8");
+  const key = sha256(JSON.stringify({ what: "assembly", compiler: compiler.identity, text, parts }));
+  const hit = await cache.get(key);
+  const made =
+    hit ??
+    (await cache.put(key, "object", source, "object.o", (out) =>
+      runTool(compiler, ["-c", source, "-I.", "-o", out], { cwd: root, what: source, signal }),
+    ));
+  options.onUnit?.({ source, cached: hit !== undefined, ms: performance.now() - start });
+  return { source, key, ...made, cached: hit !== undefined };
+}
+
 export interface LinkOptions {
   readonly compiler: Compiler;
   readonly cache: Cache;

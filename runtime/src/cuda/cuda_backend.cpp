@@ -1,13 +1,13 @@
-#include "cuda/cuda_backend.hpp"
+#include "cuda_backend.hpp"
 
 #include <algorithm>
 #include <optional>
 #include <string>
 
-#include "cuda/gpu.hpp"
-#include "cuda/cuda_executor.hpp"
-#include "cuda/device_weights.hpp"
-#include "device_failure.hpp"
+#include "gpu.hpp"
+#include "cuda_executor.hpp"
+#include "device_weights.hpp"
+#include "../device_failure.hpp"
 
 namespace ern::cuda {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <memory>
 
-#include "backend.hpp"
-#include "plan.hpp"
+#include "../backend.hpp"
+#include "../plan.hpp"
 
 namespace ern::cuda {
 

@@ -1,11 +1,11 @@
-#include "cuda/cuda_executor.hpp"
+#include "cuda_executor.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <new>
 
-#include "device_failure.hpp"
-#include "step_inputs.hpp"
+#include "../device_failure.hpp"
+#include "../step_inputs.hpp"
 
 namespace ern::cuda {
 namespace {

@@ -6,9 +6,9 @@
 #include <memory>
 #include <vector>
 
-#include "cuda/gpu.hpp"
-#include "executor.hpp"
-#include "memory.hpp"
+#include "gpu.hpp"
+#include "../executor.hpp"
+#include "../memory.hpp"
 
 namespace ern::cuda {
 

@@ -1,4 +1,4 @@
-#include "cuda/device_weights.hpp"
+#include "device_weights.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -6,8 +6,8 @@
 #include <mutex>
 #include <string>
 
-#include "packed_file.hpp"
-#include "synthetic.hpp"
+#include "../packed_file.hpp"
+#include "../synthetic.hpp"
 
 namespace ern::cuda {
 namespace {

@@ -4,10 +4,10 @@
 
 #include <memory>
 
-#include "cuda/gpu.hpp"
-#include "loader.hpp"
-#include "plan.hpp"
-#include "threads.hpp"
+#include "gpu.hpp"
+#include "../loader.hpp"
+#include "../plan.hpp"
+#include "../threads.hpp"
 
 namespace ern::cuda {
 

@@ -1,4 +1,4 @@
-#include "cuda/driver.hpp"
+#include "driver.hpp"
 
 #include <dlfcn.h>
 

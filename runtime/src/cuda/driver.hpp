@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "status.hpp"
+#include "../status.hpp"
 
 namespace ern::cuda {
 

@@ -1,4 +1,4 @@
-#include "cuda/gpu.hpp"
+#include "gpu.hpp"
 
 #include <span>
 #include <type_traits>

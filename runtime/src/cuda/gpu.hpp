@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "device_plan.hpp"
-#include "cuda/driver.hpp"
+#include "../device_plan.hpp"
+#include "driver.hpp"
 
 namespace ern::cuda {
 

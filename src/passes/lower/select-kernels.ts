@@ -76,7 +76,7 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
   const fitting: ChosenKernel[] = [];
   for (const kernel of kernelsFor(node.op, targetOf(target.arch))) {
     const params = fitKernel(kernel, node, target);
-    const unread = typeof params === "string" ? params : unreadWeight(kernel, node);
+    const unread = typeof params === "string" ? params : (otherProgram(kernel, graph) ?? unreadWeight(kernel, node));
     if (unread !== undefined || typeof params === "string") reasons.push(`${kernel.name}: ${unread}`);
     else fitting.push({ kernel, params: withDefaults(kernel, { ...params, ...weightParams(kernel, node) }) });
   }
@@ -95,6 +95,12 @@ function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { determin
   const preferred = fitting.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (fitting.at(-1) as ChosenKernel);
   const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
   return bestRow(tuning, allowed, rows) ?? preferred;
+}
+
+/** Clones of a program are named after it. */
+function otherProgram({ programs }: AnyKernel, { name }: Graph): string | undefined {
+  if (programs === undefined || programs.some((program) => name === program || name.startsWith(`${program}_`))) return undefined;
+  return `is for ${programs.join(", ")}`;
 }
 
 /** Why a kernel can't read a weight as it is packed. */
