@@ -32,7 +32,7 @@ import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
 import { type PassReport, runPrograms } from "./passes/run.js";
-import type { ArchLevel } from "./toolchain/arch.js";
+import { type ArchLevel, isCudaArch } from "./toolchain/arch.js";
 
 export interface LowerInput {
   readonly config: ModelConfig;
@@ -74,7 +74,13 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
   const programs = PROGRAM_KINDS.map((kind) =>
-    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
+    // Tensor cores read bf16.
+    buildProgram(config, input.weights, {
+      kind,
+      activations,
+      attentionInput: isCudaArch(input.arch) ? activations : undefined,
+      bounds: programBounds(limits, kind),
+    }),
   );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;

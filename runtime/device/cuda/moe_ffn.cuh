@@ -36,6 +36,7 @@ struct MoeFfn {
   int chosen;  // experts of a token
   int group;
   bool addend = false;
+  Rows rows = Rows::tokens;
   ProductTiling tiling = {};
 };
 
@@ -106,8 +107,8 @@ ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, 
   P product(shared);
   const int tile = static_cast<int>(blockIdx.x);
   wait_for_inputs();
-  for (int chunk = 0; chunk < step->tokens; chunk += moe_chunk) {
-    const int tokens = step->tokens - chunk < moe_chunk ? step->tokens - chunk : moe_chunk;
+  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
+    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
     const int32_t* const chunk_indices = indices + static_cast<int64_t>(chunk) * chosen;
     lists.find_used(chunk_indices, tokens);
     const int expert = lists.nth(static_cast<int>(blockIdx.y));
@@ -149,8 +150,8 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
     return weight_row<hidden, m>(down + static_cast<int64_t>(expert) * hidden * m, tile * tiling.rows + product.group + 8);
   };
   wait_for_inputs();
-  for (int chunk = 0; chunk < step->tokens; chunk += moe_chunk) {
-    const int tokens = step->tokens - chunk < moe_chunk ? step->tokens - chunk : moe_chunk;
+  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
+    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
     const int32_t* const chunk_indices = indices + static_cast<int64_t>(chunk) * chosen;
     lists.find_used(chunk_indices, tokens);
     int expert = lists.next(0);
@@ -191,6 +192,7 @@ struct ExpertLinear {
   int experts;
   int chosen;
   bool row_a_choice;  // x has a row a choice, not a row a token
+  Rows rows = Rows::tokens;
   ProductTiling tiling = {};
 };
 
@@ -205,8 +207,8 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
   P product(shared);
   const int tile = static_cast<int>(blockIdx.x);
   wait_for_inputs();
-  for (int chunk = 0; chunk < step->tokens; chunk += moe_chunk) {
-    const int tokens = step->tokens - chunk < moe_chunk ? step->tokens - chunk : moe_chunk;
+  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
+    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
     lists.find_used(indices + first_choice, tokens);
     const int expert = lists.nth(static_cast<int>(blockIdx.y));
@@ -236,6 +238,7 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
 struct MoeCombine {
   int width;
   int chosen;
+  Rows rows = Rows::tokens;
 };
 
 template <MoeCombine problem>
@@ -243,7 +246,7 @@ ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* 
   constexpr int chosen = problem.chosen, width = problem.width;
   start_dependents();
   wait_for_inputs();
-  for_each_group<width>(step->tokens, [&](int64_t token, int column) {
+  for_each_group<width>(rows_of(step, problem.rows), [&](int64_t token, int column) {
     float4 sum = {0, 0, 0, 0};
     int done = -1;
     for (int step_of = 0; step_of < chosen; ++step_of) {  // the lowest expert above `done`: k is small
