@@ -139,6 +139,8 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     }
   };
   int tile = warp * cluster + rank;
+  // What an earlier launch of this step appends is not there yet.
+  if constexpr (!problem.fused) wait_for_inputs();
   if (tile < tiles) load_tile(tile);
 
   // Cosines and sines of this lane's dims, which are the same for q and k.
