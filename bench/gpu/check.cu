@@ -68,7 +68,7 @@ std::vector<double> product_reference(const std::vector<double>& x, const Bf16* 
 // --- products --------------------------------------------------------------------------------------------------------
 
 template <class P, class X, class Y>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias,
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias,
                                                                    const float* residual, Y* y) {
   linear<P::value>(step, x, norm, w, bias, residual, y);
 }
@@ -98,7 +98,7 @@ void check_linear(int rows, int blocks = 0) {
 }
 
 template <class P, class X, class Y>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) swiglu_product_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, Y* y) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) swiglu_product_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, Y* y) {
   linear_swiglu<P::value>(step, x, norm, w, bias, y);
 }
 
@@ -130,7 +130,7 @@ void check_swiglu_product(int rows, int blocks = 0) {
 }
 
 template <class P, class X>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, float* logits, int32_t* ids,
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, float* logits, int32_t* ids,
                                                                  void* workspace, unsigned* arrivals) {
   head_argmax<P::value>(step, x, norm, w, bias, logits, ids, workspace, arrivals);
 }
@@ -485,11 +485,11 @@ void check_router(int tokens, int groups) {
   expect_close(name + " weights", weights, want_weights, f32_limit);
 }
 
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out) {
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out) {
   moe_down<P::value>(s, act, i, w, down, addend, out);
 }
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
 template <class P> __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, float* out) { moe_combine<P::value>(s, rows, i, w, out); }
 
 template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.experts, Up::value.chosen, false, Up::value.tiling}; };

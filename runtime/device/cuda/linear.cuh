@@ -48,9 +48,9 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
   if (tile < tiles) product.begin(low(tile), high(tile));
   wait_for_inputs();
   const int rows = rows_of(step, problem.rows);
-  for (int first = 0; first < rows; first += P::tokens) {
+  for (int first = 0; first < rows; first += P::tokens) {  // once, where tiling.once
     const int count = rows - first < P::tokens ? rows - first : P::tokens;
-    const bool again = first + P::tokens < rows;
+    const bool again = !tiling.once && first + P::tokens < rows;
     for (tile = static_cast<int>(blockIdx.x); tile < tiles; tile += blocks) {
       const bool more = tile + blocks < tiles || again;
       const int next = tile + blocks < tiles ? tile + blocks : static_cast<int>(blockIdx.x);
@@ -65,6 +65,7 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
         if constexpr (problem.residual) value += __ldcg(residual + at);
         y[at] = round_to<Y>(value);
       }
+      if constexpr (tiling.once) return;
     }
   }
 }

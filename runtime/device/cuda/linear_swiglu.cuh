@@ -50,9 +50,9 @@ ERN_DEVICE void linear_swiglu(const Step* step, const X* x, const Bf16* norm, co
   if (tile < tiles) product.begin(gate(tile), up(tile));
   wait_for_inputs();
   const int rows = rows_of(step, problem.rows);
-  for (int first = 0; first < rows; first += P::tokens) {
+  for (int first = 0; first < rows; first += P::tokens) {  // once, where tiling.once
     const int count = rows - first < P::tokens ? rows - first : P::tokens;
-    const bool again = first + P::tokens < rows;
+    const bool again = !tiling.once && first + P::tokens < rows;
     for (tile = static_cast<int>(blockIdx.x); tile < tiles; tile += blocks) {
       const bool more = tile + blocks < tiles || again;
       const int next = tile + blocks < tiles ? tile + blocks : static_cast<int>(blockIdx.x);
@@ -68,6 +68,7 @@ ERN_DEVICE void linear_swiglu(const Step* step, const X* x, const Bf16* norm, co
         }
         y[static_cast<int64_t>(first + token) * m + column] = round_to<Y>(silu(g) * u);
       }
+      if constexpr (tiling.once) return;
     }
   }
 }

@@ -24,6 +24,8 @@ struct ProductTiling {
   int warps = 8;
   int depth = 4;        // k blocks in flight a warp; divides blocks a warp
   int token_tiles = 1;  // of 8 rows of x
+  bool once = false;    // the launch has a block a tile and no more rows than tokens(): no code for going round
+  int residents = 2;    // blocks a multiprocessor that registers leave room for: who waits for inputs has its weights there already
 
   constexpr int threads() const { return warps * warp_size; }
   constexpr int tokens() const { return 8 * token_tiles; }
@@ -97,17 +99,26 @@ struct Product {
     float squares[tiling.token_tiles] = {};
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const bool last = chunk + 1 == chunks;
+      const int start = first_k + chunk * tiling.depth * k_block;
+      const auto operand = [&](int tile, int k) {
+        if (tile * 8 + group >= count || !inside(k)) return uint4{0, 0, 0, 0};
+        return load_operand(row(tile * 8 + group) + k, norm + k, squares[tile]);
+      };
+      constexpr bool ahead = tiling.token_tiles == 1;  // all of a chunk's x before its first product
+      uint4 x[tiling.depth];
+      if constexpr (ahead) {
+#pragma unroll
+        for (int i = 0; i < tiling.depth; ++i) x[i] = operand(0, start + i * k_block);
+      }
 #pragma unroll
       for (int i = 0; i < tiling.depth; ++i) {
-        const int k = first_k + (chunk * tiling.depth + i) * k_block;
+        const int k = start + i * k_block;
 #pragma unroll
         for (int tile = 0; tile < tiling.token_tiles; ++tile) {
-          uint4 x = {0, 0, 0, 0};
-          if (tile * 8 + group < count && inside(k)) x = load_operand(row(tile * 8 + group) + k, norm + k, squares[tile]);
-          mma_block(acc[tile], low[i], high[i], x);
+          mma_block(acc[tile], low[i], high[i], ahead ? x[i] : operand(tile, k));
         }
         if (!last) load(i, low_row, high_row, k + tiling.depth * k_block);
-        else if (more) load(i, next_low, next_high, first_k + i * k_block);
+        else if (!tiling.once && more) load(i, next_low, next_high, first_k + i * k_block);
       }
     }
     turn = buffers == 2 ? turn ^ 1 : 0;
