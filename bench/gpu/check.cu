@@ -68,7 +68,7 @@ std::vector<double> product_reference(const std::vector<double>& x, const Bf16* 
 // --- products --------------------------------------------------------------------------------------------------------
 
 template <class P, class X, class Y>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias,
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias,
                                                                    const float* residual, Y* y) {
   linear<P::value>(step, x, norm, w, bias, residual, y);
 }
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(P::value.tiling.threads(), 1) linear_kernel(co
 template <class P, class X, class Y>
 void check_linear(int rows, int blocks = 0) {
   constexpr auto p = P::value;
-  const std::string name = tag(p.norm.on ? "linear norm" : "linear", {p.n, p.k, rows, p.tiling.rows, p.tiling.warps, p.tiling.depth, p.tiling.token_tiles, blocks});
+  const std::string name = tag(p.norm.on ? "linear norm" : "linear", {p.n, p.k, rows, p.tiling.rows, p.tiling.warps, p.tiling.span, p.tiling.stages, p.tiling.token_tiles, p.tiling.once, blocks});
   if (!wanted(name)) return;
   Buffer<X> x(size_t(rows) * p.k);
   Buffer<Bf16> w(size_t(p.n) * p.k), norm(p.k);
@@ -85,7 +85,7 @@ void check_linear(int rows, int blocks = 0) {
   fill_normal(x, p.norm.on ? 3.0f : 1.0f), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(norm, 1), fill_normal(bias, 1), fill_normal(residual, 1);
   y.poison();
   DeviceStep step(rows, rows, 0);
-  launch(linear_kernel<P, X, Y>, {dim3(blocks ? blocks : ceil_div(p.n, p.tiling.rows)), p.tiling.threads()}, nullptr, step.get(), x.device, norm.device, w.device,
+  launch(linear_kernel<P, X, Y>, {dim3(blocks ? blocks : ceil_div(p.n, p.tiling.rows)), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device,
          bias.device, residual.device, y.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> in = widen(x.host);
@@ -98,7 +98,7 @@ void check_linear(int rows, int blocks = 0) {
 }
 
 template <class P, class X, class Y>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) swiglu_product_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, Y* y) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) swiglu_product_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, Y* y) {
   linear_swiglu<P::value>(step, x, norm, w, bias, y);
 }
 
@@ -114,7 +114,7 @@ void check_swiglu_product(int rows, int blocks = 0) {
   fill_normal(x, 1), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(norm, 1), fill_normal(bias, 1);
   y.poison();
   DeviceStep step(rows, rows, 0);
-  launch(swiglu_product_kernel<P, X, Y>, {dim3(blocks ? blocks : p.m / 8), p.tiling.threads()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, y.device);
+  launch(swiglu_product_kernel<P, X, Y>, {dim3(blocks ? blocks : p.m / 8), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, y.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> in = widen(x.host);
   if constexpr (p.norm.on) in = norm_reference(x.host, norm.host, rows, p.k);
@@ -130,7 +130,7 @@ void check_swiglu_product(int rows, int blocks = 0) {
 }
 
 template <class P, class X>
-__global__ void __launch_bounds__(P::value.tiling.threads(), 1) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, float* logits, int32_t* ids,
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* bias, float* logits, int32_t* ids,
                                                                  void* workspace, unsigned* arrivals) {
   head_argmax<P::value>(step, x, norm, w, bias, logits, ids, workspace, arrivals);
 }
@@ -165,7 +165,7 @@ void check_head(int rows, int blocks) {
   DeviceStep step(rows, rows, 0);
   for (int again = 0; again < 2; ++again) {
     logits.poison(), ids.poison(), workspace.poison();
-    launch(head_kernel<P, X>, {dim3(blocks), p.tiling.threads()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, logits.device, ids.device, (void*)workspace.device,
+    launch(head_kernel<P, X>, {dim3(blocks), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, logits.device, ids.device, (void*)workspace.device,
            arrivals.device);
     CK(cudaDeviceSynchronize());
     std::vector<double> in = widen(x.host);
@@ -485,15 +485,15 @@ void check_router(int tokens, int groups) {
   expect_close(name + " weights", weights, want_weights, f32_limit);
 }
 
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out) {
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out) {
   moe_down<P::value>(s, act, i, w, down, addend, out);
 }
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 1) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
 template <class P> __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, float* out) { moe_combine<P::value>(s, rows, i, w, out); }
 
-template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.experts, Up::value.chosen, false, Up::value.tiling}; };
-template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.experts, Down::value.chosen, true, Down::value.tiling}; };
+template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.chosen, false, Rows::tokens, Up::value.tiling}; };
+template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.chosen, true, Rows::tokens, Down::value.tiling}; };
 template <class Up> struct CombineOf { static constexpr MoeCombine value{Up::value.hidden, Up::value.chosen}; };
 
 // `pattern` 0: random choices; 1: everybody chooses the same; 2: the first half of the experts stay empty.
@@ -519,10 +519,9 @@ void check_experts(int tokens, int pattern) {
   }
   indices.upload(), weights.upload();
   DeviceStep step(tokens, tokens, 0);
-  const unsigned slots = std::min(choices, experts);
   act.poison(), out.poison();
-  launch(up_kernel<Up>, {dim3(m / 8, slots), up.tiling.threads()}, nullptr, step.get(), x.device, indices.device, gate_up.device, act.device);
-  launch(down_kernel<Down>, {dim3(ceil_div(hidden, down.tiling.rows)), down.tiling.threads()}, nullptr, step.get(), act.device, indices.device, weights.device, down_w.device, addend.device, out.device);
+  launch(up_kernel<Up>, {dim3(37), up.tiling.threads(), up.tiling.shared_bytes()}, nullptr, step.get(), x.device, indices.device, gate_up.device, act.device);
+  launch(down_kernel<Down>, {dim3(ceil_div(hidden, down.tiling.rows)), down.tiling.threads(), down.tiling.shared_bytes()}, nullptr, step.get(), act.device, indices.device, weights.device, down_w.device, addend.device, out.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> want_act(act.count), want_rows(rows.count), want = widen(addend.host);
   for (int c = 0; c < choices; ++c) {
@@ -547,9 +546,9 @@ void check_experts(int tokens, int pattern) {
   expect_close(name + " down", out, want, f32_limit);
   // The parts that a build without fusion uses.
   rows.poison(), back.poison(), out.poison();
-  launch(expert_kernel<FirstLinear<Up>>, {dim3(ceil_div(2 * m, up.tiling.rows), slots), up.tiling.threads()}, nullptr, step.get(), x.device, indices.device, gate_up.device, rows.device);
+  launch(expert_kernel<FirstLinear<Up>>, {dim3(50), up.tiling.threads(), up.tiling.shared_bytes()}, nullptr, step.get(), x.device, indices.device, gate_up.device, rows.device);
   expect_close(name + " expert_linear", rows, want_rows, f32_limit);
-  launch(expert_kernel<SecondLinear<Down>>, {dim3(ceil_div(hidden, down.tiling.rows), slots), down.tiling.threads()}, nullptr, step.get(), act.device, indices.device, down_w.device, back.device);
+  launch(expert_kernel<SecondLinear<Down>>, {dim3(131), down.tiling.threads(), down.tiling.shared_bytes()}, nullptr, step.get(), act.device, indices.device, down_w.device, back.device);
   expect_close(name + " expert_linear", back, want_back, f32_limit);
   launch(combine_kernel<CombineOf<Up>>, {dim3(ceil_div(size_t(tokens) * hidden / 4, 256)), 256}, nullptr, step.get(), back.device, indices.device, weights.device, out.device);
   for (size_t i = 0; i < want.size(); ++i) want[i] -= addend.host[i];
@@ -558,31 +557,36 @@ void check_experts(int tokens, int pattern) {
 
 constexpr Norm norm{true, eps};
 constexpr Rows tokens = Rows::tokens;
-CASE(Linear1Case, Linear{300, 96, true, false, {}, tokens, {16, 4, 1, 1}});
-CASE(Linear2Case, Linear{300, 96, true, true, {}, tokens, {8, 2, 2, 2}});
-CASE(Linear3Case, Linear{128, 320, false, true, norm, tokens, {8, 8, 2, 1}});
-CASE(Linear4Case, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 4, 1}});
-CASE(Linear5Case, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 8, 1}});
-CASE(Linear6Case, Linear{1024, 3072, false, true, {}, tokens, {8, 12, 8, 1}});
-CASE(LinearSwiglu7Case, LinearSwiglu{320, 128, 32, false, {}, tokens, {16, 4, 1, 1}});
-CASE(LinearSwiglu8Case, LinearSwiglu{256, 96, 8, true, {}, tokens, {16, 2, 2, 2}});
-CASE(LinearSwiglu9Case, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 4, 1}});
-CASE(HeadArgmax10Case, HeadArgmax{300, 96, true, {}, tokens, {16, 4, 1, 1}});
-CASE(HeadArgmax11Case, HeadArgmax{8192, 256, false, norm, tokens, {16, 8, 1, 1}});
+CASE(Linear1Case, Linear{300, 96, true, false, {}, tokens, {16, 2, 64, 1, 1}});
+CASE(Linear2Case, Linear{300, 96, true, true, {}, tokens, {8, 1, 64, 2, 2}});
+CASE(Linear3Case, Linear{128, 320, false, true, norm, tokens, {8, 2, 128, 1, 1}});
+CASE(Linear4Case, Linear{2560, 1024, false, false, norm, tokens, {16, 4, 256, 1, 1}});
+CASE(Linear5Case, Linear{1024, 2048, false, true, {}, tokens, {8, 4, 256, 2, 1}});
+CASE(Linear6Case, Linear{1024, 3072, false, true, {}, tokens, {8, 6, 256, 3, 1}});
+CASE(LinearSwiglu7Case, LinearSwiglu{320, 128, 32, false, {}, tokens, {16, 2, 64, 1, 1}});
+CASE(LinearSwiglu8Case, LinearSwiglu{256, 96, 8, true, {}, tokens, {16, 3, 64, 2, 2}});
+CASE(LinearSwiglu9Case, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 4, 256, 1, 1}});
+CASE(HeadArgmax10Case, HeadArgmax{300, 96, true, {}, tokens, {16, 2, 64, 2, 1}});
+CASE(HeadArgmax11Case, HeadArgmax{8192, 256, false, norm, tokens, {16, 2, 128, 3, 1}});
 CASE(RmsNorm12Case, RmsNorm{96, eps});
 CASE(RmsNorm13Case, RmsNorm{1024, eps});
 CASE(RmsNorm14Case, RmsNorm{2560, eps});
-CASE(Linear15Case, Linear{2560, 1024, false, false, {}, tokens, {16, 8, 4, 8}});
-CASE(Linear16Case, Linear{1024, 3072, false, true, {}, tokens, {16, 8, 6, 4}});
-CASE(MoeRouter17Case, MoeRouter{64, 2560, 6, true, norm, 1e-12f, 8, 8});
-CASE(MoeRouter18Case, MoeRouter{64, 2560, 6, true, {}, 1e-12f, 8, 8});
-CASE(MoeRouter19Case, MoeRouter{16, 128, 4, false, {}, 1e-12f, 1, 4});
-CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, {16, 4, 1, 1}});
-CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, {8, 2, 1, 1}});
-CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, {16, 4, 2, 2}});
-CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, {16, 4, 1, 1}});
-CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, {16, 8, 5, 1}});
-CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, {16, 8, 6, 1}});
+CASE(Linear15Case, Linear{2560, 1024, false, false, {}, tokens, {16, 4, 256, 1, 8, true}});
+CASE(Linear16Case, Linear{1024, 3072, false, true, {}, tokens, {16, 8, 128, 2, 4}});
+CASE(MoeRouter17Case, MoeRouter{64, 2560, 6, true, tokens, norm, 1e-12f, 8, 8});
+CASE(MoeRouter18Case, MoeRouter{64, 2560, 6, true, tokens, {}, 1e-12f, 8, 8});
+CASE(MoeRouter19Case, MoeRouter{16, 128, 4, false, tokens, {}, 1e-12f, 1, 4});
+CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {16, 2, 64, 1, 1}});
+CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {8, 1, 64, 2, 1}});
+CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 64, 2, 2}});
+CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 64, 3, 1}});
+CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {16, 5, 256, 2, 1, false, 2}});
+CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {8, 6, 256, 2, 1, false, 2}});
+CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 4, 256, 1, 1, true}});
+CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 256, 1, 1, true}});
+CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 6, 256, 2, 1, true}});
+CASE(DownShort, Linear{1024, 3072, false, true, {}, tokens, {8, 5, 256, 2, 1, true}});
+CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 4, 256, 1, 1, true}});
 
 }  // namespace
 
@@ -600,6 +604,13 @@ int main(int argc, char** argv) {
     check_swiglu_product<LinearSwiglu9Case, float, Bf16>(rows);
     check_head<HeadArgmax10Case, Bf16>(rows, 7);
     check_head<HeadArgmax11Case, float>(rows, 130);
+    if (rows <= 8) {
+      check_linear<QkvOnce, float, float>(rows);
+      check_linear<OOnce, Bf16, float>(rows);
+      check_linear<DownOnce, Bf16, float>(rows);
+      check_linear<DownShort, Bf16, float>(rows);
+      check_swiglu_product<UpOnce, float, Bf16>(rows);
+    }
     check_elementwise(rows);
     check_norm<RmsNorm12Case, false, Bf16>(rows);
     check_norm<RmsNorm13Case, true, Bf16>(rows);

@@ -11,7 +11,8 @@
 //
 // Launch: problem.warps warps; grid (problem.cluster, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
 // A cluster is one (sequence, kv head): its blocks' warps take tiles of 16 cache entries in turns, all query heads of the
-// group at once, and results are merged in the block's, then in the cluster's shared memory. heads / kv_heads <= 8.
+// group at once, and results are merged in the block's, then in the cluster's shared memory. A short context, up to 16 * warps entries,
+// is one block's and needs no second merge. heads / kv_heads <= 8.
 //   scores  S^T[16 entries, 8 heads] = K . Q^T: rows of K come straight from memory (mma_block in kernel.cuh)
 //   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
 //           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
@@ -111,7 +112,13 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   const KvCache<problem.cache> cache{kv};
   const int32_t* const table = block_table + static_cast<int64_t>(sequence) * step->block_stride;
   const int total = context[sequence], known = problem.fused ? total - 1 : total;  // entries; those that are in the cache already
-  const int tiles = (total + entries - 1) / entries, stride = warps * cluster;
+  const int tiles = (total + entries - 1) / entries;
+  const int wanted = (tiles + warps - 1) / warps, ranks = wanted < cluster ? wanted : cluster;  // blocks that take part
+  const int stride = warps * ranks;
+  if (cluster > 1 && ranks == 1 && rank > 0) {  // nobody will wait for it
+    wait_for_inputs();
+    return;
+  }
 
   // K: rows `group` and `group` + 8, 8 dims of each block of 32. V: entries 2 quad, + 1, + 8, + 9, 8 dims of each block of 64.
   uint4 key_low[k_blocks], key_high[k_blocks], value[v_blocks][4];
@@ -138,13 +145,24 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       }
     }
   };
+<<<<<<< HEAD
+  int tile = rank < ranks ? rank * warps + warp : tiles;
+=======
   int tile = warp * cluster + rank;
   // What an earlier launch of this step appends is not there yet.
   if constexpr (!problem.fused) wait_for_inputs();
+>>>>>>> 8eb0b4fec5fdaf50bf67aab1f6794949384c3dc4
   if (tile < tiles) load_tile(tile);
+  // The warp whose last tile holds the new entry appends it, and puts it where it can add it to the tile.
+  const int newest = tiles - 1;
+  const bool owner = problem.fused && newest % stride == tile % stride && tile < tiles;
 
-  // Cosines and sines of this lane's dims, which are the same for q and k.
-  Turn turns[k_blocks][4];
+  // Cosines and sines of this lane's dims of q; and, where it brings 8 dims of the new key (lanes 0 .. 15) or value (16 .. 31), of the key.
+  constexpr int half = warp_size / 2;
+  static_assert(head_dim / 8 <= half);
+  const bool brings = owner && lane % half < head_dim / 8;
+  const int brought = lane % half * 8;
+  Turn turns[k_blocks][4], key_turns[4];
   if constexpr (problem.fused) {
 #pragma unroll
     for (int b = 0; b < k_blocks; ++b) {
@@ -153,6 +171,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
         turns_at<head_dim, problem.spatial_pairs>(positions + sequence * 3, frequencies, dim, turns[b]);
       }
     }
+    if (brings && lane < half) turns_at<head_dim, problem.spatial_pairs>(positions + sequence * 3, frequencies, brought, key_turns);
   }
   wait_for_inputs();
 
@@ -160,46 +179,34 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   uint4 query[k_blocks];
   constexpr int q_width = problem.fused ? (heads + 2 * kv_heads) * head_dim : heads * head_dim;
   const Q* const row = q + static_cast<int64_t>(sequence) * q_width;
-#pragma unroll
-  for (int b = 0; b < k_blocks; ++b) {
-    const int dim = b * k_block + quad * lane_k;
-    query[b] = {0, 0, 0, 0};
-    if (group >= group_heads || (head_dim % k_block != 0 && dim >= head_dim)) continue;
-    const Q* const at = row + (kv_head * group_heads + group) * head_dim + dim;
-    if constexpr (problem.fused) {
-      float v[8];
-      load8(at, v);
-      turn8(v, turns[b]);
-      query[b] = pack8(v);
-    } else {
-      query[b] = load_fresh(at);
-    }
-  }
-  // The warp whose last tile holds the new entry appends it, and puts it where it can add it to the tile.
-  const int newest = tiles - 1;
-  const bool owner = problem.fused && newest % stride == tile % stride && tile < tiles;
+  const bool has_query = tile < tiles && group < group_heads;
+  const Q* const head_row = row + (kv_head * group_heads + group) * head_dim + quad * lane_k;
   if constexpr (problem.fused) {
-    if (owner) {
-      const int32_t slot = slots[sequence];
-      if (group == 0) {
+    float v[k_blocks][8], fresh[8];
 #pragma unroll
-        for (int b = 0; b < k_blocks; ++b) {
-          const int dim = b * k_block + quad * lane_k;
-          if (head_dim % k_block != 0 && dim >= head_dim) continue;
-          float v[8];
-          load8(row + (heads + kv_head) * head_dim + dim, v);
-          turn8(v, turns[b]);
-          store8(fresh_key + dim, v);
-          store8(cache.key(slot, kv_head, dim), v);
-        }
-      } else if (lane - 4 < head_dim / 8) {
-        const int dim = (lane - 4) * 8;
-        float v[8];
-        load8(row + (heads + kv_heads + kv_head) * head_dim + dim, v);
-        store8(fresh_value + dim, v);
-        store8(cache.value(slot, kv_head, dim), v);
-      }
-      __syncwarp();
+    for (int b = 0; b < k_blocks; ++b) {
+      if (has_query && (head_dim % k_block == 0 || b * k_block + quad * lane_k < head_dim)) load8(head_row + b * k_block, v[b]);
+    }
+    if (brings) load8(row + (heads + (lane < half ? 0 : kv_heads) + kv_head) * head_dim + brought, fresh);
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) {
+      query[b] = {0, 0, 0, 0};
+      if (!has_query || (head_dim % k_block != 0 && b * k_block + quad * lane_k >= head_dim)) continue;
+      turn8(v[b], turns[b]);
+      query[b] = pack8(v[b]);
+    }
+    if (brings) {
+      const int32_t slot = slots[sequence];
+      if (lane < half) turn8(fresh, key_turns);
+      store8((lane < half ? fresh_key : fresh_value) + brought, fresh);
+      store8(lane < half ? cache.key(slot, kv_head, brought) : cache.value(slot, kv_head, brought), fresh);
+    }
+    __syncwarp();
+  } else {
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) {
+      const bool in = has_query && (head_dim % k_block == 0 || b * k_block + quad * lane_k < head_dim);
+      query[b] = in ? load_fresh(head_row + b * k_block) : uint4{0, 0, 0, 0};
     }
   }
 
@@ -281,8 +288,10 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     }
   }
   __syncthreads();
-  const int active = tiles > rank ? ((tiles - rank + cluster - 1) / cluster < warps ? (tiles - rank + cluster - 1) / cluster : warps) : 0;
-  for (int i = static_cast<int>(threadIdx.x); i < group_heads * head_dim; i += warps * warp_size) {
+  const int left = tiles - rank * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
+  constexpr int elements = group_heads * head_dim;
+  Bf16* const to = out + static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements;
+  for (int i = static_cast<int>(threadIdx.x); i < elements; i += warps * warp_size) {
     const int head = i / head_dim, dim = i % head_dim;
     float top = -__builtin_inff();
     for (int w = 0; w < active; ++w) top = fmaxf(top, part_peak[w][head]);
@@ -292,14 +301,18 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       sum += part[w][head][dim] * shrink;
       total_mass += part_mass[w][head] * shrink;
     }
-    part[0][head][dim] = sum;
-    if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
+    if (ranks == 1) {
+      to[i] = __float2bfloat16_rn(sum / total_mass);
+    } else {
+      part[0][head][dim] = sum;
+      if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
+    }
   }
+  if (cluster == 1 || ranks == 1) return;
   cluster_barrier<cluster>();
 
   // The cluster's: each block finishes a share of the elements.
-  const int ranks = tiles < cluster ? tiles : cluster;
-  constexpr int elements = group_heads * head_dim, share = static_cast<int>(ceil_div(elements, cluster));
+  constexpr int share = static_cast<int>(ceil_div(elements, cluster));
   for (int i = rank * share + static_cast<int>(threadIdx.x); i < elements && i < (rank + 1) * share; i += warps * warp_size) {
     const int head = i / head_dim, dim = i % head_dim;
     float peaks[cluster], top = -__builtin_inff();
@@ -316,9 +329,9 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
       total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
     }
-    out[static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements + i] = __float2bfloat16_rn(sum / total_mass);
+    to[i] = __float2bfloat16_rn(sum / total_mass);
   }
-  if constexpr (cluster > 1) cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
+  cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
 }
 
 }  // namespace ern::cuda

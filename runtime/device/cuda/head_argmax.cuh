@@ -11,7 +11,7 @@
 //   arrivals   one counter, 0 before the first launch; each launch leaves it 0 (a __device__ variable of the generated file)
 //
 // Each block leaves its best of each row in the workspace; the block that is last to do so picks among them.
-// Launch: tiling.threads() threads; some blocks a multiprocessor, which take tiles of tiling.rows in turns (tail: see grid in the table).
+// Launch: tiling.threads() threads, tiling.shared_bytes() of dynamic shared memory; as many blocks as fit, which take tiles in turns.
 // See product.cuh. Reference ops: rms_norm, linear, argmax (fused: head_argmax).
 #pragma once
 
@@ -38,32 +38,30 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
   constexpr int n = problem.n, k = problem.k, tiles = static_cast<int>(ceil_div(n, tiling.rows));
   static_assert(problem.norm.on == (sizeof(X) == 4), "x is float where a norm rounds it, else Bf16");
   using P = Product<k, tiling, X>;
-  __shared__ typename P::Shared shared;
-  __shared__ Best row_best[tiling.rows][P::tokens];
+  static_assert(!tiling.once);
+  __shared__ Best row_best[tiling.rows][tiling.tokens()];
   __shared__ bool last;
   start_dependents();
-  P product(shared);
+  P product(product_memory);
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  const auto low = [&](int tile) { return weight_row<n, k>(weight, tile * tiling.rows + product.group); };
-  const auto high = [&](int tile) { return weight_row<n, k>(weight, tile * tiling.rows + product.group + 8); };
-  if (block < tiles) product.begin(low(block), high(block));
-  wait_for_inputs();
   const int rows = rows_of(step, problem.rows);
+  const TileWalk walk{tiles, static_cast<int>(ceil_div(rows, tiling.tokens()))};
+  const auto source = [&](int index) { return rows_of_tile<n, k, tiling.rows>(weight, walk.tile(index)); };
+  const int total = walk.total();
+  product.begin(source, total);
+  wait_for_inputs();
   Best* const all = static_cast<Best*>(workspace);
   // Thread i keeps the best of (weight row i % tiling.rows, token i / tiling.rows + a multiple of this), which it sums itself.
-  constexpr int stride = tiling.threads() / tiling.rows, kept = static_cast<int>(ceil_div(P::tokens, stride));
+  constexpr int stride = tiling.threads() / tiling.rows, kept = static_cast<int>(ceil_div(tiling.tokens(), stride));
   const int row = static_cast<int>(threadIdx.x) % tiling.rows;
-  for (int first = 0; first < rows; first += P::tokens) {
-    const int count = rows - first < P::tokens ? rows - first : P::tokens;
-    const bool again = first + P::tokens < rows;
+  for (int first = 0, index = 0; first < rows; first += tiling.tokens()) {
+    const int count = rows - first < tiling.tokens() ? rows - first : tiling.tokens();
     Best best[kept];
 #pragma unroll
     for (int j = 0; j < kept; ++j) best[j] = no_best();
-    for (int tile = block; tile < tiles; tile += blocks) {
-      const bool more = tile + blocks < tiles || again;
-      const int next = tile + blocks < tiles ? tile + blocks : block;
-      product.run(low(tile), high(tile), low(next), high(next), more, count, [&](int row) { return x + static_cast<int64_t>(first + row) * k; },
-                  norm);
+    for (int i = 0; i < walk.each; ++i, ++index) {
+      const int tile = walk.tile(index);
+      product.run(source, index, total, count, [&](int row) { return x + static_cast<int64_t>(first + row) * k; }, norm);
 #pragma unroll
       for (int j = 0; j < kept; ++j) {
         const int token = static_cast<int>(threadIdx.x) / tiling.rows + j * stride, column = tile * tiling.rows + row;

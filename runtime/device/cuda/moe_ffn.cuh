@@ -15,17 +15,16 @@
 //   addend       float [tokens, hidden]            if problem.addend, else not read
 //   out          float [tokens, hidden]
 //
-// Launch, tiling.threads() threads each:
-//   moe_up         grid (m / 8, min(tokens * chosen, experts)): y is the y-th expert in use
+// Launch, tiling.threads() threads and tiling.shared_bytes() of dynamic shared memory each:
+//   moe_up         as many blocks as fit, which share out (expert in use, m / 8 tiles) in runs
 //   moe_down       grid (ceil(hidden / tiling.rows)): a block passes over the experts in use, ascending
-//   expert_linear  grid (ceil(n / tiling.rows), min(tokens * chosen, experts))
+//   expert_linear  as moe_up, with ceil(n / tiling.rows) tiles
 //   moe_combine    256 threads; any grid, as in elementwise.cuh
 // Products as in product.cuh, whose columns here are the tokens of one expert. Tokens go in chunks of 64, a chunk through all experts. Sums in
 // f32 by ascending expert, then addend. Reference ops: expert_linear, swiglu, moe_combine, add (fused: moe_ffn).
 #pragma once
 
 #include "elementwise.cuh"
-#include "linear.cuh"
 
 namespace ern::cuda {
 
@@ -42,92 +41,92 @@ struct MoeFfn {
 
 constexpr int moe_chunk = 64;  // tokens that a block looks at together
 
-// Which experts a chunk of tokens uses, and which choices (t * chosen + j) are one expert's. In shared memory, for a whole block.
-template <int experts, int chosen>
-struct ExpertLists {
-  static constexpr int words = static_cast<int>(ceil_div(experts, 32));
-  uint32_t used[words];
-  int32_t choice[moe_chunk];  // of the expert asked for, ascending
-  int32_t count;
+// The choices (t * chosen + j) of a chunk of tokens, sorted by expert, and cut into items of at most `columns`, each of one expert: what one
+// product multiplies. In shared memory, for a whole block.
+template <int chosen, int columns>
+struct ExpertItems {
+  static constexpr int most = moe_chunk * chosen;
+  int32_t expert[most];   // of a choice
+  int32_t choice[most];   // sorted by expert, then ascending
+  int32_t start[most + 1];  // of an item in `choice`
+  int32_t items;
+  uint8_t begins[most];   // an item begins at this place of `choice`
 
-  // Every thread calls these; `indices` and `tokens` are the chunk's.
-  ERN_DEVICE void find_used(const int32_t* indices, int tokens) {
-    for (int i = static_cast<int>(threadIdx.x); i < words; i += static_cast<int>(blockDim.x)) used[i] = 0;
+  // Every thread calls it; `indices` and `tokens` are the chunk's.
+  ERN_DEVICE void set(const int32_t* indices, int tokens) {
+    const int all = tokens * chosen, threads = static_cast<int>(blockDim.x);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < tokens * chosen; i += static_cast<int>(blockDim.x)) {
-      const int32_t expert = __ldcg(indices + i);
-      atomicOr(&used[expert / 32], 1u << expert % 32);
-    }
+    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) expert[i] = __ldcg(indices + i);
     __syncthreads();
-  }
-
-  // The next expert in use from `expert` on; experts if there is none.
-  ERN_DEVICE int next(int expert) const {
-    for (int word = expert / 32; word < words; ++word) {
-      uint32_t left = used[word];
-      if (word == expert / 32) left &= ~0u << expert % 32;
-      if (left) return word * 32 + __ffs(static_cast<int>(left)) - 1;
+    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) {
+      const int mine = expert[i];
+      int below = 0, before = 0;
+      for (int j = 0; j < all; ++j) below += expert[j] < mine, before += expert[j] == mine && j < i;
+      choice[below + before] = i;
+      begins[below + before] = before % columns == 0;
     }
-    return experts;
-  }
-
-  // The n-th expert in use, from 0.
-  ERN_DEVICE int nth(int n) const {
-    int expert = next(0);
-    for (; n > 0 && expert < experts; --n) expert = next(expert + 1);
-    return expert;
-  }
-
-  ERN_DEVICE void list(const int32_t* indices, int tokens, int expert) {
     __syncthreads();
     if (warp_id() == 0) {
       int found = 0;
-      for (int first = 0; first < tokens * chosen; first += warp_size) {
+      for (int first = 0; first < all; first += warp_size) {
         const int i = first + lane_id();
-        const bool hit = i < tokens * chosen && __ldcg(indices + i) == expert;
-        const uint32_t hits = __ballot_sync(~0u, hit);
-        if (hit) choice[found + __popc(hits & ((1u << lane_id()) - 1))] = i;
+        const bool here = i < all && begins[i];
+        const uint32_t hits = __ballot_sync(~0u, here);
+        if (here) start[found + __popc(hits & ((1u << lane_id()) - 1))] = i;
         found += __popc(hits);
       }
-      if (lane_id() == 0) count = found;
+      if (lane_id() == 0) items = found, start[found] = all;
     }
     __syncthreads();
   }
+
+  ERN_DEVICE int expert_of(int item) const { return expert[choice[start[item]]]; }
+  ERN_DEVICE int count(int item) const { return start[item + 1] - start[item]; }
+  ERN_DEVICE int choice_of(int item, int column) const { return choice[start[item] + column]; }
 };
+
+// This block's share of `all` pieces: a run of them.
+struct Run {
+  int first;
+  int count;
+};
+ERN_DEVICE Run share_of(int64_t all) {
+  const int first = static_cast<int>(all * blockIdx.x / gridDim.x);
+  return {first, static_cast<int>(all * (blockIdx.x + 1) / gridDim.x) - first};
+}
 
 template <MoeFfn problem>
 ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, const Bf16* gate_up, Bf16* activations) {
   constexpr ProductTiling tiling = problem.tiling;
-  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, outputs = 8;
-  static_assert(tiling.rows == 2 * outputs && m % outputs == 0 && problem.group % outputs == 0);
+  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, outputs = 8, tiles = m / outputs;
+  static_assert(tiling.rows == 2 * outputs && m % outputs == 0 && problem.group % outputs == 0 && !tiling.once);
   using P = Product<hidden, tiling, Bf16>;
-  __shared__ typename P::Shared shared;
-  __shared__ ExpertLists<problem.experts, chosen> lists;
+  __shared__ ExpertItems<chosen, tiling.tokens()> items;
   start_dependents();
-  P product(shared);
-  const int tile = static_cast<int>(blockIdx.x);
+  P product(product_memory);
+  const int all_tokens = rows_of(step, problem.rows);
   wait_for_inputs();
-  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
-    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
-    const int32_t* const chunk_indices = indices + static_cast<int64_t>(chunk) * chosen;
-    lists.find_used(chunk_indices, tokens);
-    const int expert = lists.nth(static_cast<int>(blockIdx.y));
-    if (expert >= problem.experts) continue;
-    const Bf16* const gate = gate_up + (static_cast<int64_t>(expert) * 2 * m + gate_row<problem.group>(tile * outputs) + product.group) * hidden;
-    const Bf16* const up = gate + static_cast<int64_t>(problem.group) * hidden;
-    product.begin(gate, up);
-    lists.list(chunk_indices, tokens, expert);
-    for (int first = 0; first < lists.count; first += P::tokens) {
-      const int count = lists.count - first < P::tokens ? lists.count - first : P::tokens;
-      product.run(gate, up, gate, up, first + P::tokens < lists.count, count,
-                  [&](int i) { return x + static_cast<int64_t>(chunk + lists.choice[first + i] / chosen) * hidden; }, nullptr);
+  for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
+    const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
+    const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
+    items.set(indices + first_choice, tokens);
+    const Run run = share_of(static_cast<int64_t>(items.items) * tiles);
+    const auto source = [&](int index) {
+      const int piece = run.first + index;
+      return swiglu_rows<hidden, problem.group>(gate_up + static_cast<int64_t>(items.expert_of(piece / tiles)) * 2 * m * hidden,
+                                                piece % tiles * outputs);
+    };
+    product.begin(source, run.count);
+    for (int index = 0; index < run.count; ++index) {
+      const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
+      product.run(source, index, run.count, count, [&](int i) { return x + static_cast<int64_t>(chunk + items.choice_of(item, i) / chosen) * hidden; },
+                  nullptr);
       for (int i = static_cast<int>(threadIdx.x); i < outputs * count; i += tiling.threads()) {
         const int row = i % outputs, token = i / outputs;
-        activations[(static_cast<int64_t>(chunk) * chosen + lists.choice[first + token]) * m + tile * outputs + row] =
+        activations[(first_choice + items.choice_of(item, token)) * m + tile * outputs + row] =
             __float2bfloat16_rn(silu(product.sum(row, token)) * product.sum(row + outputs, token));
       }
     }
-    __syncthreads();
   }
 }
 
@@ -135,43 +134,33 @@ template <MoeFfn problem>
 ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_t* indices, const float* weights, const Bf16* down,
                          const float* addend, float* out) {
   constexpr ProductTiling tiling = problem.tiling;
-  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, experts = problem.experts;
+  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen;
+  static_assert(!tiling.once);
   using P = Product<m, tiling, Bf16>;
-  __shared__ typename P::Shared shared;
-  __shared__ ExpertLists<experts, chosen> lists;
+  __shared__ ExpertItems<chosen, tiling.tokens()> items;
   __shared__ float total[moe_chunk][tiling.rows];
   start_dependents();
-  P product(shared);
-  const int tile = static_cast<int>(blockIdx.x);
-  const auto low = [&](int expert) {
-    return weight_row<hidden, m>(down + static_cast<int64_t>(expert) * hidden * m, tile * tiling.rows + product.group);
-  };
-  const auto high = [&](int expert) {
-    return weight_row<hidden, m>(down + static_cast<int64_t>(expert) * hidden * m, tile * tiling.rows + product.group + 8);
+  P product(product_memory);
+  const int tile = static_cast<int>(blockIdx.x), all_tokens = rows_of(step, problem.rows);
+  const auto source = [&](int item) {
+    return rows_of_tile<hidden, m, tiling.rows>(down + static_cast<int64_t>(items.expert_of(item)) * hidden * m, tile);
   };
   wait_for_inputs();
-  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
-    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
-    const int32_t* const chunk_indices = indices + static_cast<int64_t>(chunk) * chosen;
-    lists.find_used(chunk_indices, tokens);
-    int expert = lists.next(0);
-    if (expert < experts) product.begin(low(expert), high(expert));
-    for (int i = static_cast<int>(threadIdx.x); i < moe_chunk * tiling.rows; i += tiling.threads()) total[i / tiling.rows][i % tiling.rows] = 0;
-    while (expert < experts) {
-      const int next = lists.next(expert + 1);
-      lists.list(chunk_indices, tokens, expert);
-      for (int first = 0; first < lists.count; first += P::tokens) {
-        const int count = lists.count - first < P::tokens ? lists.count - first : P::tokens;
-        const bool same = first + P::tokens < lists.count;
-        const int then = same ? expert : next < experts ? next : expert;
-        product.run(low(expert), high(expert), low(then), high(then), same || next < experts, count,
-                    [&](int i) { return activations + (static_cast<int64_t>(chunk) * chosen + lists.choice[first + i]) * m; }, nullptr);
-        for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
-          const int row = i % tiling.rows, choice = lists.choice[first + i / tiling.rows];
-          total[choice / chosen][row] += __ldcg(weights + static_cast<int64_t>(chunk) * chosen + choice) * product.sum(row, i / tiling.rows);
-        }
+  for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
+    const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
+    const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
+    items.set(indices + first_choice, tokens);
+    product.begin(source, items.items);
+    for (int i = static_cast<int>(threadIdx.x); i < tokens * tiling.rows; i += tiling.threads()) total[i / tiling.rows][i % tiling.rows] = 0;
+    __syncthreads();
+    for (int item = 0; item < items.items; ++item) {
+      const int count = items.count(item);
+      product.run(source, item, items.items, count, [&](int i) { return activations + (first_choice + items.choice_of(item, i)) * m; }, nullptr);
+      // A token has an expert once, and items follow one another through the barrier in run().
+      for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
+        const int row = i % tiling.rows, choice = items.choice_of(item, i / tiling.rows);
+        total[choice / chosen][row] += __ldcg(weights + first_choice + choice) * product.sum(row, i / tiling.rows);
       }
-      expert = next;
     }
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * tokens; i += tiling.threads()) {
@@ -182,14 +171,12 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
       if constexpr (problem.addend) value += __ldcg(addend + at);
       out[at] = value;
     }
-    __syncthreads();
   }
 }
 
 struct ExpertLinear {
   int n;
   int k;
-  int experts;
   int chosen;
   bool row_a_choice;  // x has a row a choice, not a row a token
   Rows rows = Rows::tokens;
@@ -199,39 +186,37 @@ struct ExpertLinear {
 template <ExpertLinear problem, class Y>
 ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* indices, const Bf16* weight, Y* y) {
   constexpr ProductTiling tiling = problem.tiling;
-  constexpr int n = problem.n, k = problem.k, chosen = problem.chosen;
+  constexpr int n = problem.n, k = problem.k, chosen = problem.chosen, tiles = static_cast<int>(ceil_div(n, tiling.rows));
+  static_assert(!tiling.once);
   using P = Product<k, tiling, Bf16>;
-  __shared__ typename P::Shared shared;
-  __shared__ ExpertLists<problem.experts, chosen> lists;
+  __shared__ ExpertItems<chosen, tiling.tokens()> items;
   start_dependents();
-  P product(shared);
-  const int tile = static_cast<int>(blockIdx.x);
+  P product(product_memory);
+  const int all_tokens = rows_of(step, problem.rows);
   wait_for_inputs();
-  for (int chunk = 0; chunk < rows_of(step, problem.rows); chunk += moe_chunk) {
-    const int tokens = rows_of(step, problem.rows) - chunk < moe_chunk ? rows_of(step, problem.rows) - chunk : moe_chunk;
+  for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
+    const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
-    lists.find_used(indices + first_choice, tokens);
-    const int expert = lists.nth(static_cast<int>(blockIdx.y));
-    if (expert >= problem.experts) continue;
-    const Bf16* const matrix = weight + static_cast<int64_t>(expert) * n * k;
-    const Bf16* const low = weight_row<n, k>(matrix, tile * tiling.rows + product.group);
-    const Bf16* const high = weight_row<n, k>(matrix, tile * tiling.rows + product.group + 8);
-    product.begin(low, high);
-    lists.list(indices + first_choice, tokens, expert);
-    for (int first = 0; first < lists.count; first += P::tokens) {
-      const int count = lists.count - first < P::tokens ? lists.count - first : P::tokens;
-      product.run(low, high, low, high, first + P::tokens < lists.count, count,
+    items.set(indices + first_choice, tokens);
+    const Run run = share_of(static_cast<int64_t>(items.items) * tiles);
+    const auto source = [&](int index) {
+      const int piece = run.first + index;
+      return rows_of_tile<n, k, tiling.rows>(weight + static_cast<int64_t>(items.expert_of(piece / tiles)) * n * k, piece % tiles);
+    };
+    product.begin(source, run.count);
+    for (int index = 0; index < run.count; ++index) {
+      const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
+      product.run(source, index, run.count, count,
                   [&](int i) {
-                    const int64_t choice = first_choice + lists.choice[first + i];
+                    const int64_t choice = first_choice + items.choice_of(item, i);
                     return x + (problem.row_a_choice ? choice : choice / chosen) * k;
                   },
                   nullptr);
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         const int row = i % tiling.rows, column = tile * tiling.rows + row;
-        if (column < n) y[(first_choice + lists.choice[first + i / tiling.rows]) * n + column] = round_to<Y>(product.sum(row, i / tiling.rows));
+        if (column < n) y[(first_choice + items.choice_of(item, i / tiling.rows)) * n + column] = round_to<Y>(product.sum(row, i / tiling.rows));
       }
     }
-    __syncthreads();
   }
 }
 
