@@ -17,6 +17,7 @@ const UNIT_OF: { readonly [template: string]: string } = {
   head_argmax: "head",
   attention_decode: "attention",
   attention_prefill: "attention",
+  rope_attention: "attention",
   moe_router: "moe",
   moe_ffn: "moe",
   expert_linear: "moe",
