@@ -31,9 +31,9 @@ import { COMMON_FLAGS } from "./toolchain/cxx.js";
 import {
   buildAddon,
   buildPacker,
+  CUBIN_ASSEMBLY,
   compileLibrary,
   compilePlan,
-  CUBIN_ASSEMBLY,
   embedCubins,
   KERNEL_FLAGS,
   LIBRARY_EXPORTS,
@@ -303,7 +303,10 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
 async function compileAll({ request, lowered, arch }: BuildContext, native: NativeOptions, files: BuildFiles, nvcc: Nvcc | undefined) {
   const root = files.dir;
   if (!nvcc || !isCudaArch(arch)) {
-    const [plan, rest] = await Promise.all([compilePlan(root, native), compileLibrary(root, lowered.kernels.map(kernelPath), arch, native)]);
+    const [plan, rest] = await Promise.all([
+      compilePlan(root, native),
+      compileLibrary(root, lowered.kernels.map(kernelPath), arch, native),
+    ]);
     return [...rest, plan];
   }
   const { compiler: host, cache, signal, onUnit } = native;

@@ -4,7 +4,7 @@
  */
 
 import { bug } from "../diagnostics.js";
-import { type Count, checkLaunch, type CudaLaunch, rowTimes, type TensorMap } from "../kernels/cuda-launch.js";
+import { type Count, type CudaLaunch, checkLaunch, rowTimes, type TensorMap } from "../kernels/cuda-launch.js";
 import { functionArgs, type KernelFunction, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";

@@ -66,7 +66,8 @@ export async function copyFixedFiles(files: BuildFiles, target: Target): Promise
     const from = projectPath(`runtime/${folder}`);
     await cp(from, join(files.dir, folder), {
       recursive: true,
-      filter: (path) => (!basename(path).includes(".") || /\.(h|hpp|cpp|cuh)$/.test(path)) && belongs(`${folder}${path.slice(from.length)}`, target),
+      filter: (path) =>
+        (!basename(path).includes(".") || /\.(h|hpp|cpp|cuh)$/.test(path)) && belongs(`${folder}${path.slice(from.length)}`, target),
     });
   }
   for (const path of await sourcesBelow(files.dir)) await files.add(path);

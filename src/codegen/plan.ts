@@ -6,8 +6,8 @@
 import { bug } from "../diagnostics.js";
 import type { Graph, NodeOf, Value } from "../ir/graph.js";
 import { type DType, maxDim, type TensorType } from "../ir/types.js";
-import type { View } from "../kernels/view.js";
 import type { UsedKernel } from "../kernels/kernel-def.js";
+import type { View } from "../kernels/view.js";
 import { placeInputs, STEP_INPUTS } from "../passes/plan/step-inputs.js";
 import { type ArchLevel, isCudaArch } from "../toolchain/arch.js";
 import { type DeviceTables, deviceTables, deviceView, launchView } from "./device-plan.js";

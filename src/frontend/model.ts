@@ -32,7 +32,11 @@ export interface ProgramOptions {
   readonly bounds: SymbolBounds;
 }
 
-export function buildProgram(config: ModelConfig, weights: WeightSet, { kind, activations, attentionInput, bounds }: ProgramOptions): Graph {
+export function buildProgram(
+  config: ModelConfig,
+  weights: WeightSet,
+  { kind, activations, attentionInput, bounds }: ProgramOptions,
+): Graph {
   for (const symbol of ["T", "S", "C"] as const) {
     if (!bounds[symbol]) throw bug(`no bounds for ${symbol} in program ${kind}`);
   }

@@ -3,8 +3,8 @@
 import { bug } from "../diagnostics.js";
 import type { OpName } from "../ir/ops.js";
 import type { Target } from "../toolchain/arch.js";
-import { CUDA_KERNELS } from "./cuda/table.js";
 import { CPU_KERNELS } from "./cpu-table.js";
+import { CUDA_KERNELS } from "./cuda/table.js";
 import type { AnyKernel } from "./kernel-def.js";
 
 export const KERNELS: readonly AnyKernel[] = [...CPU_KERNELS, ...CUDA_KERNELS];

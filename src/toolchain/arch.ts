@@ -147,7 +147,10 @@ function resolveCuda(requested: string, { gpu }: Machine): CudaArch {
     throw new Diagnostic({
       code: found === undefined ? "arch-no-gpu" : "arch-unsupported",
       kind: found === undefined ? "environment" : "unsupported",
-      message: found === undefined ? "found no GPU to take the arch from" : `found a GPU of compute capability ${found}, for which no code is made`,
+      message:
+        found === undefined
+          ? "found no GPU to take the arch from"
+          : `found a GPU of compute capability ${found}, for which no code is made`,
       place: "arch: native",
       hint: `name the GPU that the package is for: --arch ${CUDA_NAMES.join(" or ")}`,
     });

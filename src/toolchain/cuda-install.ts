@@ -59,10 +59,20 @@ export async function installCuda(options: InstallOptions = {}): Promise<Install
   await rm(folder, { recursive: true, force: true });
   await mkdir(folder, { recursive: true });
   onStep(`a virtual environment with ${python}`);
-  await runPython(python, ["-m", "venv", folder], "install Python 3.9 or newer with its venv module (Debian, Ubuntu: `apt install python3-venv`)", signal);
+  await runPython(
+    python,
+    ["-m", "venv", folder],
+    "install Python 3.9 or newer with its venv module (Debian, Ubuntu: `apt install python3-venv`)",
+    signal,
+  );
   onStep(`${PACKAGES.join(", ")} (about 500 MB)`);
   const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary=:all:", ...PACKAGES];
-  await runPython(join(folder, "bin", "python3"), pip, "pip must reach a package index; or name a toolkit with --cuda or CUDA_HOME", signal);
+  await runPython(
+    join(folder, "bin", "python3"),
+    pip,
+    "pip must reach a package index; or name a toolkit with --cuda or CUDA_HOME",
+    signal,
+  );
   const toolkit = await findToolkit(folder);
   const note = `${folder}.json.tmp`;
   await writeFile(note, `${JSON.stringify({ toolkit, packages: PACKAGES })}\n`);

@@ -81,7 +81,11 @@ export const CUBIN_ASSEMBLY = "kernels/cubins.S";
 
 /** Machine code of kernels as an object of the library; the files lie where the assembly says. */
 export async function embedCubins(root: string, cubins: readonly CubinFile[], options: NativeOptions): Promise<ObjectFile> {
-  return await assemble(CUBIN_ASSEMBLY, cubins.map(({ sha256 }) => sha256), { ...compileOptions(root, options) });
+  return await assemble(
+    CUBIN_ASSEMBLY,
+    cubins.map(({ sha256 }) => sha256),
+    { ...compileOptions(root, options) },
+  );
 }
 
 export const PLAN_SOURCE = "src/plan.cpp";

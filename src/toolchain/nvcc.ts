@@ -42,7 +42,10 @@ export async function findNvcc({ cuda, cacheRoot, env = process.env }: FindNvccO
   const candidates =
     home !== undefined
       ? [{ found: cuda === undefined ? "CUDA_HOME" : "--cuda", command: join(home, "bin", "nvcc") }]
-      : [{ found: "PATH", command: "nvcc" }, ...(installed ? [{ found: "installed", command: join(installed.toolkit, "bin", "nvcc") }] : [])];
+      : [
+          { found: "PATH", command: "nvcc" },
+          ...(installed ? [{ found: "installed", command: join(installed.toolkit, "bin", "nvcc") }] : []),
+        ];
   for (const { found, command } of candidates) {
     const nvcc = await probeNvcc(command, found);
     if (!nvcc) continue;
@@ -77,7 +80,15 @@ function compareVersions(a: string, b: string): number {
   return 0;
 }
 
-export const NVCC_FLAGS: readonly string[] = ["-cubin", "-std=c++20", "-O3", "-Xptxas", "-v", "--expt-relaxed-constexpr", "-Wno-deprecated-gpu-targets"];
+export const NVCC_FLAGS: readonly string[] = [
+  "-cubin",
+  "-std=c++20",
+  "-O3",
+  "-Xptxas",
+  "-v",
+  "--expt-relaxed-constexpr",
+  "-Wno-deprecated-gpu-targets",
+];
 
 /** Kernels that are compiled together. */
 export interface CubinUnit {
@@ -154,7 +165,8 @@ async function compileCubin({ name, sources }: CubinUnit, options: NvccOptions, 
         }),
       );
       signal?.throwIfAborted();
-      if (result.exitCode !== 0) throw nvccFailed(nvcc, label, result.timedOut ? "past 10 minutes" : `exit ${result.exitCode ?? result.signal}`, result.all);
+      if (result.exitCode !== 0)
+        throw nvccFailed(nvcc, label, result.timedOut ? "past 10 minutes" : `exit ${result.exitCode ?? result.signal}`, result.all);
       checkSpills(result.all, label);
     }));
   options.onUnit?.({ source: label, cached: hit !== undefined, ms: performance.now() - start });
@@ -173,7 +185,9 @@ function nvccFailed(nvcc: Nvcc, label: string, ended: string, output: string): D
     kind: "environment",
     message: `nvcc ${nvcc.version} did not make ${label} (${ended})${tail ? `\n${tail}` : ""}`,
     place: label,
-    hint: /no space left/i.test(tail) ? "free some disk space, or move the cache with ERNIE_COMPILE_CACHE" : "run `ernie-compile doctor`; another toolkit can be named with --cuda",
+    hint: /no space left/i.test(tail)
+      ? "free some disk space, or move the cache with ERNIE_COMPILE_CACHE"
+      : "run `ernie-compile doctor`; another toolkit can be named with --cuda",
   });
 }
 
@@ -187,7 +201,8 @@ export interface KernelUse {
 /** What the assembler says of each kernel. */
 export function parseUse(output: string): readonly KernelUse[] {
   const uses: KernelUse[] = [];
-  const pattern = /Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\s+(?:ptxas info\s*:\s*)?(?:Used (\d+) registers)?/g;
+  const pattern =
+    /Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\s+(?:ptxas info\s*:\s*)?(?:Used (\d+) registers)?/g;
   for (const [, kernel = "", stack, stores, loads, registers] of output.matchAll(pattern))
     uses.push({ kernel, registers: Number(registers ?? 0), stackBytes: Number(stack), spillBytes: Number(stores) + Number(loads) });
   return uses;

@@ -18,7 +18,14 @@ const machine = (cpuFlags: () => ReadonlySet<string>, gpu: () => string | undefi
 
 describe("arch levels", () => {
   it("resolve `native` to the highest level whose every flag the CPU has", () => {
-    for (const level of ARCH_NAMES) expect(resolveArch("native", "cpu", machine(() => flagsOf(level)))).toBe(level);
+    for (const level of ARCH_NAMES)
+      expect(
+        resolveArch(
+          "native",
+          "cpu",
+          machine(() => flagsOf(level)),
+        ),
+      ).toBe(level);
     const almost = flagsOf("x86-64-v4");
     almost.delete("avx512vl");
     expect(bestArch(almost)).toBe("x86-64-v3");
@@ -51,7 +58,12 @@ describe("arch levels", () => {
 
   it("resolve `native` to what the GPU runs", () => {
     const none = () => new Set<string>();
-    const found = (capability: string | undefined) => () => resolveArch("native", "cuda", machine(none, () => capability));
+    const found = (capability: string | undefined) => () =>
+      resolveArch(
+        "native",
+        "cuda",
+        machine(none, () => capability),
+      );
     expect(found("9.0")()).toBe("sm_90a");
     expect(found("8.0")()).toBe("sm_80");
     expect(found("8.9")()).toBe("sm_80");

@@ -27,7 +27,12 @@ const moeRouter = defineCuda("moe_router", {
         : numberParam(params, "hidden") % 4 === 0
           ? undefined
           : "rows that are no multiple of 4",
-  launch: () => ({ threads: 32 * ROUTER.warps, grid: [{ constant: ROUTER.cluster }, perRows(1), ONE], sharedBytes: 0, cluster: ROUTER.cluster }),
+  launch: () => ({
+    threads: 32 * ROUTER.warps,
+    grid: [{ constant: ROUTER.cluster }, perRows(1), ONE],
+    sharedBytes: 0,
+    cluster: ROUTER.cluster,
+  }),
   view: (params) => ({
     x: params.x as string,
     gate: params.gate_dtype as string,
@@ -54,7 +59,12 @@ function ffnWorkspace(params: KernelParams, rows: number): number {
 const moeFfn = defineCuda("moe_ffn", {
   name: "moe_ffn",
   weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
-  refuse: (params) => (params.x !== "bf16" ? `rows of ${params.x}` : numberParam(params, "m") % 8 === 0 ? undefined : "experts whose width is no multiple of 8"),
+  refuse: (params) =>
+    params.x !== "bf16"
+      ? `rows of ${params.x}`
+      : numberParam(params, "m") % 8 === 0
+        ? undefined
+        : "experts whose width is no multiple of 8",
   workspace: ffnWorkspace,
   phases: [
     { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },

@@ -13,7 +13,8 @@ const NORM_WEIGHT = [...BF16_ROWS, ...F32_ROWS];
 /** About a group of 4 elements a thread. */
 function elementLaunch(params: KernelParams): CudaLaunch {
   const blocksARow = numberParam(params, "width") / 4 / THREADS;
-  const grid = blocksARow >= 1 ? perRows(1, ceilDiv(numberParam(params, "width"), 4 * THREADS)) : perRows(Math.max(1, Math.floor(1 / blocksARow)));
+  const grid =
+    blocksARow >= 1 ? perRows(1, ceilDiv(numberParam(params, "width"), 4 * THREADS)) : perRows(Math.max(1, Math.floor(1 / blocksARow)));
   return { threads: THREADS, grid: [grid, ONE, ONE], sharedBytes: 0 };
 }
 
