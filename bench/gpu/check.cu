@@ -85,7 +85,7 @@ void check_linear(int rows, int blocks = 0) {
   fill_normal(x, p.norm.on ? 3.0f : 1.0f), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(norm, 1), fill_normal(bias, 1), fill_normal(residual, 1);
   y.poison();
   DeviceStep step(rows, rows, 0);
-  launch(linear_kernel<P, X, Y>, {dim3(blocks ? blocks : ceil_div(p.n, p.tiling.rows)), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device,
+  launch(linear_kernel<P, X, Y>, {dim3(blocks ? blocks : ceil_div(p.n, p.tiling.rows)), p.tiling.threads(), size_t(p.tiling.shared_bytes(p.k))}, nullptr, step.get(), x.device, norm.device, w.device,
          bias.device, residual.device, y.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> in = widen(x.host);
@@ -114,7 +114,7 @@ void check_swiglu_product(int rows, int blocks = 0) {
   fill_normal(x, 1), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(norm, 1), fill_normal(bias, 1);
   y.poison();
   DeviceStep step(rows, rows, 0);
-  launch(swiglu_product_kernel<P, X, Y>, {dim3(blocks ? blocks : p.m / 8), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, y.device);
+  launch(swiglu_product_kernel<P, X, Y>, {dim3(blocks ? blocks : p.m / 8), p.tiling.threads(), size_t(p.tiling.shared_bytes(p.k))}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, y.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> in = widen(x.host);
   if constexpr (p.norm.on) in = norm_reference(x.host, norm.host, rows, p.k);
@@ -165,7 +165,7 @@ void check_head(int rows, int blocks) {
   DeviceStep step(rows, rows, 0);
   for (int again = 0; again < 2; ++again) {
     logits.poison(), ids.poison(), workspace.poison();
-    launch(head_kernel<P, X>, {dim3(blocks), p.tiling.threads(), p.tiling.shared_bytes()}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, logits.device, ids.device, (void*)workspace.device,
+    launch(head_kernel<P, X>, {dim3(blocks), p.tiling.threads(), size_t(p.tiling.shared_bytes(p.k))}, nullptr, step.get(), x.device, norm.device, w.device, bias.device, logits.device, ids.device, (void*)workspace.device,
            arrivals.device);
     CK(cudaDeviceSynchronize());
     std::vector<double> in = widen(x.host);
@@ -520,8 +520,8 @@ void check_experts(int tokens, int pattern) {
   indices.upload(), weights.upload();
   DeviceStep step(tokens, tokens, 0);
   act.poison(), out.poison();
-  launch(up_kernel<Up>, {dim3(37), up.tiling.threads(), up.tiling.shared_bytes()}, nullptr, step.get(), x.device, indices.device, gate_up.device, act.device);
-  launch(down_kernel<Down>, {dim3(ceil_div(hidden, down.tiling.rows)), down.tiling.threads(), down.tiling.shared_bytes()}, nullptr, step.get(), act.device, indices.device, weights.device, down_w.device, addend.device, out.device);
+  launch(up_kernel<Up>, {dim3(37), up.tiling.threads(), size_t(up.tiling.shared_bytes(hidden))}, nullptr, step.get(), x.device, indices.device, gate_up.device, act.device);
+  launch(down_kernel<Down>, {dim3(ceil_div(hidden, down.tiling.rows)), down.tiling.threads(), size_t(down.tiling.shared_bytes(m))}, nullptr, step.get(), act.device, indices.device, weights.device, down_w.device, addend.device, out.device);
   CK(cudaDeviceSynchronize());
   std::vector<double> want_act(act.count), want_rows(rows.count), want = widen(addend.host);
   for (int c = 0; c < choices; ++c) {
@@ -546,9 +546,9 @@ void check_experts(int tokens, int pattern) {
   expect_close(name + " down", out, want, f32_limit);
   // The parts that a build without fusion uses.
   rows.poison(), back.poison(), out.poison();
-  launch(expert_kernel<FirstLinear<Up>>, {dim3(50), up.tiling.threads(), up.tiling.shared_bytes()}, nullptr, step.get(), x.device, indices.device, gate_up.device, rows.device);
+  launch(expert_kernel<FirstLinear<Up>>, {dim3(50), up.tiling.threads(), size_t(up.tiling.shared_bytes(hidden))}, nullptr, step.get(), x.device, indices.device, gate_up.device, rows.device);
   expect_close(name + " expert_linear", rows, want_rows, f32_limit);
-  launch(expert_kernel<SecondLinear<Down>>, {dim3(131), down.tiling.threads(), down.tiling.shared_bytes()}, nullptr, step.get(), act.device, indices.device, down_w.device, back.device);
+  launch(expert_kernel<SecondLinear<Down>>, {dim3(131), down.tiling.threads(), size_t(down.tiling.shared_bytes(m))}, nullptr, step.get(), act.device, indices.device, down_w.device, back.device);
   expect_close(name + " expert_linear", back, want_back, f32_limit);
   launch(combine_kernel<CombineOf<Up>>, {dim3(ceil_div(size_t(tokens) * hidden / 4, 256)), 256}, nullptr, step.get(), back.device, indices.device, weights.device, out.device);
   for (size_t i = 0; i < want.size(); ++i) want[i] -= addend.host[i];
@@ -557,36 +557,36 @@ void check_experts(int tokens, int pattern) {
 
 constexpr Norm norm{true, eps};
 constexpr Rows tokens = Rows::tokens;
-CASE(Linear1Case, Linear{300, 96, true, false, {}, tokens, {16, 2, 64, 1, 1}});
+CASE(Linear1Case, Linear{300, 96, true, false, {}, tokens, {16, 2, 0, 1, 1}});
 CASE(Linear2Case, Linear{300, 96, true, true, {}, tokens, {8, 1, 64, 2, 2}});
-CASE(Linear3Case, Linear{128, 320, false, true, norm, tokens, {8, 2, 128, 1, 1}});
-CASE(Linear4Case, Linear{2560, 1024, false, false, norm, tokens, {16, 4, 256, 1, 1}});
-CASE(Linear5Case, Linear{1024, 2048, false, true, {}, tokens, {8, 4, 256, 2, 1}});
-CASE(Linear6Case, Linear{1024, 3072, false, true, {}, tokens, {8, 6, 256, 3, 1}});
-CASE(LinearSwiglu7Case, LinearSwiglu{320, 128, 32, false, {}, tokens, {16, 2, 64, 1, 1}});
+CASE(Linear3Case, Linear{128, 320, false, true, norm, tokens, {8, 3, 128, 2, 1}});
+CASE(Linear4Case, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 2, 1}});
+CASE(Linear5Case, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 1024, 3, 1}});
+CASE(Linear6Case, Linear{1024, 3072, false, true, {}, tokens, {8, 12, 0, 2, 1}});
+CASE(LinearSwiglu7Case, LinearSwiglu{320, 128, 32, false, {}, tokens, {16, 2, 0, 1, 1}});
 CASE(LinearSwiglu8Case, LinearSwiglu{256, 96, 8, true, {}, tokens, {16, 3, 64, 2, 2}});
-CASE(LinearSwiglu9Case, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 4, 256, 1, 1}});
-CASE(HeadArgmax10Case, HeadArgmax{300, 96, true, {}, tokens, {16, 2, 64, 2, 1}});
-CASE(HeadArgmax11Case, HeadArgmax{8192, 256, false, norm, tokens, {16, 2, 128, 3, 1}});
+CASE(LinearSwiglu9Case, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 0, 2, 1}});
+CASE(HeadArgmax10Case, HeadArgmax{300, 96, true, {}, tokens, {16, 2, 0, 3, 1}});
+CASE(HeadArgmax11Case, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1}});
 CASE(RmsNorm12Case, RmsNorm{96, eps});
 CASE(RmsNorm13Case, RmsNorm{1024, eps});
 CASE(RmsNorm14Case, RmsNorm{2560, eps});
-CASE(Linear15Case, Linear{2560, 1024, false, false, {}, tokens, {16, 4, 256, 1, 8, true}});
-CASE(Linear16Case, Linear{1024, 3072, false, true, {}, tokens, {16, 8, 128, 2, 4}});
+CASE(Linear15Case, Linear{2560, 1024, false, false, {}, tokens, {16, 8, 0, 1, 8, true}});
+CASE(Linear16Case, Linear{1024, 3072, false, true, {}, tokens, {16, 8, 1024, 2, 4}});
 CASE(MoeRouter17Case, MoeRouter{64, 2560, 6, true, tokens, norm, 1e-12f, 8, 8});
 CASE(MoeRouter18Case, MoeRouter{64, 2560, 6, true, tokens, {}, 1e-12f, 8, 8});
 CASE(MoeRouter19Case, MoeRouter{16, 128, 4, false, tokens, {}, 1e-12f, 1, 4});
-CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {16, 2, 64, 1, 1}});
-CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {8, 1, 64, 2, 1}});
-CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 64, 2, 2}});
-CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 64, 3, 1}});
-CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {16, 5, 256, 2, 1, false, 2}});
-CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {8, 6, 256, 2, 1, false, 2}});
-CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 4, 256, 1, 1, true}});
-CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 256, 1, 1, true}});
-CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 6, 256, 2, 1, true}});
-CASE(DownShort, Linear{1024, 3072, false, true, {}, tokens, {8, 5, 256, 2, 1, true}});
-CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 4, 256, 1, 1, true}});
+CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {16, 2, 0, 1, 1}});
+CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {8, 2, 0, 3, 1}});
+CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2}});
+CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1}});
+CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {16, 10, 0, 2, 1, false, 1}});
+CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {8, 6, 0, 3, 1, false, 2}});
+CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 1, 1, true}});
+CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 0, 1, 1, true}});
+CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 12, 1536, 2, 1, true}});
+CASE(DownShort, Linear{1024, 3072, false, true, {}, tokens, {8, 8, 1000, 2, 1, true}});
+CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 0, 1, 1, true}});
 
 }  // namespace
 

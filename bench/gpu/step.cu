@@ -50,45 +50,45 @@ constexpr int group = 32, block_size = 64;
 
 // How the step is cut; one instance is one variant that is timed.
 struct Dense1 {
-  static constexpr ProductTiling shared_down{};
   static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132 * 2;
   static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 4, 256, 1, 1, true, 6}, o{8, 8, 256, 1, 1, true, 3}, up{16, 4, 256, 1, 1, true, 6}, down{8, 6, 256, 2, 1, true, 4}, head{16, 4, 256, 3, 1, false, 2};
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 1, true, 5}, o{8, 8, 0, 1, 1, true, 4}, up{16, 8, 0, 1, 1, true, 5}, down{8, 12, 0, 1, 1, true, 3}, head{16, 8, 0, 3, 1, false, 2}, shared_down = down;
 };
-struct Dense1Narrow : Dense1 {  // 8 warps of half the span
-  static constexpr ProductTiling qkv{16, 8, 128, 1, 1, true, 4}, o{8, 8, 128, 2, 1, true, 4}, up{16, 8, 128, 1, 1, true, 4}, down{8, 12, 256, 1, 1, true, 2}, head{16, 8, 128, 3, 1, false, 2};
+struct Dense1Wide : Dense1 {  // more warps
+  static constexpr ProductTiling o{8, 16, 0, 1, 1, true, 2}, down{8, 16, 0, 1, 1, true, 2};
 };
-struct Dense1Head3 : Dense1 {
-  static constexpr int head_blocks = 132 * 3;
-  static constexpr ProductTiling head{16, 4, 256, 2, 1, false, 3};
+struct Dense1Head1 : Dense1 {
+  static constexpr int head_blocks = 132;
+  static constexpr ProductTiling head{16, 8, 0, 6, 1, false, 1};
 };
+struct Dense1Cluster16 : Dense1 { static constexpr int cluster = 16; };
 struct Dense8 : Dense1 { static constexpr int batch = 8; };
 struct Dense16 : Dense1 {
   static constexpr int batch = 16, cluster = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 4, 256, 1, 2, true, 4}, o{8, 8, 256, 1, 2, true, 3}, up{16, 4, 256, 1, 2, true, 4}, down{8, 6, 256, 2, 2, true, 3}, head{16, 4, 256, 3, 2, false, 2};
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 2, true, 3}, o{8, 16, 0, 1, 2, true, 2}, up{16, 8, 0, 1, 2, true, 3}, down{8, 16, 0, 1, 2, true, 2}, head{16, 8, 0, 3, 2, false, 2};
 };
 struct Dense64 : Dense1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 4, 256, 1, 8, true, 3}, o{16, 8, 256, 1, 8, true, 2}, up{16, 4, 256, 1, 8, true, 3}, down{16, 12, 256, 1, 8, true, 1}, head{16, 4, 256, 2, 8, false, 2};
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{16, 8, 0, 1, 8, true, 2}, down{16, 8, 0, 1, 8, true, 2}, head{16, 8, 0, 2, 8, false, 2};
 };
 struct Moe1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132 * 2, expert_blocks = 132 * 2;
+  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132;
   static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 5, 256, 2, 1, true, 2}, o{8, 5, 256, 2, 1, true, 4}, up{16, 5, 256, 2, 1, true, 2}, down{8, 8, 256, 4, 1, true, 2}, head{16, 5, 256, 2, 1, false, 2},
-      shared_down{8, 6, 256, 2, 1, true, 3}, expert_up{16, 5, 256, 2, 1, false, 2}, expert_down{8, 6, 256, 2, 1, false, 3};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2}, o{8, 10, 0, 1, 1, true, 3}, up{16, 10, 0, 1, 1, true, 2}, down{8, 16, 3072, 4, 1, true, 1}, head{16, 10, 0, 2, 1, false, 1},
+      shared_down{8, 12, 0, 1, 1, true, 3}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
 };
 struct Moe16 : Moe1 {
   static constexpr int batch = 16, cluster = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 5, 256, 2, 2, true, 2}, o{8, 5, 256, 2, 2, true, 3}, up{16, 5, 256, 2, 2, true, 2}, down{8, 8, 256, 2, 2, true, 2}, head{16, 5, 256, 2, 2, false, 2}, shared_down{8, 6, 256, 2, 2, true, 3};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 4, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_down{8, 12, 0, 1, 2, true, 2};
 };
 struct Moe64 : Moe1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 5, 256, 2, 8, true, 2}, o{16, 5, 256, 2, 8, true, 2}, up{16, 5, 256, 2, 8, true, 2}, down{16, 8, 256, 1, 8, true, 2}, head{16, 5, 256, 2, 8, false, 2},
-      shared_down{16, 6, 256, 1, 8, true, 2}, expert_up{16, 5, 256, 2, 2, false, 2}, expert_down{8, 6, 256, 2, 2, false, 2};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 2, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
+      expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2};
 };
 
 // nvcc cannot name a kernel by a struct's value, so a problem is a type.
@@ -193,11 +193,11 @@ struct Decode {
 
   template <class Q, class X, class Y>
   void linear_launch(cudaStream_t s, bool dependent, const X* in, const Bf16* norm, const Bf16* weight, const float* residual, Y* out) {
-    launch(linear_kernel<Q, X, Y>, {dim3(ceil_div(Q::value.n, Q::value.tiling.rows)), Q::value.tiling.threads(), Q::value.tiling.shared_bytes(), 1, dependent}, s, step.get(), in, norm, weight, residual, out);
+    launch(linear_kernel<Q, X, Y>, {dim3(ceil_div(Q::value.n, Q::value.tiling.rows)), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k)), 1, dependent}, s, step.get(), in, norm, weight, residual, out);
   }
   template <class Q, class X>
   void up_launch(cudaStream_t s, bool dependent, const X* in, const Bf16* norm, const Bf16* weight, Bf16* out) {
-    launch(up_kernel<Q, X>, {dim3(Q::value.m / 8), Q::value.tiling.threads(), Q::value.tiling.shared_bytes(), 1, dependent}, s, step.get(), in, norm, weight, out);
+    launch(up_kernel<Q, X>, {dim3(Q::value.m / 8), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k)), 1, dependent}, s, step.get(), in, norm, weight, out);
   }
 
   void record(cudaStream_t s, bool dependent = true, int parts = kAll) {
@@ -240,9 +240,9 @@ struct Decode {
             linear_launch<typename P::SharedDown, Bf16, float>(s, dependent, act.device, nullptr, w.shared_down.of(e), x.device, shared_out.device);
           }
           if (parts & kExperts) {
-            launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), MoeUp::value.tiling.shared_bytes(), 1, dependent}, s, step.get(), normed.device, indices.device,
+            launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden)), 1, dependent}, s, step.get(), normed.device, indices.device,
                    w.expert_up.of(e), act.device);
-            launch(expert_down_kernel<MoeDown>, {dim3(ceil_div(M::hidden, MoeDown::value.tiling.rows)), MoeDown::value.tiling.threads(), MoeDown::value.tiling.shared_bytes(), 1, dependent}, s, step.get(), act.device, indices.device,
+            launch(expert_down_kernel<MoeDown>, {dim3(ceil_div(M::hidden, MoeDown::value.tiling.rows)), MoeDown::value.tiling.threads(), size_t(MoeDown::value.tiling.shared_bytes(M::m)), 1, dependent}, s, step.get(), act.device, indices.device,
                    router_weights.device, w.expert_down.of(e), shared_out.device, x.device);
           }
         }
@@ -250,7 +250,7 @@ struct Decode {
     }
     norm_row(2 * M::layers);
     if (parts & kHead) {
-      launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), V::head.shared_bytes(), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
+      launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), size_t(V::head.shared_bytes(M::hidden)), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
              next.device, (void*)work.device, arrivals.device);
     }
   }
@@ -343,9 +343,10 @@ int main(int argc, char** argv) {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
     run<Dense03, Dense1>("0.3B", weights, 128, true);
-    run<Dense03, Dense1Narrow>("0.3B narrow", weights, 128, true);
-    run<Dense03, Dense1Head3>("0.3B head3", weights, 128, false);
+    run<Dense03, Dense1Wide>("0.3B wide", weights, 128, true);
+    run<Dense03, Dense1Head1>("0.3B head1", weights, 128, false);
     run<Dense03, Dense1>("0.3B", weights, 8192, false);
+    run<Dense03, Dense1Cluster16>("0.3B c16", weights, 8192, false);
     run<Dense03, Dense8>("0.3B", weights, 128, false);
     run<Dense03, Dense16>("0.3B", weights, 128, true);
     run<Dense03, Dense64>("0.3B", weights, 128, true);

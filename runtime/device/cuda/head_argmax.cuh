@@ -11,7 +11,7 @@
 //   arrivals   one counter, 0 before the first launch; each launch leaves it 0 (a __device__ variable of the generated file)
 //
 // Each block leaves its best of each row in the workspace; the block that is last to do so picks among them.
-// Launch: tiling.threads() threads, tiling.shared_bytes() of dynamic shared memory; as many blocks as fit, which take tiles in turns.
+// Launch: tiling.threads() threads, tiling.shared_bytes(k) of dynamic shared memory; as many blocks as fit, which take tiles in turns.
 // See product.cuh. Reference ops: rms_norm, linear, argmax (fused: head_argmax).
 #pragma once
 
@@ -59,9 +59,11 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
     Best best[kept];
 #pragma unroll
     for (int j = 0; j < kept; ++j) best[j] = no_best();
+    const auto row_of = [&](int row) { return x + static_cast<int64_t>(first + row) * k; };
+    product.load_x(row_of, count, norm);
     for (int i = 0; i < walk.each; ++i, ++index) {
       const int tile = walk.tile(index);
-      product.run(source, index, total, count, [&](int row) { return x + static_cast<int64_t>(first + row) * k; }, norm);
+      product.run(source, index, total, count, row_of, norm);
 #pragma unroll
       for (int j = 0; j < kept; ++j) {
         const int token = static_cast<int>(threadIdx.x) / tiling.rows + j * stride, column = tile * tiling.rows + row;

@@ -7,7 +7,7 @@
 //   residual  float [rows, n] if problem.residual, else not read; may be y
 //   y         Y [rows, n]     row-major; float, or Bf16 rounded to nearest even
 //
-// Launch: tiling.threads() threads, tiling.shared_bytes() of dynamic shared memory; ceil(n / tiling.rows) blocks, or fewer, which then take
+// Launch: tiling.threads() threads, tiling.shared_bytes(k) of dynamic shared memory; ceil(n / tiling.rows) blocks, or fewer, which then take
 // several tiles each (not with tiling.once).
 // See product.cuh. Sums, then * 1 / rms, then + bias, then + residual, all f32. Reference ops: rms_norm, linear, add.
 #pragma once
@@ -73,7 +73,9 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     float residue[each];
 #pragma unroll
     for (int j = 0; j < each; ++j) residue[j] = load_residual(static_cast<int>(blockIdx.x), 0, rows, static_cast<int>(threadIdx.x) + j * tiling.threads());
-    product.run(source, 0, 1, rows, [&](int row) { return x + static_cast<int64_t>(row) * k; }, norm);
+    const auto row_of = [&](int row) { return x + static_cast<int64_t>(row) * k; };
+    product.load_x(row_of, rows, norm);
+    product.run(source, 0, 1, rows, row_of, norm);
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       const int i = static_cast<int>(threadIdx.x) + j * tiling.threads();
@@ -88,7 +90,9 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     for (int index = 0; index < total; ++index) {
       const int tile = walk.tile(index), first = walk.group(index) * tiling.tokens();
       const int count = rows - first < tiling.tokens() ? rows - first : tiling.tokens();
-      product.run(source, index, total, count, [&](int row) { return x + static_cast<int64_t>(first + row) * k; }, norm);
+      const auto row_of = [&](int row) { return x + static_cast<int64_t>(first + row) * k; };
+      if (index % walk.each == 0) product.load_x(row_of, count, norm);
+      product.run(source, index, total, count, row_of, norm);
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         finish(tile, first, i, load_residual(tile, first, count, i));
       }

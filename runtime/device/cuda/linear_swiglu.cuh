@@ -7,7 +7,7 @@
 //   y       Y [rows, m]       row-major; float, or Bf16 rounded to nearest even
 //
 // A tile is 8 rows of the gate and the same 8 of up: low and high rows of one tensor-core product.
-// Launch: tiling.threads() threads, tiling.shared_bytes() of dynamic shared memory; m / 8 blocks, or fewer, which then take several tiles each
+// Launch: tiling.threads() threads, tiling.shared_bytes(k) of dynamic shared memory; m / 8 blocks, or fewer, which then take several tiles each
 // (not with tiling.once); tiling.rows is 16.
 // See product.cuh. silu in f32 on complete sums. Reference ops: rms_norm, linear x 2, swiglu (fused: linear_swiglu).
 #pragma once
@@ -68,7 +68,9 @@ ERN_DEVICE void linear_swiglu(const Step* step, const X* x, const Bf16* norm, co
     const auto source = [&](int) { return rows_at(static_cast<int>(blockIdx.x)); };
     product.begin(source, 1);
     wait_for_inputs();
-    product.run(source, 0, 1, rows, [&](int row) { return x + static_cast<int64_t>(row) * k; }, norm);
+    const auto row_of = [&](int row) { return x + static_cast<int64_t>(row) * k; };
+    product.load_x(row_of, rows, norm);
+    product.run(source, 0, 1, rows, row_of, norm);
     finish(static_cast<int>(blockIdx.x), 0, rows);
   } else {
     const TileWalk walk{tiles, static_cast<int>(ceil_div(rows, tiling.tokens()))};
@@ -78,7 +80,9 @@ ERN_DEVICE void linear_swiglu(const Step* step, const X* x, const Bf16* norm, co
     wait_for_inputs();
     for (int index = 0; index < total; ++index) {
       const int first = walk.group(index) * tiling.tokens(), count = rows - first < tiling.tokens() ? rows - first : tiling.tokens();
-      product.run(source, index, total, count, [&](int row) { return x + static_cast<int64_t>(first + row) * k; }, norm);
+      const auto row_of = [&](int row) { return x + static_cast<int64_t>(first + row) * k; };
+      if (index % walk.each == 0) product.load_x(row_of, count, norm);
+      product.run(source, index, total, count, row_of, norm);
       finish(walk.tile(index), first, count);
     }
   }

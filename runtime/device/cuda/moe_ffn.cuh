@@ -15,7 +15,7 @@
 //   addend       float [tokens, hidden]            if problem.addend, else not read
 //   out          float [tokens, hidden]
 //
-// Launch, tiling.threads() threads and tiling.shared_bytes() of dynamic shared memory each:
+// Launch, tiling.threads() threads and tiling.shared_bytes(k) of dynamic shared memory each:
 //   moe_up         as many blocks as fit, which share out (expert in use, m / 8 tiles) in runs
 //   moe_down       grid (ceil(hidden / tiling.rows)): a block passes over the experts in use, ascending
 //   expert_linear  as moe_up, with ceil(n / tiling.rows) tiles
@@ -119,8 +119,9 @@ ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, 
     product.begin(source, run.count);
     for (int index = 0; index < run.count; ++index) {
       const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
-      product.run(source, index, run.count, count, [&](int i) { return x + static_cast<int64_t>(chunk + items.choice_of(item, i) / chosen) * hidden; },
-                  nullptr);
+      const auto row_of = [&](int i) { return x + static_cast<int64_t>(chunk + items.choice_of(item, i) / chosen) * hidden; };
+      if (index == 0 || tile == 0) product.load_x(row_of, count, nullptr);
+      product.run(source, index, run.count, count, row_of, nullptr);
       for (int i = static_cast<int>(threadIdx.x); i < outputs * count; i += tiling.threads()) {
         const int row = i % outputs, token = i / outputs;
         activations[(first_choice + items.choice_of(item, token)) * m + tile * outputs + row] =
@@ -155,7 +156,9 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
     __syncthreads();
     for (int item = 0; item < items.items; ++item) {
       const int count = items.count(item);
-      product.run(source, item, items.items, count, [&](int i) { return activations + (first_choice + items.choice_of(item, i)) * m; }, nullptr);
+      const auto row_of = [&](int i) { return activations + (first_choice + items.choice_of(item, i)) * m; };
+      product.load_x(row_of, count, nullptr);
+      product.run(source, item, items.items, count, row_of, nullptr);
       // A token has an expert once, and items follow one another through the barrier in run().
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         const int row = i % tiling.rows, choice = items.choice_of(item, i / tiling.rows);
@@ -206,12 +209,12 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
     product.begin(source, run.count);
     for (int index = 0; index < run.count; ++index) {
       const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
-      product.run(source, index, run.count, count,
-                  [&](int i) {
-                    const int64_t choice = first_choice + items.choice_of(item, i);
-                    return x + (problem.row_a_choice ? choice : choice / chosen) * k;
-                  },
-                  nullptr);
+      const auto row_of = [&](int i) {
+        const int64_t choice = first_choice + items.choice_of(item, i);
+        return x + (problem.row_a_choice ? choice : choice / chosen) * k;
+      };
+      if (index == 0 || tile == 0) product.load_x(row_of, count, nullptr);
+      product.run(source, index, run.count, count, row_of, nullptr);
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         const int row = i % tiling.rows, column = tile * tiling.rows + row;
         if (column < n) y[(first_choice + items.choice_of(item, i / tiling.rows)) * n + column] = round_to<Y>(product.sum(row, i / tiling.rows));
