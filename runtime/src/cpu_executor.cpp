@@ -94,20 +94,43 @@ void CpuExecutor::launch(Bucket& bucket, const Step& step) {
   bucket.team.note(alone, now_ns() - begin, step.tokens);
 }
 
-StepResult CpuExecutor::run(ProgramKind kind, std::span<const StepItem> items) {
+// Nothing is gained by it on a CPU, where steps don't wait for the host; tests of the engine turn it on.
+bool CpuExecutor::runs_ahead() const {
+#ifdef ERN_RUN_AHEAD
+  return true;
+#else
+  return false;
+#endif
+}
+
+void CpuExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) {
   int32_t tokens = 0;
   for (const StepItem& item : items) tokens += item.rows;
   Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
   const Program& program = *bucket.program;
-  const Step step = fill_inputs(*plan_, program, items, inputs_.data());
+  const Step step = fill_inputs(*plan_, program, items, inputs_.data(), ids_of_last);
+  if (ids_of_last) {
+    const std::vector<int32_t>& last = begun_[(first_ + count_ + 1) % 2].ids;
+    std::ranges::copy(last, reinterpret_cast<int32_t*>(inputs_.data() + program.inputs.ids));
+  }
   launch(bucket, step);
   const bool all_rows = kind == ProgramKind::score || kind == ProgramKind::trace;
-  StepResult result{&program, all_rows ? step.tokens : step.sequences, nullptr};
+  Begun& begun = begun_[(first_ + count_++) % 2];
+  begun.result = {&program, all_rows ? step.tokens : step.sequences, nullptr};
   for (const Output& output : std::span(program.outputs, program.output_count)) {
     std::byte* const data = arena_.data() + output.offset;
     if (output.role == Role::logits) logits_ = reinterpret_cast<float*>(data), logits_stride_ = output.row_stride;
-    if (output.role == Role::next_ids) result.next_ids = reinterpret_cast<const int32_t*>(data);
+    if (output.role != Role::next_ids) continue;
+    const auto* const ids = reinterpret_cast<const int32_t*>(data);
+    begun.ids.assign(ids, ids + begun.result.rows);
+    begun.result.next_ids = begun.ids.data();
   }
+}
+
+StepResult CpuExecutor::end() {
+  const StepResult result = begun_[first_].result;
+  first_ = (first_ + 1) % 2;
+  --count_;
   return result;
 }
 

@@ -20,7 +20,9 @@ class CpuExecutor final : public Executor {
                                                   ThreadPool& threads);
 
   int32_t most_rows(ProgramKind kind, int32_t sequences) const override;
-  StepResult run(ProgramKind kind, std::span<const StepItem> items) override;
+  void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) override;
+  StepResult end() override;
+  bool runs_ahead() const override;
   float* logits(int32_t row) override { return logits_ + static_cast<uint64_t>(row) * logits_stride_; }
   const std::byte* traced(const Output& output) override { return arena_.data() + output.offset; }
   uint64_t arena_bytes() const override { return usual_arena_; }
@@ -48,6 +50,12 @@ class CpuExecutor final : public Executor {
   std::vector<Bucket> buckets_;
   float* logits_ = nullptr;   // of the last step
   uint64_t logits_stride_ = 0;
+  // Steps under way: they are run where they begin, and each one's ids are kept until it ends.
+  struct Begun {
+    StepResult result;
+    std::vector<int32_t> ids;
+  } begun_[2];
+  uint32_t first_ = 0, count_ = 0;
 };
 
 }  // namespace ern

@@ -184,13 +184,16 @@ void Engine::run() {
     for (Message& message : messages) handle(message);
     messages.clear();
     try {
+      if (!passes_.empty()) generation_->settle();
       moved = advance_passes();
-      moved = generation_->step() || moved;
+      moved = generation_->step(passes_.empty()) || moved;
     } catch (const std::bad_alloc&) {
+      generation_->abandon(false);
       end_passes(Code::out_of_memory, "memory ran out");
       generation_->end_all(ERN_FINISH_ERROR, "memory ran out");
       moved = false;
     } catch (const DeviceFailure& failure) {
+      generation_->abandon(true);
       lose(failure.status());
       moved = false;
     }

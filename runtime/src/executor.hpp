@@ -19,7 +19,7 @@ struct StepItem {
   std::span<const int32_t> blocks;  // of the sequence, enough for first + rows tokens
 };
 
-// What a step left for the host; valid until the next one.
+// What a step left for the host; valid until the next one ends or, if none is under way, is begun.
 struct StepResult {
   const Program* program;
   int32_t rows;             // of the logits: the items, or all tokens (score, trace)
@@ -34,12 +34,26 @@ class Executor {
   // must hold.
   virtual int32_t most_rows(ProgramKind kind, int32_t sequences) const = 0;
 
-  // A bucket of this kind must hold the items: see most_rows. Throws DeviceFailure when the device is lost.
-  virtual StepResult run(ProgramKind kind, std::span<const StepItem> items) = 0;
+  // Begins a step. A bucket of this kind must hold the items: see most_rows. Throws DeviceFailure when the device is
+  // lost.
+  //
+  // With `ids_of_last` it is a step of decode behind the one begun last, over as many sequences in the same order, which
+  // may be under way still: each row's token is what that step finds for its row, and `tokens` of the items is not read.
+  // So the device goes on before the host has seen a token. At most two steps are under way; only where runs_ahead().
+  virtual void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) = 0;
+  // The oldest step under way, once it is done.
+  virtual StepResult end() = 0;
+  virtual bool runs_ahead() const = 0;
 
-  // One row of the last step's logits [vocab]; the caller may overwrite it. Fetched when it is first asked for.
+  StepResult run(ProgramKind kind, std::span<const StepItem> items) {
+    begin(kind, items, false);
+    return end();
+  }
+
+  // One row of the logits [vocab] of the step begun last, which has ended; the caller may overwrite it. Fetched when it
+  // is first asked for.
   virtual float* logits(int32_t row) = 0;
-  // A traced tensor of the last step, as the plan describes it.
+  // A traced tensor of that step, as the plan describes it.
   virtual const std::byte* traced(const Output& output) = 0;
 
   // Scratch of prefill and decode.

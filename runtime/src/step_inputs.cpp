@@ -4,7 +4,8 @@
 
 namespace ern {
 
-Step fill_inputs(const Plan& plan, const Program& program, std::span<const StepItem> items, std::byte* base) {
+Step fill_inputs(const Plan& plan, const Program& program, std::span<const StepItem> items, std::byte* base,
+                 bool no_ids) {
   const auto at = [base](uint64_t offset) { return reinterpret_cast<int32_t*>(base + offset); };
   const Inputs& in = program.inputs;
   int32_t *ids = at(in.ids), *positions = at(in.positions), *slots = at(in.slots), *kinds = at(in.kinds);
@@ -19,7 +20,7 @@ Step fill_inputs(const Plan& plan, const Program& program, std::span<const StepI
     query_start[s] = row;
     for (int32_t i = 0; i < item.rows; ++i, ++row) {
       const int64_t position = item.first + i;
-      ids[row] = item.tokens[i];
+      ids[row] = no_ids ? 0 : item.tokens[i];
       std::fill_n(positions + 3 * row, 3, static_cast<int32_t>(position));
       slots[row] = static_cast<int32_t>(item.blocks[static_cast<size_t>(position / block_size)] * block_size +
                                         position % block_size);

@@ -9,7 +9,7 @@
 
 namespace ern {
 
-// `base`: of the inputs, Inputs::bytes of the program.
-Step fill_inputs(const Plan& plan, const Program& program, std::span<const StepItem> items, std::byte* base);
+// `base`: of the inputs, Inputs::bytes of the program. `no_ids`: they come from elsewhere.
+Step fill_inputs(const Plan& plan, const Program& program, std::span<const StepItem> items, std::byte* base, bool no_ids);
 
 }  // namespace ern

@@ -65,16 +65,19 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
   if (!arena.ok()) return arena.status();
   auto inputs = DeviceMemory::create(gpu, step_bytes + sizes.inputs, "inputs of a step");
   if (!inputs.ok()) return inputs.status();
-  auto staged = PinnedMemory::create(gpu, step_bytes + sizes.inputs, "inputs of a step");
-  if (!staged.ok()) return staged.status();
-  auto ids = PinnedMemory::create(gpu, static_cast<uint64_t>(sizes.rows) * 4, "ids of a step");
-  if (!ids.ok()) return ids.status();
+  for (Slot& slot : executor.slots_) {
+    auto staged = PinnedMemory::create(gpu, step_bytes + sizes.inputs, "inputs of a step");
+    if (!staged.ok()) return staged.status();
+    slot.inputs = std::move(staged.value());
+    auto ids = PinnedMemory::create(gpu, static_cast<uint64_t>(sizes.rows) * 4, "ids of a step");
+    if (!ids.ok()) return ids.status();
+    slot.ids = std::move(ids.value());
+    if (Status status = gpu.check(gpu.driver().event_create(&slot.done, event_no_timing), "making an event"); !status.ok()) return status;
+  }
   auto row = PinnedMemory::create(gpu, static_cast<uint64_t>(plan.vocab_size) * 4, "a row of logits");
   if (!row.ok()) return row.status();
   executor.arena_ = std::move(arena.value());
   executor.inputs_ = std::move(inputs.value());
-  executor.staged_inputs_ = std::move(staged.value());
-  executor.staged_ids_ = std::move(ids.value());
   executor.staged_row_ = std::move(row.value());
   for (const Program& program : std::span(plan.programs, plan.program_count)) executor.buckets_.push_back({&program, {}});
   // Smallest first: the first that fits is the one to take.
@@ -91,8 +94,13 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
 CudaExecutor::~CudaExecutor() {
   if (!gpu_.enter().ok()) return;
   gpu_.driver().stream_synchronize(gpu_.stream());
-  for (const Bucket& bucket : buckets_)
-    if (bucket.graph) gpu_.driver().graph_exec_destroy(bucket.graph);
+  for (const Bucket& bucket : buckets_) {
+    for (const auto& graphs : bucket.graphs)
+      for (const GraphExec graph : graphs)
+        if (graph) gpu_.driver().graph_exec_destroy(graph);
+  }
+  for (const Slot& slot : slots_)
+    if (slot.done) gpu_.driver().event_destroy(slot.done);
 }
 
 void CudaExecutor::require(int error, const char* what) const {
@@ -144,7 +152,6 @@ void CudaExecutor::resolve(Bucket& bucket) {
   const Pointer arena = arena_of(program);
   for (const Launch& launch : std::span(program.launches, program.launch_count))
     bucket.calls.push_back(make_call(program, launch, bucket.calls.empty(), arena));
-  if (program.kind == ProgramKind::decode) capture(bucket);
 }
 
 std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_call(const Program& program, const Launch& launch, bool first,
@@ -197,61 +204,81 @@ TensorMap CudaExecutor::make_map(const DeviceMap& map, Pointer at, const char* k
   return made;
 }
 
-void CudaExecutor::enqueue(Bucket& bucket, const Step& sizes) {
+void CudaExecutor::enqueue(Bucket& bucket, const Step& sizes, const Slot& slot, bool ids_of_last) {
   const Driver& driver = gpu_.driver();
   const Program& program = *bucket.program;
-  require(driver.copy_in(inputs_.data(), staged_inputs_.data(), step_bytes + program.inputs.bytes, gpu_.stream()), "copying a step's inputs");
+  const Pointer inputs = inputs_.data() + step_bytes;
+  const Output* const ids = find_output(program, Role::next_ids);
+  const int32_t rows = is_usual(program.kind) ? sizes.sequences : sizes.tokens;
+  const auto id_bytes = static_cast<uint64_t>(rows) * 4;
+  require(driver.copy_in(inputs_.data(), slot.inputs.data(), step_bytes + program.inputs.bytes, gpu_.stream()), "copying a step's inputs");
+  if (ids_of_last) require(driver.copy(inputs + program.inputs.ids, arena_of(program) + ids->offset, id_bytes, gpu_.stream()), "copying ids");
   for (const auto& call : bucket.calls) {
     for (int axis = 0; axis < 3; ++axis) call->config.grid[axis] = blocks_of(call->grid[axis], sizes);
     require(driver.launch(&call->config, call->function, call->parameters.data(), nullptr), call->name);
   }
-  if (const Output* ids = find_output(program, Role::next_ids)) {
-    const int32_t rows = is_usual(program.kind) ? sizes.sequences : sizes.tokens;
-    require(driver.copy_out(staged_ids_.data(), arena_of(program) + ids->offset, static_cast<uint64_t>(rows) * 4, gpu_.stream()),
-            "copying ids");
-  }
+  if (ids) require(driver.copy_out(slot.ids.data(), arena_of(program) + ids->offset, id_bytes, gpu_.stream()), "copying ids");
 }
 
 // Grids for the most rows of the bucket: parameters are fixed from here on, and what a step has less, its kernels see.
-void CudaExecutor::capture(Bucket& bucket) {
+GraphExec CudaExecutor::capture(Bucket& bucket, const Slot& slot, bool ids_of_last) {
   const Driver& driver = gpu_.driver();
   const Program& program = *bucket.program;
   require(driver.stream_begin_capture(gpu_.stream(), capture_thread_local), "beginning a graph");
   Graph graph = nullptr;
   try {
-    enqueue(bucket, {program.max_tokens, program.max_sequences, 0});
+    enqueue(bucket, {program.max_tokens, program.max_sequences, 0}, slot, ids_of_last);
   } catch (...) {
     if (driver.stream_end_capture(gpu_.stream(), &graph) == success && graph) driver.graph_destroy(graph);
     throw;
   }
   require(driver.stream_end_capture(gpu_.stream(), &graph), "ending a graph");
-  const int error = driver.graph_instantiate(&bucket.graph, graph, 0);
+  GraphExec made = nullptr;
+  const int error = driver.graph_instantiate(&made, graph, 0);
   driver.graph_destroy(graph);
   require(error, "making a graph");
-  require(driver.graph_upload(bucket.graph, gpu_.stream()), "making a graph");
+  require(driver.graph_upload(made, gpu_.stream()), "making a graph");
+  return made;
 }
 
-StepResult CudaExecutor::run(ProgramKind kind, std::span<const StepItem> items) {
+void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) {
   if (Status status = gpu_.enter(); !status.ok()) throw DeviceFailure(status);
+  const Driver& driver = gpu_.driver();
   int32_t tokens = 0;
   for (const StepItem& item : items) tokens += item.rows;
   Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
   const Program& program = *bucket.program;
-  auto* const staged = static_cast<std::byte*>(staged_inputs_.data());
-  const Step step = fill_inputs(plan_, program, items, staged + step_bytes);
+  const uint32_t number = (first_ + count_) % most_under_way;
+  Slot& slot = slots_[number];
+  auto* const staged = static_cast<std::byte*>(slot.inputs.data());
+  const Step step = fill_inputs(plan_, program, items, staged + step_bytes, ids_of_last);
   const DeviceStep sizes{step.tokens, step.sequences, step.block_stride, 0};
   std::memcpy(staged, &sizes, sizeof sizes);
-  if (bucket.graph) require(gpu_.driver().graph_launch(bucket.graph, gpu_.stream()), "launching a step");
-  else enqueue(bucket, step);
-  require(gpu_.driver().stream_synchronize(gpu_.stream()), "a step");
+  if (kind == ProgramKind::decode) {
+    GraphExec& graph = bucket.graphs[number][ids_of_last];
+    if (!graph) graph = capture(bucket, slot, ids_of_last);
+    require(driver.graph_launch(graph, gpu_.stream()), "launching a step");
+  } else {
+    enqueue(bucket, step, slot, ids_of_last);
+  }
+  require(driver.event_record(slot.done, gpu_.stream()), "launching a step");
+  ++count_;
   last_ = &program;
   last_arena_ = arena_of(program);
   last_tokens_ = step.tokens;
   logits_ = find_output(program, Role::logits);
   const int32_t rows = is_usual(kind) ? step.sequences : step.tokens;
-  fetched_.assign(static_cast<size_t>(rows), 0);
   const bool has_ids = find_output(program, Role::next_ids) != nullptr;
-  return {&program, rows, has_ids ? static_cast<const int32_t*>(staged_ids_.data()) : nullptr};
+  slot.result = {&program, rows, has_ids ? static_cast<const int32_t*>(slot.ids.data()) : nullptr};
+  fetched_.assign(static_cast<size_t>(rows), 0);
+}
+
+StepResult CudaExecutor::end() {
+  const Slot& slot = slots_[first_];
+  first_ = (first_ + 1) % most_under_way;
+  --count_;
+  require(gpu_.driver().event_synchronize(slot.done), "a step");
+  return slot.result;
 }
 
 float* CudaExecutor::logits(int32_t row) {

@@ -1,5 +1,5 @@
 // Runs programs on a GPU: one upload of the step's inputs, the launches of its bucket, and back what the host needs. A
-// bucket of decode is captured as one graph, so a step of it is one call of the driver. Launches may start while those
+// bucket of decode is captured as a graph, so a step of it is one call of the driver, and two of them may be under way. Launches may start while those
 // before them finish (programmatic dependents); kernels wait where they must. For the engine's thread.
 #pragma once
 
@@ -20,7 +20,9 @@ class CudaExecutor final : public Executor {
   ~CudaExecutor() override;
 
   int32_t most_rows(ProgramKind kind, int32_t sequences) const override;
-  StepResult run(ProgramKind kind, std::span<const StepItem> items) override;
+  void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) override;
+  StepResult end() override;
+  bool runs_ahead() const override { return true; }
   float* logits(int32_t row) override;
   const std::byte* traced(const Output& output) override;
   uint64_t arena_bytes() const override { return usual_arena_; }
@@ -41,11 +43,18 @@ class CudaExecutor final : public Executor {
     std::unique_ptr<TensorMap[]> maps;
     std::vector<void*> parameters;      // where each of them lies
   };
+  static constexpr uint32_t most_under_way = 2;
   // Made when it is first used, since most buckets of a large plan never are.
   struct Bucket {
     const Program* program;
     std::vector<std::unique_ptr<Call>> calls;
-    GraphExec graph = nullptr;
+    GraphExec graphs[most_under_way][2] = {};  // by slot, and whether the ids are those of the step before
+  };
+  // What a step under way reads and writes on the host.
+  struct Slot {
+    PinnedMemory inputs, ids;
+    Event done = nullptr;
+    StepResult result = {};
   };
 
   CudaExecutor(const Plan& plan, const Gpu& gpu, const Kernels& kernels) : plan_(plan), gpu_(gpu), kernels_(kernels) {}
@@ -53,8 +62,8 @@ class CudaExecutor final : public Executor {
   void resolve(Bucket& bucket);
   std::unique_ptr<Call> make_call(const Program& program, const Launch& launch, bool first, Pointer arena);
   TensorMap make_map(const DeviceMap& map, Pointer at, const char* kernel) const;
-  void enqueue(Bucket& bucket, const Step& sizes);
-  void capture(Bucket& bucket);
+  void enqueue(Bucket& bucket, const Step& sizes, const Slot& slot, bool ids_of_last);
+  GraphExec capture(Bucket& bucket, const Slot& slot, bool ids_of_last);
   Pointer arena_of(const Program& program);
   void require(int error, const char* what) const;
 
@@ -63,11 +72,13 @@ class CudaExecutor final : public Executor {
   const Kernels& kernels_;
   Pointer weights_ = 0, kv_ = 0;
   DeviceMemory arena_, large_arena_, inputs_;  // large: for score and trace, while they are used
-  PinnedMemory staged_inputs_, staged_ids_, staged_row_;
+  PinnedMemory staged_row_;
+  Slot slots_[most_under_way];
+  uint32_t first_ = 0, count_ = 0;  // slots of steps under way
   uint64_t usual_arena_ = 0, large_bytes_ = 0;
   std::vector<Bucket> buckets_;
 
-  // Of the last step.
+  // Of the step begun last.
   const Program* last_ = nullptr;
   Pointer last_arena_ = 0;
   int32_t last_tokens_ = 0;
