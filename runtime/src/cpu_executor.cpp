@@ -115,7 +115,7 @@ void CpuExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool 
   }
   launch(bucket, step);
   const bool all_rows = kind == ProgramKind::score || kind == ProgramKind::trace;
-  Begun& begun = begun_[(first_ + count_++) % 2];
+  Begun& begun = begun_[(first_ + count_) % 2];
   begun.result = {&program, all_rows ? step.tokens : step.sequences, nullptr};
   for (const Output& output : std::span(program.outputs, program.output_count)) {
     std::byte* const data = arena_.data() + output.offset;
@@ -125,6 +125,7 @@ void CpuExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool 
     begun.ids.assign(ids, ids + begun.result.rows);
     begun.result.next_ids = begun.ids.data();
   }
+  ++count_;  // when nothing can fail any more: what began also ends
 }
 
 StepResult CpuExecutor::end() {

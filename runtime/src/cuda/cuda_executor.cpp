@@ -254,6 +254,8 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
   const Step step = fill_inputs(plan_, program, items, staged + step_bytes, ids_of_last);
   const DeviceStep sizes{step.tokens, step.sequences, step.block_stride, 0};
   std::memcpy(staged, &sizes, sizeof sizes);
+  const int32_t rows = is_usual(kind) ? step.sequences : step.tokens;
+  fetched_.assign(static_cast<size_t>(rows), 0);  // the last thing that memory may run out for
   if (kind == ProgramKind::decode) {
     GraphExec& graph = bucket.graphs[number][ids_of_last];
     if (!graph) graph = capture(bucket, slot, ids_of_last);
@@ -267,10 +269,8 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
   last_arena_ = arena_of(program);
   last_tokens_ = step.tokens;
   logits_ = find_output(program, Role::logits);
-  const int32_t rows = is_usual(kind) ? step.sequences : step.tokens;
   const bool has_ids = find_output(program, Role::next_ids) != nullptr;
   slot.result = {&program, rows, has_ids ? static_cast<const int32_t*>(slot.ids.data()) : nullptr};
-  fetched_.assign(static_cast<size_t>(rows), 0);
 }
 
 StepResult CudaExecutor::end() {
