@@ -22,8 +22,8 @@ export const ROW_TILES: readonly RowTiles[] = [
   { tokenTiles: 1, mostRows: 8 },
   { suffix: "x16", tokenTiles: 2, mostRows: 16 },
   { suffix: "x32", tokenTiles: 4, mostRows: 32 },
-  { suffix: "x64", tokenTiles: 8, mostRows: 64 },
-  { suffix: "many", tokenTiles: 8 },
+  // With 8 tiles the compiler runs out of registers.
+  { suffix: "many", tokenTiles: 4 },
 ];
 
 /** What is known of a product where its tiling is chosen. */
@@ -68,7 +68,7 @@ export function tilingFor({ tokenTiles }: RowTiles, { rows: fixedRows, n, k, onc
   const parts = (params: KernelParams): number => ceilDiv(k(params), span(params));
   const usualWarps = (params: KernelParams): number => {
     const blocks = ceilDiv(span(params), K_BLOCK);
-    return Math.min(MOST_WARPS, Math.max(ceilDiv(blocks, 8), Math.min(8, blocks)));
+    return Math.min(tokenTiles > 2 ? 8 : MOST_WARPS, Math.max(ceilDiv(blocks, 8), Math.min(8, blocks)));
   };
   const stageBytes = (params: KernelParams): number => rowsOf(params) * span(params) * 2 + 8;
   // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too, for two blocks if they fit.
@@ -92,7 +92,7 @@ export function tilingFor({ tokenTiles }: RowTiles, { rows: fixedRows, n, k, onc
   };
   const residents = (params: KernelParams): number => {
     const held = parts(params) * ceilDiv(span(params), K_BLOCK * numberParam(params, "warps")) * tokenTiles;
-    const registers = Math.max(tokenTiles > 4 ? 168 : tokenTiles > 2 ? 128 : 0, 28 + 4 * tokenTiles + (held <= MOST_HELD ? 4 * held : 32));
+    const registers = Math.max(tokenTiles > 2 ? 168 : 0, 28 + 4 * tokenTiles + (held <= MOST_HELD ? 4 * held : 32));
     const byRegisters = Math.floor(REGISTERS / (threads(params) * registers));
     const byShared = Math.floor(SHARED_BYTES / (sharedBytes(params) + 1024));
     return Math.max(1, Math.min(6, byRegisters, byShared));
