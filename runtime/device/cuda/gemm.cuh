@@ -1,0 +1,262 @@
+// linear and linear_swiglu for many rows: y = x . W^T (+ bias) (+ residual), or silu(gate) * up of it. Tensor maps, wgmma, sm_90a only.
+//
+//   x         bf16 [rows, k]     by tensor map: boxes of 64 k x tiling.rows rows, 128-byte swizzle
+//   weight    bf16 [n, k]        by tensor map: boxes of 64 k x tiling.columns / tiling.cluster rows, 128-byte swizzle. With swiglu the rows of gate and up
+//                                alternate in groups of problem.group
+//   bias      float [n]          if problem.bias, else not read
+//   residual  float [rows, n]    if problem.residual, else not read; may be y
+//   y         Y [rows, n], or [rows, n / 2] with swiglu; float, or Bf16 rounded to nearest even
+//
+// Launch: gemm_threads threads, as many blocks as fit the device (one a multiprocessor) in clusters of tiling.cluster, gemm_shared_bytes(tiling) of dynamic
+// shared memory. Each cluster takes tiles of y in turn, rows fastest, so that blocks at work share weights in L2. The blocks of a cluster take tiles of
+// the same columns: each fetches its part of W for all of them, since without that L2 could not feed the tensor cores.
+//
+// Roles: one thread of the first warpgroup fills a ring of stages, each a tile of x and a tile of W of 64 k; two warpgroups multiply. They either share a
+// tile, each with half of its rows, or take tiles in turn, so that one stores while the other multiplies (`turns`).
+// With turns, one warpgroup starts on its tile when the other has seen all of its own: that keeps the tensor cores busy, and nobody falls behind a stage by
+// two phases, which a barrier's parity could not tell from none.
+// Shared memory: [stages] x tiles, [stages] W tiles, each a multiple of 1024 bytes; then the barriers.
+//
+// Sums run over k in order, 16 at a time within the tensor core, in f32, from the residual or 0; then + bias. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
+#pragma once
+
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+namespace ern::cuda {
+
+struct GemmTiling {
+  int rows = 128;     // of x in a tile; a multiple of 64, of 128 unless `turns`
+  int columns = 256;  // of W's rows in a tile: 64, 96, 128, ... 256
+  int stages = 4;
+  bool turns = false;
+  int cluster = 1;    // blocks that share the tile of W: 1 or 2
+};
+
+constexpr int gemm_consumers = 2;  // warpgroups that multiply
+constexpr int gemm_threads = (1 + gemm_consumers) * warpgroup_size;
+
+constexpr int gemm_stage_bytes(GemmTiling tiling) { return (tiling.rows + tiling.columns) * tile_k * 2; }
+// With the slack that aligning to 1024 needs, two barriers a stage and one a consumer.
+constexpr int gemm_shared_bytes(GemmTiling tiling) { return 1024 + tiling.stages * (gemm_stage_bytes(tiling) + 16) + gemm_consumers * 8; }
+
+struct Gemm {
+  int n;
+  int k;
+  bool bias = false;
+  bool residual = false;
+  bool swiglu = false;
+  int group = 32;
+  Rows rows = Rows::tokens;
+  GemmTiling tiling = {};
+};
+
+template <int count>
+ERN_DEVICE void registers_for_copying() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count)); }
+template <int count>
+ERN_DEVICE void registers_for_products() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count)); }
+
+// words[i] of lane `quad` of a quad is piece quad of group i; afterwards words[p] is piece p of group `quad`.
+ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
+  const bool odd = quad & 1, upper = quad & 2;
+  const auto exchange = [](uint32_t& low, uint32_t& high, bool second, int mask) {
+    const uint32_t other = __shfl_xor_sync(~0u, second ? low : high, mask);
+    low = second ? other : low;
+    high = second ? high : other;
+  };
+  exchange(words[0], words[1], odd, 1);
+  exchange(words[2], words[3], odd, 1);
+  exchange(words[0], words[2], upper, 2);
+  exchange(words[1], words[3], upper, 2);
+}
+
+__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
+
+// What becomes of the sums of 64 rows that one warpgroup holds.
+template <Gemm problem, class Y>
+struct GemmStore {
+  static constexpr int columns = problem.tiling.columns, sums = columns / 2;
+  static constexpr int out_columns = problem.swiglu ? columns / 2 : columns, out_n = problem.swiglu ? problem.n / 2 : problem.n;
+
+  const float* bias;
+  const float* residual;
+  Y* y;
+
+  // Two neighbouring values of y: `piece` of the tile's pieces of 8 columns, `lower` for the 8 rows below.
+  ERN_DEVICE float2 pair(const float (&d)[sums], int piece, int lower, int first_column, int quad) const {
+    if constexpr (problem.swiglu) {
+      constexpr int run = problem.group / 8;
+      const int gate = piece / run * 2 * run + piece % run, up = gate + run;
+      float2 g = {d[4 * gate + 2 * lower], d[4 * gate + 2 * lower + 1]}, u = {d[4 * up + 2 * lower], d[4 * up + 2 * lower + 1]};
+      if constexpr (problem.bias) {
+        const float2 gate_bias = bias2(first_column + 8 * gate + 2 * quad), up_bias = bias2(first_column + 8 * up + 2 * quad);
+        g.x += gate_bias.x, g.y += gate_bias.y, u.x += up_bias.x, u.y += up_bias.y;
+      }
+      return {silu(g.x) * u.x, silu(g.y) * u.y};
+    } else {
+      float2 v = {d[4 * piece + 2 * lower], d[4 * piece + 2 * lower + 1]};
+      if constexpr (problem.bias) {
+        const float2 b = bias2(first_column + 8 * piece + 2 * quad);
+        v.x += b.x, v.y += b.y;
+      }
+      return v;
+    }
+  }
+  ERN_DEVICE float2 bias2(int column) const { return column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
+
+  // first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W. All loads are under way before the first is used.
+  ERN_DEVICE void start(float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
+    const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
+#pragma unroll
+      for (int piece = 0; piece < columns / 8; ++piece) {
+        const int column = first_column + 8 * piece + 2 * quad;
+        const float2 r = row < rows && column < out_n ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
+        d[4 * piece + 2 * lower] = r.x, d[4 * piece + 2 * lower + 1] = r.y;
+      }
+    }
+  }
+
+  ERN_DEVICE void operator()(const float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
+    const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
+    const int out_first = problem.swiglu ? first_column / 2 : first_column;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
+      if (sizeof(Y) == 2) {
+        // 16 bytes a lane: four pieces change hands within the quad.
+#pragma unroll
+        for (int piece = 0; piece < out_columns / 8; piece += 4) {
+          uint32_t words[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float2 v = pair(d, piece + i, lower, first_column, quad);
+            words[i] = pack_bf16(v.x, v.y);
+          }
+          transpose_quad(words, quad);
+          const int column = out_first + 8 * (piece + quad);
+          if (row < rows && column < out_n) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
+        }
+      } else {
+#pragma unroll
+        for (int piece = 0; piece < out_columns / 8; ++piece) {
+          const int column = out_first + 8 * piece + 2 * quad;
+          if (row < rows && column < out_n) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
+        }
+      }
+    }
+  }
+};
+
+template <Gemm problem, class Y>
+ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
+  constexpr GemmTiling tiling = problem.tiling;
+  constexpr int stages = tiling.stages, x_bytes = tiling.rows * tile_k * 2, weight_bytes = tiling.columns * tile_k * 2;
+  constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
+  constexpr int own_rows = tiling.turns ? tiling.rows : tiling.rows / gemm_consumers;  // of a tile, for each warpgroup
+  constexpr int halves = own_rows / 64;
+  constexpr int share_columns = tiling.columns / tiling.cluster, share_bytes = weight_bytes / tiling.cluster;  // of W, that this block fetches
+  static_assert(own_rows % 64 == 0 && problem.k % 8 == 0 && problem.n % (problem.swiglu ? 16 : 8) == 0);
+  static_assert(!problem.swiglu || (tiling.columns % (2 * problem.group) == 0 && !problem.residual));
+  static_assert((tiling.cluster == 1 || tiling.cluster == 2) && share_columns % 8 == 0);
+
+  extern __shared__ uint8_t dynamic[];
+  uint8_t* const base = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(dynamic) + 1023) / 1024 * 1024);
+  uint8_t* const x_tiles = base;
+  uint8_t* const weight_tiles = base + stages * x_bytes;
+  Barrier* const full = reinterpret_cast<Barrier*>(weight_tiles + stages * weight_bytes);
+  Barrier* const empty = full + stages;
+  Barrier* const turn = empty + stages;
+
+  const int warpgroup = static_cast<int>(threadIdx.x) / warpgroup_size;
+  const int rank = tiling.cluster > 1 ? cluster_rank() : 0;
+  if (threadIdx.x == 0) {
+    prefetch_map(x_map);
+    prefetch_map(weight_map);
+    // A stage is free when the consumers of every block that it is filled for have arrived.
+    for (int i = 0; i < stages; ++i) full[i].init(1), empty[i].init((tiling.turns ? 1 : gemm_consumers) * tiling.cluster);
+    for (int i = 0; i < gemm_consumers; ++i) turn[i].init(1);
+    fence_barriers();
+  }
+  if (tiling.cluster > 1) cluster_sync();
+  else __syncthreads();
+  start_dependents();
+  wait_for_inputs();
+  const int rows = rows_of(step, problem.rows), row_tiles = static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster));
+  const int tiles = row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns)), clusters = static_cast<int>(gridDim.x) / tiling.cluster;
+  const int first_tile = static_cast<int>(blockIdx.x) / tiling.cluster;
+  const auto row_of = [&](int tile) { return (tile % row_tiles * tiling.cluster + rank) * tiling.rows; };
+  const auto column_of = [&](int tile) { return tile / row_tiles * tiling.columns; };
+
+  if (warpgroup == 0) {
+    registers_for_copying<40>();
+    if (threadIdx.x == 0) {
+      Ring<stages> ring;
+      for (int tile = first_tile; tile < tiles; tile += clusters) {
+        const int row = row_of(tile), column = column_of(tile) + rank * share_columns;
+        for (int k = 0; k < k_tiles; ++k, ring.next()) {
+          Barrier& filled = full[ring.stage];
+          uint8_t* const weight_share = weight_tiles + ring.stage * weight_bytes + rank * share_bytes;
+          empty[ring.stage].wait(ring.parity ^ 1);
+          filled.arrive_expecting(x_bytes + weight_bytes);
+          copy_tile(x_tiles + ring.stage * x_bytes, x_map, k * tile_k, row, filled);
+          if constexpr (tiling.cluster > 1) copy_tile_to((1 << tiling.cluster) - 1, weight_share, weight_map, k * tile_k, column, filled);
+          else copy_tile(weight_share, weight_map, k * tile_k, column, filled);
+        }
+      }
+    }
+  } else {
+    registers_for_products<232>();
+    const int consumer = warpgroup - 1, thread = static_cast<int>(threadIdx.x) % warpgroup_size;
+    const auto release = [&](int stage) {
+      if (tiling.cluster == 1 && thread == 0) empty[stage].arrive();
+      if (tiling.cluster > 1 && thread < tiling.cluster) empty[stage].arrive_at(thread);
+    };
+    const GemmStore<problem, Y> store{bias, residual, y};
+    Ring<stages> ring;
+    if (tiling.turns) ring.skip(consumer * k_tiles);
+    int turn_parity = consumer == 0 ? 1 : 0;  // the first has its first turn at once
+    for (int tile = first_tile + (tiling.turns ? consumer * clusters : 0); tile < tiles; tile += (tiling.turns ? gemm_consumers : 1) * clusters) {
+      const int64_t row = row_of(tile) + (tiling.turns ? 0 : consumer * own_rows);
+      float sums[halves][tiling.columns / 2];
+      if (problem.residual) {
+#pragma unroll
+        for (int half = 0; half < halves; ++half) store.start(sums[half], row + 64 * half, rows, column_of(tile));
+      }
+      int previous = -1;  // stage whose products may still run
+      if (tiling.turns) turn[consumer].wait(turn_parity), turn_parity ^= 1;
+      for (int k = 0; k < k_tiles; ++k, ring.next()) {
+        full[ring.stage].wait(ring.parity);
+        const uint64_t w = wgmma_operand(weight_tiles + ring.stage * weight_bytes);
+        wgmma_fence();
+#pragma unroll
+        for (int half = 0; half < halves; ++half) {
+          const int tile_row = (tiling.turns ? 0 : consumer * own_rows) + half * 64;
+          const uint64_t x = wgmma_operand(x_tiles + ring.stage * x_bytes + tile_row * tile_k * 2);
+#pragma unroll
+          for (int i = 0; i < tile_k / wgmma_k; ++i)
+            Wgmma<tiling.columns>::multiply(sums[half], x + i * wgmma_next_k, w + i * wgmma_next_k, problem.residual || k > 0 || i > 0);
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (previous >= 0) release(previous);
+        previous = ring.stage;
+      }
+      if (tiling.turns && thread == 0) turn[1 - consumer].arrive();
+      wgmma_wait<0>();
+      release(previous);
+#pragma unroll
+      for (int half = 0; half < halves; ++half) {
+        wgmma_hold(sums[half]);
+        store(sums[half], row + 64 * half, rows, column_of(tile));
+      }
+      if (tiling.turns) ring.skip((gemm_consumers - 1) * k_tiles);
+    }
+  }
+  // A block stays while others of its cluster may write into it or arrive at its barriers.
+  if (tiling.cluster > 1) cluster_sync();
+}
+
+}  // namespace ern::cuda
