@@ -149,7 +149,7 @@ ERN_DEVICE float block_sum(float x) {
 //   b0 (k 2 quad, +1, column group)    b1: as b0 with k + 8
 //   d0, d1 (row group, columns 2 quad, +1)   d2, d3: row group + 8
 ERN_DEVICE void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm volatile(
+  asm(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
