@@ -70,8 +70,6 @@ ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
   exchange(words[1], words[3], upper, 2);
 }
 
-__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
-
 // What becomes of the sums of 64 rows that one warpgroup holds.
 template <Gemm problem, class Y>
 struct GemmStore {

@@ -26,8 +26,6 @@ struct LinearSwiglu {
   ProductTiling tiling = {};
 };
 
-ERN_DEVICE float silu(float x) { return x / (1.0f + __expf(-x)); }
-
 // Where row `row` of the gate lies; the same of up lies `group` rows further.
 template <int group>
 ERN_DEVICE int gate_row(int row) {
