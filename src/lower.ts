@@ -18,7 +18,7 @@ import {
   type KernelFunction,
   type KernelParams,
   type KernelTarget,
-  kernelFunction,
+  kernelFunctions,
   type UsedKernel,
 } from "./kernels/kernel-def.js";
 import { kernelByName } from "./kernels/table.js";
@@ -32,7 +32,7 @@ import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
 import { type PassReport, runPrograms } from "./passes/run.js";
-import type { ArchLevel } from "./toolchain/arch.js";
+import { type ArchLevel, isCudaArch } from "./toolchain/arch.js";
 
 export interface LowerInput {
   readonly config: ModelConfig;
@@ -74,7 +74,13 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
   const programs = PROGRAM_KINDS.map((kind) =>
-    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
+    // Tensor cores read bf16.
+    buildProgram(config, input.weights, {
+      kind,
+      activations,
+      attentionInput: isCudaArch(input.arch) ? activations : undefined,
+      bounds: programBounds(limits, kind),
+    }),
   );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
@@ -129,9 +135,13 @@ function kernelTarget({ config, activations, arch, limits }: LowerInput): Kernel
   return { arch, kvBlockSize: limits.blockSize, kvBlockBytes: layer * config.layers, maxContext: limits.maxContext };
 }
 
+const MOST_SCORED = 512;
+
 function programBounds({ maxBatch, maxContext, blockSize, prefillChunk }: Limits, kind: ProgramKind): SymbolBounds {
   const blocks = { min: 1, max: Math.ceil(maxContext / blockSize) };
-  const tokens = kind === "decode" ? maxBatch : Math.max(prefillChunk, kind === "prefill" ? maxBatch : 1);
+  // Logits of all rows are large: no more at once than keep the kernels busy.
+  const scored = Math.min(prefillChunk, MOST_SCORED);
+  const tokens = kind === "decode" ? maxBatch : kind === "prefill" ? Math.max(prefillChunk, maxBatch) : scored;
   // The runtime scores one sequence at a time.
   const sequences = kind === "score" || kind === "trace" ? 1 : maxBatch;
   return { T: { min: 1, max: tokens }, S: { min: 1, max: sequences }, C: blocks };
@@ -161,8 +171,7 @@ function collectKernels(graphs: readonly Graph[]): readonly UsedKernel[] {
       if (JSON.stringify(known.params) !== JSON.stringify(params)) {
         throw bug(`two kernels of the name ${name}: ${JSON.stringify(known.params)} and ${JSON.stringify(params)}`);
       }
-      const called = kernelFunction(kernel, node.attrs.params as KernelParams);
-      known.functions.set(called.name, called);
+      for (const called of kernelFunctions(kernel, node.attrs.params as KernelParams)) known.functions.set(called.name, called);
       known.launches[graph.name] = (known.launches[graph.name] ?? 0) + 1;
       used.set(name, known);
     }

@@ -492,8 +492,8 @@ template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 
 template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
 template <class P> __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, float* out) { moe_combine<P::value>(s, rows, i, w, out); }
 
-template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.chosen, false, Up::value.tiling}; };
-template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.chosen, true, Down::value.tiling}; };
+template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.chosen, false, Rows::tokens, Up::value.tiling}; };
+template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.chosen, true, Rows::tokens, Down::value.tiling}; };
 template <class Up> struct CombineOf { static constexpr MoeCombine value{Up::value.hidden, Up::value.chosen}; };
 
 // `pattern` 0: random choices; 1: everybody chooses the same; 2: the first half of the experts stay empty.
@@ -573,15 +573,15 @@ CASE(RmsNorm13Case, RmsNorm{1024, eps});
 CASE(RmsNorm14Case, RmsNorm{2560, eps});
 CASE(Linear15Case, Linear{2560, 1024, false, false, {}, tokens, {16, 4, 256, 1, 8, true}});
 CASE(Linear16Case, Linear{1024, 3072, false, true, {}, tokens, {16, 8, 128, 2, 4}});
-CASE(MoeRouter17Case, MoeRouter{64, 2560, 6, true, norm, 1e-12f, 8, 8});
-CASE(MoeRouter18Case, MoeRouter{64, 2560, 6, true, {}, 1e-12f, 8, 8});
-CASE(MoeRouter19Case, MoeRouter{16, 128, 4, false, {}, 1e-12f, 1, 4});
-CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, {16, 2, 64, 1, 1}});
-CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, {8, 1, 64, 2, 1}});
-CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, {16, 4, 64, 2, 2}});
-CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, {16, 2, 64, 3, 1}});
-CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, {16, 5, 256, 2, 1, false, 2}});
-CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, {8, 6, 256, 2, 1, false, 2}});
+CASE(MoeRouter17Case, MoeRouter{64, 2560, 6, true, tokens, norm, 1e-12f, 8, 8});
+CASE(MoeRouter18Case, MoeRouter{64, 2560, 6, true, tokens, {}, 1e-12f, 8, 8});
+CASE(MoeRouter19Case, MoeRouter{16, 128, 4, false, tokens, {}, 1e-12f, 1, 4});
+CASE(MoeFfn20Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {16, 2, 64, 1, 1}});
+CASE(MoeFfn21Case, MoeFfn{128, 64, 8, 3, 32, true, tokens, {8, 1, 64, 2, 1}});
+CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 64, 2, 2}});
+CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 64, 3, 1}});
+CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {16, 5, 256, 2, 1, false, 2}});
+CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {8, 6, 256, 2, 1, false, 2}});
 CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 4, 256, 1, 1, true}});
 CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 256, 1, 1, true}});
 CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 6, 256, 2, 1, true}});

@@ -111,9 +111,9 @@ template <class M, class V> struct Problems {
 };
 
 template <class M, class V> struct MoeProblems {
-  struct Router { static constexpr MoeRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}}; };
-  struct Up { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, false, V::expert_up}; };
-  struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, V::expert_down}; };
+  struct Router { static constexpr MoeRouter value{M::experts, M::hidden, M::chosen, true, Rows::tokens, {true, eps}}; };
+  struct Up { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, false, Rows::tokens, V::expert_up}; };
+  struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down}; };
 };
 
 template <class P, class X, class Y>

@@ -63,8 +63,8 @@ bool Generation::step() {
   for (size_t i = 0; i < entries.size(); ++i) {
     Sequence* const sequence = entries[i].sequence;
     if (sequence->pending() > entries[i].rows) continue;  // more of its prompt is to come
-    draws_.push_back(
-        {sequence, result.logits + i * result.logits_stride, result.next_ids ? result.next_ids[i] : -1, {}});
+    draws_.push_back({sequence, nullptr, result.next_ids ? result.next_ids[i] : -1, {}});
+    if (reads_logits(draws_.back())) draws_.back().logits = parts_.executor.logits(static_cast<int32_t>(i));
   }
   parts_.scheduler.commit();
   sample(draws_);
@@ -75,6 +75,21 @@ bool Generation::step() {
   counters.sample_ns += static_cast<uint64_t>(now_ns() - ran);
   for (Draw& draw : draws_) accept(*draw.sequence, std::move(draw.result));
   return true;
+}
+
+// Whether the kernels' argmax is not all that there is to say: then the row is brought to the host.
+bool Generation::reads_logits(const Draw& draw) const {
+  const Sequence& sequence = *draw.sequence;
+  const SamplingParams& params = sequence.sampling;
+  const int32_t id = draw.next_id;
+  if (id < 0 || params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty()) return true;
+  const auto word = static_cast<size_t>(id) / 32;
+  if (!parts_.allowed.empty() && (word >= parts_.allowed.size() || (parts_.allowed[word] >> (id % 32) & 1) == 0)) return true;
+  return too_short(sequence) && std::ranges::find(sequence.stop_ids, id) != sequence.stop_ids.end();
+}
+
+bool Generation::too_short(const Sequence& sequence) {
+  return static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
 }
 
 void Generation::sample(std::vector<Draw>& draws) {
@@ -104,12 +119,11 @@ void Generation::sample(std::vector<Draw>& draws) {
 
 Sampled Generation::sample(const Draw& draw, Sampler& sampler) const {
   const Sequence& sequence = *draw.sequence;
-  const bool too_short = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
   return sampler.sample(
       {.logits = draw.logits,
        .next_id = draw.next_id,
        .allowed = parts_.allowed,
-       .suppressed = too_short ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
+       .suppressed = too_short(sequence) ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
        .params = sequence.sampling,
        .counts = sequence.counts,
        .position = sequence.tokens.size()});

@@ -52,11 +52,13 @@ class Generation {
  private:
   struct Draw {  // one row to sample from
     Sequence* sequence;
-    float* logits;
+    float* logits;  // nullptr where next_id is all that is asked
     int32_t next_id;
     Sampled result;
   };
 
+  bool reads_logits(const Draw& draw) const;
+  static bool too_short(const Sequence& sequence);
   void sample(std::vector<Draw>& draws);
   Sampled sample(const Draw& draw, Sampler& sampler) const;
   void accept(Sequence& sequence, Sampled sampled);

@@ -145,7 +145,13 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       }
     }
   };
+<<<<<<< HEAD
   int tile = rank < ranks ? rank * warps + warp : tiles;
+=======
+  int tile = warp * cluster + rank;
+  // What an earlier launch of this step appends is not there yet.
+  if constexpr (!problem.fused) wait_for_inputs();
+>>>>>>> 8eb0b4fec5fdaf50bf67aab1f6794949384c3dc4
   if (tile < tiles) load_tile(tile);
   // The warp whose last tile holds the new entry appends it, and puts it where it can add it to the tile.
   const int newest = tiles - 1;

@@ -38,13 +38,14 @@ ERN_DEVICE void for_each_group(int rows, const Fn& fn) {
 struct Elementwise {
   int width;
   Rows rows = Rows::tokens;
+  int times = 1;  // rows a token: those of its chosen experts
 };
 
 template <Elementwise problem>
 ERN_DEVICE void add(const Step* step, const float* a, const float* b, float* out) {
   start_dependents();
   wait_for_inputs();
-  for_each_group<problem.width>(rows_of(step, problem.rows), [&](int64_t row, int column) {
+  for_each_group<problem.width>(rows_of(step, problem.rows) * problem.times, [&](int64_t row, int column) {
     const int64_t at = row * problem.width + column;
     const float4 x = load4(a + at), y = load4(b + at);
     store4(out + at, {x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w});
@@ -55,7 +56,7 @@ template <Elementwise problem, class In, class Out>
 ERN_DEVICE void cast(const Step* step, const In* x, Out* out) {
   start_dependents();
   wait_for_inputs();
-  for_each_group<problem.width>(rows_of(step, problem.rows), [&](int64_t row, int column) {
+  for_each_group<problem.width>(rows_of(step, problem.rows) * problem.times, [&](int64_t row, int column) {
     const int64_t at = row * problem.width + column;
     store4(out + at, load4(x + at));
   });
@@ -65,7 +66,7 @@ template <Elementwise problem, class Out>
 ERN_DEVICE void swiglu(const Step* step, const float* gate, const float* up, Out* out) {
   start_dependents();
   wait_for_inputs();
-  for_each_group<problem.width>(rows_of(step, problem.rows), [&](int64_t row, int column) {
+  for_each_group<problem.width>(rows_of(step, problem.rows) * problem.times, [&](int64_t row, int column) {
     const int64_t at = row * problem.width + column;
     const float4 g = load4(gate + at), u = load4(up + at);
     store4(out + at, {silu(g.x) * u.x, silu(g.y) * u.y, silu(g.z) * u.z, silu(g.w) * u.w});
@@ -91,7 +92,7 @@ template <Elementwise problem, class T>
 ERN_DEVICE void gather_rows(const Step* step, const T* x, const int32_t* index, T* out) {
   start_dependents();
   wait_for_inputs();
-  for_each_group<problem.width>(rows_of(step, problem.rows), [&](int64_t row, int column) {
+  for_each_group<problem.width>(rows_of(step, problem.rows) * problem.times, [&](int64_t row, int column) {
     store4(out + row * problem.width + column, load4(x + static_cast<int64_t>(index[row]) * problem.width + column));
   });
 }
@@ -100,7 +101,7 @@ ERN_DEVICE void gather_rows(const Step* step, const T* x, const int32_t* index, 
 template <Elementwise problem>
 ERN_DEVICE void embedding(const Step* step, const int32_t* ids, const Bf16* table, float* out) {
   wait_for_inputs();
-  for_each_group<problem.width>(rows_of(step, problem.rows), [&](int64_t row, int column) {
+  for_each_group<problem.width>(rows_of(step, problem.rows) * problem.times, [&](int64_t row, int column) {
     store4(out + row * problem.width + column, load4(table + static_cast<int64_t>(__ldcg(ids + row)) * problem.width + column));
   });
 }

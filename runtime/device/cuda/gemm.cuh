@@ -17,6 +17,10 @@
 // two phases, which a barrier's parity could not tell from none.
 // Shared memory: [stages] x tiles, [stages] W tiles, each a multiple of 1024 bytes; then the barriers.
 //
+// gemm_grouped: the same with a weight for each group of rows: x and y hold the rows of group 0, then 1, ..., W is [groups, n, k] (its tensor map has
+// groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
+// computed and thrown away. tiling.cluster is 1.
+//
 // Sums run over k in order, 16 at a time within the tensor core, in f32, from the residual or 0; then + bias. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
 #pragma once
 
@@ -148,8 +152,70 @@ struct GemmStore {
   }
 };
 
-template <Gemm problem, class Y>
-ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
+// A tile of y. Tiles are asked for in ascending order.
+struct GemmTile {
+  int row;         // first of x and y
+  int rows_end;    // y has rows up to here
+  int column;      // first, within y before swiglu
+  int weight_row;  // the same in W
+};
+
+template <Gemm problem>
+struct PlainTiles {
+  static constexpr GemmTiling tiling = problem.tiling;
+  int rows, row_tiles, count;
+
+  ERN_DEVICE explicit PlainTiles(int rows)
+      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))),
+        count(row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns))) {}
+  ERN_DEVICE GemmTile at(int tile) const {
+    const int rank = tiling.cluster > 1 ? cluster_rank() : 0, column = tile / row_tiles * tiling.columns;
+    return {(tile % row_tiles * tiling.cluster + rank) * tiling.rows, rows, column, column};
+  }
+};
+
+constexpr int most_gemm_groups = 256;
+
+// Groups in order, in each the rows fastest.
+template <Gemm problem, int groups>
+struct GroupedTiles {
+  static constexpr GemmTiling tiling = problem.tiling;
+  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
+  static_assert(groups <= most_gemm_groups && tiling.cluster == 1);
+  struct Shared {
+    int32_t offset[groups + 1];
+    int32_t first_tile[groups + 1];
+  };
+  const Shared& shared;
+  int count;
+  int group = 0;
+
+  // Every thread of the block calls it; ends with a barrier.
+  static ERN_DEVICE void set(Shared& shared, const int32_t* offsets) {
+    for (int i = static_cast<int>(threadIdx.x); i <= groups; i += gemm_threads) shared.offset[i] = __ldcg(offsets + i);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int tiles = 0;
+      for (int i = 0; i < groups; ++i) {
+        shared.first_tile[i] = tiles;
+        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], tiling.rows)) * column_tiles;
+      }
+      shared.first_tile[groups] = tiles;
+    }
+    __syncthreads();
+  }
+  ERN_DEVICE explicit GroupedTiles(const Shared& shared) : shared(shared), count(shared.first_tile[groups]) {}
+  ERN_DEVICE GemmTile at(int tile) {
+    while (tile >= shared.first_tile[group + 1]) ++group;
+    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, tiling.rows));
+    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns;
+    return {begin + within % row_tiles * tiling.rows, end, column, group * problem.n + column};
+  }
+};
+
+// Walks this block's tiles. make_tiles() is called by every thread when the inputs are there.
+template <Gemm problem, class Y, class MakeTiles>
+ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y, MakeTiles make_tiles) {
   constexpr GemmTiling tiling = problem.tiling;
   constexpr int stages = tiling.stages, x_bytes = tiling.rows * tile_k * 2, weight_bytes = tiling.columns * tile_k * 2;
   constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
@@ -182,26 +248,24 @@ ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* 
   else __syncthreads();
   start_dependents();
   wait_for_inputs();
-  const int rows = rows_of(step, problem.rows), row_tiles = static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster));
-  const int tiles = row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns)), clusters = static_cast<int>(gridDim.x) / tiling.cluster;
-  const int first_tile = static_cast<int>(blockIdx.x) / tiling.cluster;
-  const auto row_of = [&](int tile) { return (tile % row_tiles * tiling.cluster + rank) * tiling.rows; };
-  const auto column_of = [&](int tile) { return tile / row_tiles * tiling.columns; };
+  auto tiles = make_tiles();
+  const int clusters = static_cast<int>(gridDim.x) / tiling.cluster, first_tile = static_cast<int>(blockIdx.x) / tiling.cluster;
 
   if (warpgroup == 0) {
     registers_for_copying<40>();
     if (threadIdx.x == 0) {
       Ring<stages> ring;
-      for (int tile = first_tile; tile < tiles; tile += clusters) {
-        const int row = row_of(tile), column = column_of(tile) + rank * share_columns;
+      for (int number = first_tile; number < tiles.count; number += clusters) {
+        const GemmTile tile = tiles.at(number);
+        const int weight_row = tile.weight_row + rank * share_columns;
         for (int k = 0; k < k_tiles; ++k, ring.next()) {
           Barrier& filled = full[ring.stage];
           uint8_t* const weight_share = weight_tiles + ring.stage * weight_bytes + rank * share_bytes;
           empty[ring.stage].wait(ring.parity ^ 1);
           filled.arrive_expecting(x_bytes + weight_bytes);
-          copy_tile(x_tiles + ring.stage * x_bytes, x_map, k * tile_k, row, filled);
-          if constexpr (tiling.cluster > 1) copy_tile_to((1 << tiling.cluster) - 1, weight_share, weight_map, k * tile_k, column, filled);
-          else copy_tile(weight_share, weight_map, k * tile_k, column, filled);
+          copy_tile(x_tiles + ring.stage * x_bytes, x_map, k * tile_k, tile.row, filled);
+          if constexpr (tiling.cluster > 1) copy_tile_to((1 << tiling.cluster) - 1, weight_share, weight_map, k * tile_k, weight_row, filled);
+          else copy_tile(weight_share, weight_map, k * tile_k, weight_row, filled);
         }
       }
     }
@@ -216,12 +280,14 @@ ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* 
     Ring<stages> ring;
     if (tiling.turns) ring.skip(consumer * k_tiles);
     int turn_parity = consumer == 0 ? 1 : 0;  // the first has its first turn at once
-    for (int tile = first_tile + (tiling.turns ? consumer * clusters : 0); tile < tiles; tile += (tiling.turns ? gemm_consumers : 1) * clusters) {
-      const int64_t row = row_of(tile) + (tiling.turns ? 0 : consumer * own_rows);
+    const int step = (tiling.turns ? gemm_consumers : 1) * clusters;
+    for (int number = first_tile + (tiling.turns ? consumer * clusters : 0); number < tiles.count; number += step) {
+      const GemmTile tile = tiles.at(number);
+      const int64_t row = tile.row + (tiling.turns ? 0 : consumer * own_rows);
       float sums[halves][tiling.columns / 2];
       if (problem.residual) {
 #pragma unroll
-        for (int half = 0; half < halves; ++half) store.start(sums[half], row + 64 * half, rows, column_of(tile));
+        for (int half = 0; half < halves; ++half) store.start(sums[half], row + 64 * half, tile.rows_end, tile.column);
       }
       int previous = -1;  // stage whose products may still run
       if (tiling.turns) turn[consumer].wait(turn_parity), turn_parity ^= 1;
@@ -248,13 +314,29 @@ ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* 
 #pragma unroll
       for (int half = 0; half < halves; ++half) {
         wgmma_hold(sums[half]);
-        store(sums[half], row + 64 * half, rows, column_of(tile));
+        store(sums[half], row + 64 * half, tile.rows_end, tile.column);
       }
       if (tiling.turns) ring.skip((gemm_consumers - 1) * k_tiles);
     }
   }
   // A block stays while others of its cluster may write into it or arrive at its barriers.
   if (tiling.cluster > 1) cluster_sync();
+}
+
+template <Gemm problem, class Y>
+ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
+  gemm_tiles<problem>(x_map, weight_map, bias, residual, y, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
+}
+
+template <Gemm problem, int groups, class Y>
+ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, const TensorMap* weight_map, Y* y) {
+  static_assert(!problem.bias && !problem.residual);
+  using Tiles = GroupedTiles<problem, groups>;
+  __shared__ typename Tiles::Shared shared;
+  gemm_tiles<problem>(x_map, weight_map, nullptr, nullptr, y, [&] {
+    Tiles::set(shared, offsets);
+    return Tiles(shared);
+  });
 }
 
 }  // namespace ern::cuda

@@ -35,6 +35,7 @@ struct MoeFfn {
   int chosen;  // experts of a token
   int group;
   bool addend = false;
+  Rows rows = Rows::tokens;
   ProductTiling tiling = {};
 };
 
@@ -103,7 +104,7 @@ ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, 
   __shared__ ExpertItems<chosen, tiling.tokens()> items;
   start_dependents();
   P product(product_memory);
-  const int all_tokens = step->tokens;
+  const int all_tokens = rows_of(step, problem.rows);
   wait_for_inputs();
   for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
     const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
@@ -140,7 +141,7 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
   __shared__ float total[moe_chunk][tiling.rows];
   start_dependents();
   P product(product_memory);
-  const int tile = static_cast<int>(blockIdx.x), all_tokens = step->tokens;
+  const int tile = static_cast<int>(blockIdx.x), all_tokens = rows_of(step, problem.rows);
   const auto source = [&](int item) {
     return rows_of_tile<hidden, m, tiling.rows>(down + static_cast<int64_t>(items.expert_of(item)) * hidden * m, tile);
   };
@@ -178,6 +179,7 @@ struct ExpertLinear {
   int k;
   int chosen;
   bool row_a_choice;  // x has a row a choice, not a row a token
+  Rows rows = Rows::tokens;
   ProductTiling tiling = {};
 };
 
@@ -190,7 +192,7 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
   __shared__ ExpertItems<chosen, tiling.tokens()> items;
   start_dependents();
   P product(product_memory);
-  const int all_tokens = step->tokens;
+  const int all_tokens = rows_of(step, problem.rows);
   wait_for_inputs();
   for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
     const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
@@ -221,6 +223,7 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
 struct MoeCombine {
   int width;
   int chosen;
+  Rows rows = Rows::tokens;
 };
 
 template <MoeCombine problem>
@@ -228,7 +231,7 @@ ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* 
   constexpr int chosen = problem.chosen, width = problem.width;
   start_dependents();
   wait_for_inputs();
-  for_each_group<width>(step->tokens, [&](int64_t token, int column) {
+  for_each_group<width>(rows_of(step, problem.rows), [&](int64_t token, int column) {
     float4 sum = {0, 0, 0, 0};
     int done = -1;
     for (int step_of = 0; step_of < chosen; ++step_of) {  // the lowest expert above `done`: k is small

@@ -28,6 +28,7 @@ struct MoeRouter {
   int hidden;
   int chosen;
   bool correction = false;
+  Rows rows = Rows::tokens;
   Norm norm = {};
   float norm_min = 1e-12f;
   int cluster = 8;
@@ -101,7 +102,7 @@ ERN_DEVICE void moe_router(const Step* step, const float* x, const Bf16* norm, c
   start_dependents();
   const int rank = static_cast<int>(blockIdx.x), lane = lane_id();
   wait_for_inputs();
-  const int tokens = step->tokens;
+  const int tokens = rows_of(step, problem.rows);
   for (int token = static_cast<int>(blockIdx.y); token < tokens; token += static_cast<int>(gridDim.y)) {
     float squares = 0;
     for (int i = static_cast<int>(threadIdx.x) * 4; i < hidden; i += warps * warp_size * 4) {

@@ -1,0 +1,71 @@
+/**
+ * How kernels for GPUs are entered in the table. Which nodes an op's kernels fit, their arguments and costs are the same as on the CPU, so an entry
+ * starts from the CPU's and says what differs: weights lie row by row, and a launch has a block, a grid and shared memory.
+ */
+
+import { bug } from "../../diagnostics.js";
+import type { OpName } from "../../ir/ops.js";
+import { joinName } from "../common.js";
+import { CPU_KERNELS } from "../cpu-table.js";
+import type { CudaLaunch } from "../cuda-launch.js";
+import type { AnyKernel, Argument, KernelDef, KernelParams, Phase, ReductionOrder, Tunable, WeightFormat } from "../kernel-def.js";
+import type { View } from "../view.js";
+
+/** One layout serves every kernel: rows as they are. Tensor cores and the tensor memory accelerator both read it. */
+export const BF16_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "bf16" }];
+export const F32_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "f32" }];
+
+export interface CudaEntry {
+  /** Name of its template and, with `cuda_` before it, of the variant. */
+  readonly name: string;
+  readonly template?: string;
+  /** Tells the files of variants of one op apart. */
+  readonly suffix?: string;
+  readonly mostRows?: number;
+  readonly programs?: readonly string[];
+  readonly order?: ReductionOrder;
+  readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
+  /** Why it does not take these parameters, if so. */
+  readonly refuse?: (params: KernelParams) => string | undefined;
+  readonly tunables?: readonly Tunable[];
+  readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly args?: (params: KernelParams) => readonly Argument[];
+  readonly phases?: readonly Phase[];
+  readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
+  readonly view: (params: KernelParams) => View;
+}
+
+/** Element types as device/cuda/kernel.cuh names them. */
+export function cudaType(type: string): string {
+  return type.replace("cpu::Bf16", "Bf16");
+}
+
+export function defineCuda(op: OpName, entry: CudaEntry): AnyKernel {
+  const base = CPU_KERNELS.find((kernel) => kernel.op === op) as KernelDef<OpName> | undefined;
+  if (!base) throw bug(`no kernel for ${op} to start from`);
+  const { name, suffix, refuse, launch, ...given } = entry;
+  const args = given.args ?? base.args;
+  return Object.freeze({
+    op,
+    target: "cuda",
+    order: base.order,
+    ...(base.share ? { share: base.share } : {}),
+    ...(base.inPlace ? { inPlace: base.inPlace } : {}),
+    cost: base.cost,
+    template: name,
+    ...given,
+    name: `cuda_${joinName(name, suffix)}`,
+    fit: (node, target) => {
+      const params = base.fit(node, target);
+      return typeof params === "string" ? params : (refuse?.(params) ?? params);
+    },
+    args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
+    file: (params) => joinName(base.file(params), suffix),
+    launch,
+  } satisfies KernelDef<OpName>) as unknown as AnyKernel;
+}
+
+/** A field of Step as `Rows` in kernel.cuh; the template has it from each function. */
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}
