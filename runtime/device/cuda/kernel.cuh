@@ -93,6 +93,8 @@ ERN_DEVICE T round_to(float x) {
   else return x;
 }
 
+ERN_DEVICE float silu(float x) { return x / (1.0f + __expf(-x)); }
+
 // Two floats as one register of bf16, a in the low half.
 ERN_DEVICE uint32_t pack_bf16(float a, float b) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);

@@ -27,8 +27,6 @@ struct LinearSwiglu {
   bool late = false;  // starts dependents after its wait: kernel.cuh
 };
 
-ERN_DEVICE float silu(float x) { return x / (1.0f + __expf(-x)); }
-
 // Where row `row` of the gate lies; the same of up lies `group` rows further.
 template <int group>
 ERN_DEVICE int gate_row(int row) {
