@@ -278,7 +278,7 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     // Its compiler goes before the weights, since packing waits for it.
     buildAddon(native),
     tokenizer ? compileTextCheck(native) : Promise.resolve(undefined),
-    packing && head ? clock.run("pack", () => pack(native, packing, head, files, clock)) : Promise.resolve(),
+    packing && head ? pack(native, packing, head, files, clock) : Promise.resolve(),
   ] as const);
 
   await clock.run("link", async () => {
@@ -324,16 +324,18 @@ function isSynthetic({ weights }: CompileRequest): boolean {
 async function pack(native: NativeOptions, plan: PackPlan, head: PackedHead, files: BuildFiles, clock: Clock): Promise<void> {
   const packer = await buildPacker(native);
   const { signal } = native;
-  await runPacker({
-    packer,
-    plan,
-    head,
-    out: `${files.dir}/${WEIGHTS_FILE}`,
-    onProgress: (done, total) => clock.step("pack", done, total),
-    ...(signal ? { signal } : {}),
+  await clock.run("pack", async () => {
+    await runPacker({
+      packer,
+      plan,
+      head,
+      out: `${files.dir}/${WEIGHTS_FILE}`,
+      onProgress: (done, total) => clock.step("pack", done, total),
+      ...(signal ? { signal } : {}),
+    });
+    // Its sum is taken while compilers still run.
+    await files.add(WEIGHTS_FILE);
   });
-  // Its sum is taken while compilers still run.
-  await files.add(WEIGHTS_FILE);
 }
 
 /** All results, or the first failure once everything has come to rest. */

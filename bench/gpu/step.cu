@@ -50,44 +50,49 @@ constexpr int group = 32, block_size = 64;
 
 // How the step is cut; one instance is one variant that is timed.
 struct Dense1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132 * 2;
+  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132;
   static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 8, 0, 1, 1, true, 5}, o{8, 8, 0, 1, 1, true, 4}, up{16, 8, 0, 1, 1, true, 5}, down{8, 12, 0, 1, 1, true, 3}, head{16, 8, 0, 3, 1, false, 2}, shared_down = down;
+  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 16, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 2}, head{48, 16, 0, 2, 1, false, 1}, shared_down = down, shared_up = up;
 };
-struct Dense1Wide : Dense1 {  // more warps
-  static constexpr ProductTiling o{8, 16, 0, 1, 1, true, 2}, down{8, 16, 0, 1, 1, true, 2};
+struct Dense1Qkv32 : Dense1 {
+  static constexpr ProductTiling qkv{32, 16, 0, 1, 1, true, 1};
 };
-struct Dense1Head1 : Dense1 {
-  static constexpr int head_blocks = 132;
-  static constexpr ProductTiling head{16, 8, 0, 6, 1, false, 1};
+struct Dense1Up8 : Dense1 {
+  static constexpr ProductTiling up{48, 8, 0, 1, 1, true, 2}, head{32, 16, 0, 3, 1, false, 1};
 };
 struct Dense1Cluster16 : Dense1 { static constexpr int cluster = 16; };
-struct Dense8 : Dense1 { static constexpr int batch = 8; };
-struct Dense16 : Dense1 {
-  static constexpr int batch = 16, cluster = 4;
+struct Dense8 : Dense1 {
+  static constexpr int batch = 8;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 8, 0, 1, 2, true, 3}, o{8, 16, 0, 1, 2, true, 2}, up{16, 8, 0, 1, 2, true, 3}, down{8, 16, 0, 1, 2, true, 2}, head{16, 8, 0, 3, 2, false, 2};
+};
+struct Dense16 : Dense1 {
+  static constexpr int batch = 16, cluster = 4, head_blocks = 264;
+  static constexpr bool norm_inside = false;
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 2, true, 3}, o{8, 16, 0, 1, 2, true, 2}, up{48, 8, 0, 1, 2, true, 1}, down{8, 16, 0, 1, 2, true, 2}, head{16, 8, 0, 3, 2, false, 2};
 };
 struct Dense64 : Dense1 {
-  static constexpr int batch = 64, cluster = 1, attention_warps = 4;
+  static constexpr int batch = 64, cluster = 1, attention_warps = 4, head_blocks = 132;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{16, 8, 0, 1, 8, true, 2}, down{16, 8, 0, 1, 8, true, 2}, head{16, 8, 0, 2, 8, false, 2};
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{48, 16, 0, 1, 8, true, 1}, down{16, 16, 0, 1, 8, true, 1}, head{32, 16, 0, 2, 8, false, 1};
 };
 struct Moe1 {
   static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132;
   static constexpr bool norm_inside = true;
   static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2}, o{8, 10, 0, 1, 1, true, 3}, up{16, 10, 0, 1, 1, true, 2}, down{8, 16, 3072, 4, 1, true, 1}, head{16, 10, 0, 2, 1, false, 1},
-      shared_down{8, 12, 0, 1, 1, true, 3}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
+      shared_up{16, 10, 0, 1, 1, true, 2}, shared_down{8, 12, 0, 1, 1, true, 3}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
+};
+struct Moe1Half : Moe1 {  // stages of half a tile
+  static constexpr ProductTiling expert_up{16, 10, 1280, 4, 1, false, 1}, expert_down{16, 6, 0, 2, 1, false, 2}, head{16, 10, 1280, 4, 1, false, 1};
 };
 struct Moe16 : Moe1 {
   static constexpr int batch = 16, cluster = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 4, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_down{8, 12, 0, 1, 2, true, 2};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 4, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2};
 };
 struct Moe64 : Moe1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 2, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 2, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_up{16, 10, 0, 1, 8, true, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
       expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2};
 };
 
@@ -100,7 +105,7 @@ template <class M, class V> struct Problems {
   struct O { static constexpr Linear value{M::hidden, o_width, false, true, none, Rows::tokens, V::o}; };
   struct Up { static constexpr LinearSwiglu value{M::ffn, M::hidden, group, false, norm, Rows::tokens, V::up}; };
   struct Down { static constexpr Linear value{M::hidden, M::ffn, false, true, none, Rows::tokens, V::down}; };
-  struct SharedUp { static constexpr LinearSwiglu value{M::shared, M::hidden, group, false, none, Rows::tokens, V::up}; };
+  struct SharedUp { static constexpr LinearSwiglu value{M::shared, M::hidden, group, false, none, Rows::tokens, V::shared_up, true}; };
   struct SharedDown { static constexpr Linear value{M::hidden, M::shared, false, true, none, Rows::tokens, V::shared_down}; };
   struct Head { static constexpr HeadArgmax value{M::vocab, M::hidden, false, norm, Rows::tokens, V::head}; };
   struct Attention {
@@ -112,38 +117,75 @@ template <class M, class V> struct Problems {
 
 template <class M, class V> struct MoeProblems {
   struct Router { static constexpr MoeRouter value{M::experts, M::hidden, M::chosen, true, Rows::tokens, {true, eps}}; };
-  struct Up { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, false, Rows::tokens, V::expert_up}; };
-  struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down}; };
+  struct Up { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, false, Rows::tokens, V::expert_up, true}; };
+  struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
+};
+
+// With -DTRACE each launch notes when its first and last block begin and end.
+struct Trace {
+  unsigned long long first_begin, last_begin, first_end, last_end;
+};
+__device__ Trace traces[4096];
+#ifdef TRACE
+constexpr bool tracing = true;
+#else
+constexpr bool tracing = false;
+#endif
+struct Traced {
+  int slot;
+  static __device__ unsigned long long now() {
+    unsigned long long t;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+    return t;
+  }
+  __device__ explicit Traced(int at) : slot(at) {
+    if (tracing && threadIdx.x == 0) {
+      const auto t = now();
+      atomicMin(&traces[slot].first_begin, t), atomicMax(&traces[slot].last_begin, t);
+    }
+  }
+  __device__ ~Traced() {
+    if (tracing && threadIdx.x == 0) {
+      const auto t = now();
+      atomicMin(&traces[slot].first_end, t), atomicMax(&traces[slot].last_end, t);
+    }
+  }
 };
 
 template <class P, class X, class Y>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* residual, Y* y) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) linear_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, const float* residual, Y* y, int slot) {
+  Traced traced(slot);
   linear<P::value>(step, x, norm, w, nullptr, residual, y);
 }
 template <class P, class X>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) up_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, Bf16* y) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) up_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, Bf16* y, int slot) {
+  Traced traced(slot);
   linear_swiglu<P::value>(step, x, norm, w, nullptr, y);
 }
 template <class P, class X>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, float* logits, int32_t* ids, void* work, unsigned* arrivals) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) head_kernel(const Step* step, const X* x, const Bf16* norm, const Bf16* w, float* logits, int32_t* ids, void* work, unsigned* arrivals, int slot) {
+  Traced traced(slot);
   head_argmax<P::value>(step, x, norm, w, nullptr, logits, ids, work, arrivals);
 }
 template <int hd> __device__ const auto frequencies = rope_frequencies<hd>(500000.0);
 template <class P>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) attention_kernel(const Step* s, const float* qkv, const int32_t* pos, const int32_t* slots, Bf16* kv, const int32_t* table, const int32_t* context,
-                                                                          float scale, Bf16* out) {
+                                                                          float scale, Bf16* out, int slot) {
+  Traced traced(slot);
   attention_decode<P::value>(s, qkv, pos, slots, frequencies<P::value.cache.head_dim>, kv, table, context, scale, out);
 }
-template <class P> __global__ void embedding_kernel(const Step* s, const int32_t* ids, const Bf16* table, float* out) { embedding<P::value>(s, ids, table, out); }
-template <class P> __global__ void norm_kernel(const Step* s, const float* x, const Bf16* w, Bf16* y) { rms_norm<P::value>(s, x, w, y); }
+template <class P> __global__ void embedding_kernel(const Step* s, const int32_t* ids, const Bf16* table, float* out, int slot) { Traced traced(slot); embedding<P::value>(s, ids, table, out); }
+template <class P> __global__ void norm_kernel(const Step* s, const float* x, const Bf16* w, Bf16* y, int slot) { Traced traced(slot); rms_norm<P::value>(s, x, w, y); }
 template <class P>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) router_kernel(const Step* s, const float* x, const Bf16* norm, const Bf16* gate, const float* correction, Bf16* normed, float* logits,
-                                                                       int32_t* indices, float* weights) {
+                                                                       int32_t* indices, float* weights, int slot) {
+  Traced traced(slot);
   moe_router<P::value>(s, x, norm, gate, correction, normed, logits, indices, weights);
 }
-template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
+template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out, int slot) { Traced traced(slot); moe_up<P::value>(s, x, i, w, out); }
 template <class P>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_down_kernel(const Step* s, const Bf16* act, const int32_t* i, const float* w, const Bf16* down, const float* addend, float* out, int slot) {
+  Traced traced(slot);
   moe_down<P::value>(s, act, i, w, down, addend, out);
 }
 
@@ -193,17 +235,19 @@ struct Decode {
 
   template <class Q, class X, class Y>
   void linear_launch(cudaStream_t s, bool dependent, const X* in, const Bf16* norm, const Bf16* weight, const float* residual, Y* out) {
-    launch(linear_kernel<Q, X, Y>, {dim3(ceil_div(Q::value.n, Q::value.tiling.rows)), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k)), 1, dependent}, s, step.get(), in, norm, weight, residual, out);
+    launch(linear_kernel<Q, X, Y>, {dim3(ceil_div(Q::value.n, Q::value.tiling.rows)), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k, Q::value.norm.on)), 1, dependent}, s, step.get(), in, norm, weight, residual, out, slot++);
   }
   template <class Q, class X>
   void up_launch(cudaStream_t s, bool dependent, const X* in, const Bf16* norm, const Bf16* weight, Bf16* out) {
-    launch(up_kernel<Q, X>, {dim3(Q::value.m / 8), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k)), 1, dependent}, s, step.get(), in, norm, weight, out);
+    launch(up_kernel<Q, X>, {dim3(ceil_div(2 * Q::value.m, Q::value.tiling.rows)), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k, Q::value.norm.on)), 1, dependent}, s, step.get(), in, norm, weight, out, slot++);
   }
 
+  int slot = 0;
   void record(cudaStream_t s, bool dependent = true, int parts = kAll) {
+    slot = 0;
     const auto norm_row = [&](int i) {
       if constexpr (!V::norm_inside) {
-        if (parts & kNorm) launch(norm_kernel<typename P::NormRow>, {dim3(B), 256, 0, 1, dependent}, s, step.get(), x.device, w.norms.of(i), normed.device);
+        if (parts & kNorm) launch(norm_kernel<typename P::NormRow>, {dim3(B), 256, 0, 1, dependent}, s, step.get(), x.device, w.norms.of(i), normed.device, slot++);
       }
     };
     const auto normed_or_x = [&]() {
@@ -211,14 +255,14 @@ struct Decode {
       else return (const Bf16*)normed.device;
     };
     using In = std::conditional_t<V::norm_inside, float, Bf16>;
-    launch(embedding_kernel<typename P::Row>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), ids.device, w.embedding.data, x.device);
+    launch(embedding_kernel<typename P::Row>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), ids.device, w.embedding.data, x.device, slot++);
     for (int l = 0; l < M::layers; ++l) {
       norm_row(2 * l);
       if (parts & kQkv) linear_launch<typename P::Qkv, In, float>(s, dependent, normed_or_x(), w.norms.of(2 * l), w.qkv.of(l), nullptr, qkv.device);
       constexpr DecodeAttention a = P::Attention::value;
       if (parts & kAttention) {
         launch(attention_kernel<typename P::Attention>, {dim3(a.cluster, M::kv_heads, B), a.warps * 32, 0, a.cluster, dependent}, s, step.get(), qkv.device, positions.device, slots.device,
-               pool + l * P::layer_elements, table.device, contexts.device, 0.08838834764831843f, attended.device);
+               pool + l * P::layer_elements, table.device, contexts.device, 0.08838834764831843f, attended.device, slot++);
       }
       if (parts & kO) linear_launch<typename P::O, Bf16, float>(s, dependent, attended.device, nullptr, w.o.of(l), x.device, x.device);
       if (l < M::dense_layers) {
@@ -233,25 +277,25 @@ struct Decode {
           using R = typename MoeProblems<M, V>::Router;
           if (parts & kRouter) {
             launch(router_kernel<R>, {dim3(R::value.cluster, std::min(B, 16)), R::value.warps * 32, 0, R::value.cluster, dependent}, s, step.get(), x.device, w.norms.of(2 * l + 1), w.gate.of(e),
-                   correction.device, normed.device, router_logits.device, indices.device, router_weights.device);
+                   correction.device, normed.device, router_logits.device, indices.device, router_weights.device, slot++);
           }
           if (parts & kShared) {
             up_launch<typename P::SharedUp, Bf16>(s, dependent, normed.device, nullptr, w.shared_up.of(e), act.device);
             linear_launch<typename P::SharedDown, Bf16, float>(s, dependent, act.device, nullptr, w.shared_down.of(e), x.device, shared_out.device);
           }
           if (parts & kExperts) {
-            launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden)), 1, dependent}, s, step.get(), normed.device, indices.device,
-                   w.expert_up.of(e), act.device);
-            launch(expert_down_kernel<MoeDown>, {dim3(ceil_div(M::hidden, MoeDown::value.tiling.rows)), MoeDown::value.tiling.threads(), size_t(MoeDown::value.tiling.shared_bytes(M::m)), 1, dependent}, s, step.get(), act.device, indices.device,
-                   router_weights.device, w.expert_down.of(e), shared_out.device, x.device);
+            launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden, false)), 1, dependent}, s, step.get(), normed.device, indices.device,
+                   w.expert_up.of(e), act.device, slot++);
+            launch(expert_down_kernel<MoeDown>, {dim3(ceil_div(M::hidden, MoeDown::value.tiling.rows)), MoeDown::value.tiling.threads(), size_t(MoeDown::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
+                   router_weights.device, w.expert_down.of(e), shared_out.device, x.device, slot++);
           }
         }
       }
     }
     norm_row(2 * M::layers);
     if (parts & kHead) {
-      launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), size_t(V::head.shared_bytes(M::hidden)), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
-             next.device, (void*)work.device, arrivals.device);
+      launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), size_t(V::head.shared_bytes(M::hidden, V::norm_inside)), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
+             next.device, (void*)work.device, arrivals.device, slot++);
     }
   }
 
@@ -316,6 +360,30 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
   double size = 0;
   for (float v : want) size += v * v;
   decode.next.download();
+  if (tracing) {
+    Buffer<Trace> trace(4096);
+    for (auto& t : trace.host) t = {~0ull, 0, ~0ull, 0};
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    CK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    decode.record(stream);
+    CK(cudaStreamEndCapture(stream, &graph));
+    CK(cudaGraphInstantiate(&executable, graph, 0));
+    for (int i = 0; i < 3; ++i) {
+      CK(cudaMemcpyToSymbol(traces, trace.host.data(), sizeof(traces)));
+      CK(cudaGraphLaunch(executable, stream));
+      CK(cudaStreamSynchronize(stream));
+    }
+    CK(cudaMemcpyFromSymbol(trace.host.data(), traces, sizeof(traces)));
+    std::printf("%s: begin of first block, of last, end of first, of last; us after the launch before began\n", name);
+    const auto start = trace.host[0].first_begin;
+    for (int i = 0; i < decode.slot; ++i) {
+      if (i > 24 && i + 4 < decode.slot) continue;
+      const Trace& t = trace.host[i];
+      std::printf("  launch %3d: %8.2f %8.2f   %8.2f %8.2f\n", i, (t.first_begin - start) / 1e3, (t.last_begin - start) / 1e3, (t.first_end - start) / 1e3, (t.last_end - start) / 1e3);
+    }
+    return;
+  }
   const double us = time_graph([&](cudaStream_t s) { decode.record(s); }, 4);
   const double limit = decode.bytes() / measured_rate / 1e6;
   std::printf("%-10s batch %2d context %5d: %8.1f us, %8.0f tok/s, %.3f of the copy rate (limit %.1f us)%s  |logit| %.3f id %d\n", name, V::batch, context, us, V::batch * 1e6 / us, limit / us, limit,
@@ -343,8 +411,8 @@ int main(int argc, char** argv) {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
     run<Dense03, Dense1>("0.3B", weights, 128, true);
-    run<Dense03, Dense1Wide>("0.3B wide", weights, 128, true);
-    run<Dense03, Dense1Head1>("0.3B head1", weights, 128, false);
+    run<Dense03, Dense1Qkv32>("0.3B qkv32", weights, 128, false);
+    run<Dense03, Dense1Up8>("0.3B up8", weights, 128, false);
     run<Dense03, Dense1>("0.3B", weights, 8192, false);
     run<Dense03, Dense1Cluster16>("0.3B c16", weights, 8192, false);
     run<Dense03, Dense8>("0.3B", weights, 128, false);
@@ -354,6 +422,7 @@ int main(int argc, char** argv) {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
     run<Moe21, Moe1>("21B", weights, 128, true);
+    run<Moe21, Moe1Half>("21B half", weights, 128, true);
     run<Moe21, Moe16>("21B", weights, 128, false);
     run<Moe21, Moe64>("21B", weights, 128, true);
   }

@@ -16,8 +16,8 @@
 //   scores  S^T[16 entries, 8 heads] = K . Q^T: rows of K come straight from memory (mma_block in kernel.cuh)
 //   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
 //           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
-//   shared  part[warps][8][head_dim + 4] f32, peak and mass of each, fresh k and v
-// The first tile's K and V are fetched before the wait for inputs: entries of earlier steps stand still.
+//   shared  part[warps][8][head_dim + 4] f32, peak and mass of each; rotated q, fresh k and v
+// The first two tiles' K and V are fetched before the wait for inputs: entries of earlier steps stand still.
 // Softmax in f32 (base 2), p rounded to bf16. One order for a given context, whatever else is in the step.
 // Reference ops: rope_kv_append, attention.
 #pragma once
@@ -100,6 +100,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   __shared__ __align__(16) float part[warps][8][pitch];
   __shared__ float part_peak[warps][8], part_mass[warps][8];
   __shared__ float peak_of_block[8], mass_of_block[8];
+  __shared__ __align__(16) Bf16 query_rows[problem.fused ? group_heads : 1][head_dim + 32];  // a pitch free of bank conflicts
   __shared__ __align__(16) Bf16 fresh_key[head_dim], fresh_value[head_dim];
 
   start_dependents();
@@ -121,8 +122,10 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   }
 
   // K: rows `group` and `group` + 8, 8 dims of each block of 32. V: entries 2 quad, + 1, + 8, + 9, 8 dims of each block of 64.
-  uint4 key_low[k_blocks], key_high[k_blocks], value[v_blocks][4];
-  const auto load_tile = [&](int tile) {
+  struct Tile {
+    uint4 key_low[k_blocks], key_high[k_blocks], value[v_blocks][4];
+  };
+  const auto load_tile = [&](Tile& to, int tile) {
     const int first = tile * entries;
     const int32_t slot = table[first / block_size] * block_size + first % block_size;
     const Bf16* const key = cache.key(slot, kv_head, 0);
@@ -131,8 +134,8 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     for (int b = 0; b < k_blocks; ++b) {
       const int dim = b * k_block + quad * lane_k;
       const bool in = head_dim % k_block == 0 || dim < head_dim;
-      key_low[b] = in && first + group < known ? load_still(key + group * head_dim + dim) : uint4{0, 0, 0, 0};
-      key_high[b] = in && first + group + 8 < known ? load_still(key + (group + 8) * head_dim + dim) : uint4{0, 0, 0, 0};
+      to.key_low[b] = in && first + group < known ? load_still(key + group * head_dim + dim) : uint4{0, 0, 0, 0};
+      to.key_high[b] = in && first + group + 8 < known ? load_still(key + (group + 8) * head_dim + dim) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int b = 0; b < v_blocks; ++b) {
@@ -141,86 +144,100 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int entry = 2 * quad + i % 2 + i / 2 * 8;
-        value[b][i] = in && first + entry < known ? load_still(values + entry * head_dim + dim) : uint4{0, 0, 0, 0};
+        to.value[b][i] = in && first + entry < known ? load_still(values + entry * head_dim + dim) : uint4{0, 0, 0, 0};
       }
     }
   };
   int tile = rank < ranks ? rank * warps + warp : tiles;
   // What an earlier launch of this step appends is not there yet.
   if constexpr (!problem.fused) wait_for_inputs();
-  if (tile < tiles) load_tile(tile);
-  // The warp whose last tile holds the new entry appends it, and puts it where it can add it to the tile.
-  const int newest = tiles - 1;
-  const bool owner = problem.fused && newest % stride == tile % stride && tile < tiles;
-
-  // Cosines and sines of this lane's dims of q; and, where it brings 8 dims of the new key (lanes 0 .. 15) or value (16 .. 31), of the key.
-  constexpr int half = warp_size / 2;
-  static_assert(head_dim / 8 <= half);
-  const bool brings = owner && lane % half < head_dim / 8;
-  const int brought = lane % half * 8;
-  Turn turns[k_blocks][4], key_turns[4];
-  if constexpr (problem.fused) {
-#pragma unroll
-    for (int b = 0; b < k_blocks; ++b) {
-      const int dim = b * k_block + quad * lane_k;
-      if (head_dim % k_block == 0 || dim < head_dim) {
-        turns_at<head_dim, problem.spatial_pairs>(positions + sequence * 3, frequencies, dim, turns[b]);
-      }
-    }
-    if (brings && lane < half) turns_at<head_dim, problem.spatial_pairs>(positions + sequence * 3, frequencies, brought, key_turns);
-  }
-  wait_for_inputs();
-
-  // Q^T: head `group`, the dims as in K.
-  uint4 query[k_blocks];
+  Tile ring[2];  // two tiles on the way
+  if (tile < tiles) load_tile(ring[0], tile);
+  if (tile + stride < tiles) load_tile(ring[1], tile + stride);
+  const int newest = tiles - 1;  // the tile that the new entry belongs to
+  uint4 query[k_blocks];         // Q^T: head `group`, the dims as in K
   constexpr int q_width = problem.fused ? (heads + 2 * kv_heads) * head_dim : heads * head_dim;
   const Q* const row = q + static_cast<int64_t>(sequence) * q_width;
-  const bool has_query = tile < tiles && group < group_heads;
-  const Q* const head_row = row + (kv_head * group_heads + group) * head_dim + quad * lane_k;
   if constexpr (problem.fused) {
-    float v[k_blocks][8], fresh[8];
+    // Each thread rotates 4 dims at a time of q, and in the block of the new entry of its key; they meet in shared memory.
+    constexpr int threads = warps * warp_size, pieces = head_dim / 4;
+    constexpr int q_turns = static_cast<int>(ceil_div(group_heads * pieces, threads)), new_turns = static_cast<int>(ceil_div(2 * pieces, threads));
+    const bool appends = rank == newest / warps % ranks, takes_part = rank < ranks;
+    const int32_t* const position = positions + sequence * 3;
+    const auto pair_turn = [&](int piece, int pair) {
+      const int p = piece % pieces * 2 + pair;
+      return turn_by(position[rope_coordinate(p, problem.spatial_pairs)], frequencies.of[p]);
+    };
+    Turn q_turn[q_turns][2], new_turn[new_turns][2];
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) {
-      if (has_query && (head_dim % k_block == 0 || b * k_block + quad * lane_k < head_dim)) load8(head_row + b * k_block, v[b]);
+    for (int i = 0; i < q_turns; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * threads;
+      if (piece < group_heads * pieces) q_turn[i][0] = pair_turn(piece, 0), q_turn[i][1] = pair_turn(piece, 1);
     }
-    if (brings) load8(row + (heads + (lane < half ? 0 : kv_heads) + kv_head) * head_dim + brought, fresh);
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) {
-      query[b] = {0, 0, 0, 0};
-      if (!has_query || (head_dim % k_block != 0 && b * k_block + quad * lane_k >= head_dim)) continue;
-      turn8(v[b], turns[b]);
-      query[b] = pack8(v[b]);
+    for (int i = 0; i < new_turns; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * threads;
+      new_turn[i][0] = new_turn[i][1] = {1, 0};
+      if (piece < pieces) new_turn[i][0] = pair_turn(piece, 0), new_turn[i][1] = pair_turn(piece, 1);
     }
-    if (brings) {
-      const int32_t slot = slots[sequence];
-      if (lane < half) turn8(fresh, key_turns);
-      store8((lane < half ? fresh_key : fresh_value) + brought, fresh);
-      store8(lane < half ? cache.key(slot, kv_head, brought) : cache.value(slot, kv_head, brought), fresh);
-    }
-    __syncwarp();
-  } else {
+    const int32_t slot = slots[sequence];
+    wait_for_inputs();
+    if (takes_part) {
+      float4 v[q_turns], fresh[new_turns];
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) {
-      const bool in = has_query && (head_dim % k_block == 0 || b * k_block + quad * lane_k < head_dim);
-      query[b] = in ? load_fresh(head_row + b * k_block) : uint4{0, 0, 0, 0};
+      for (int i = 0; i < q_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (piece < group_heads * pieces) v[i] = load_fresh4(row + kv_head * group_heads * head_dim + piece * 4);
+      }
+#pragma unroll
+      for (int i = 0; i < new_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (appends && piece < 2 * pieces) fresh[i] = load_fresh4(row + (heads + piece / pieces * kv_heads + kv_head) * head_dim + piece % pieces * 4);
+      }
+      const auto turned = [](const float4& x, const Turn (&t)[2]) {
+        return uint2{pack_bf16(x.x * t[0].cosine - x.y * t[0].sine, x.y * t[0].cosine + x.x * t[0].sine),
+                     pack_bf16(x.z * t[1].cosine - x.w * t[1].sine, x.w * t[1].cosine + x.z * t[1].sine)};
+      };
+#pragma unroll
+      for (int i = 0; i < q_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (piece < group_heads * pieces) *reinterpret_cast<uint2*>(query_rows[piece / pieces] + piece % pieces * 4) = turned(v[i], q_turn[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < new_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads, dim = piece % pieces * 4;
+        if (!appends || piece >= 2 * pieces) continue;
+        const uint2 x = turned(fresh[i], new_turn[i]);
+        *reinterpret_cast<uint2*>((piece < pieces ? fresh_key : fresh_value) + dim) = x;
+        *reinterpret_cast<uint2*>(piece < pieces ? cache.key(slot, kv_head, dim) : cache.value(slot, kv_head, dim)) = x;
+      }
     }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int b = 0; b < k_blocks; ++b) {
+    const int dim = b * k_block + quad * lane_k;
+    query[b] = {0, 0, 0, 0};
+    if (tile >= tiles || group >= group_heads || (head_dim % k_block != 0 && dim >= head_dim)) continue;
+    if constexpr (problem.fused) query[b] = *reinterpret_cast<const uint4*>(query_rows[group] + dim);
+    else query[b] = load_fresh(row + (kv_head * group_heads + group) * head_dim + dim);
   }
 
   // Columns 2 quad and 2 quad + 1 are this lane's heads.
   const float to_base2 = scale * log2_e;
   float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
   float acc[v_blocks * 4][4] = {};
-  for (; tile < tiles; tile += stride) {
+  const auto take = [&](Tile& at, int tile) {
     const int first = tile * entries;
     if constexpr (problem.fused) {
-      if (owner && tile == newest) {
-        const int at = known - first;
+      if (tile == newest) {
+        const int newest_entry = known - first;
 #pragma unroll
         for (int b = 0; b < k_blocks; ++b) {
           const int dim = b * k_block + quad * lane_k;
           if (head_dim % k_block != 0 && dim >= head_dim) continue;
-          if (at == group) key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
-          if (at == group + 8) key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group) at.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group + 8) at.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
         }
 #pragma unroll
         for (int b = 0; b < v_blocks; ++b) {
@@ -228,14 +245,14 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
           if (head_dim % 64 != 0 && dim >= head_dim) continue;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (at == 2 * quad + i % 2 + i / 2 * 8) value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
+            if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) at.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
           }
         }
       }
     }
     float score[4] = {};
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) mma_block(score, key_low[b], key_high[b], query[b]);
+    for (int b = 0; b < k_blocks; ++b) mma_block(score, at.key_low[b], at.key_high[b], query[b]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       score[i] = first + group + i / 2 * 8 < total ? score[i] * to_base2 : -__builtin_inff();
@@ -254,14 +271,18 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     const uint32_t p_low = transpose8(pack_bf16(p[0], p[1])), p_high = transpose8(pack_bf16(p[2], p[3]));
 #pragma unroll
     for (int b = 0; b < v_blocks; ++b) {
-      const uint32_t* const v[4] = {&value[b][0].x, &value[b][1].x, &value[b][2].x, &value[b][3].x};
+      const uint32_t* const v[4] = {&at.value[b][0].x, &at.value[b][1].x, &at.value[b][2].x, &at.value[b][3].x};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         mma(acc[b * 4 + j], __byte_perm(v[0][j], v[1][j], 0x5410), __byte_perm(v[0][j], v[1][j], 0x7632),
             __byte_perm(v[2][j], v[3][j], 0x5410), __byte_perm(v[2][j], v[3][j], 0x7632), p_low, p_high);
       }
     }
-    if (tile + stride < tiles) load_tile(tile + stride);
+    if (tile + 2 * stride < tiles) load_tile(at, tile + 2 * stride);
+  };
+  for (; tile < tiles; tile += 2 * stride) {
+    take(ring[0], tile);
+    if (tile + stride < tiles) take(ring[1], tile + stride);
   }
 
   // Each warp's part, then the block's in part[0].

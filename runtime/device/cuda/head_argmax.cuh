@@ -11,7 +11,7 @@
 //   arrivals   one counter, 0 before the first launch; each launch leaves it 0 (a __device__ variable of the generated file)
 //
 // Each block leaves its best of each row in the workspace; the block that is last to do so picks among them.
-// Launch: tiling.threads() threads, tiling.shared_bytes(k) of dynamic shared memory; as many blocks as fit, which take tiles in turns.
+// Launch: tiling.threads() threads, tiling.shared_bytes(k, normed) of dynamic shared memory; as many blocks as fit, which take tiles in turns.
 // See product.cuh. Reference ops: rms_norm, linear, argmax (fused: head_argmax).
 #pragma once
 
@@ -46,9 +46,10 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
   const int rows = rows_of(step, problem.rows);
   const TileWalk walk{tiles, static_cast<int>(ceil_div(rows, tiling.tokens()))};
-  const auto source = [&](int index) { return rows_of_tile<n, k, tiling.rows>(weight, walk.tile(index)); };
+  const auto source = [&](int index, int p) { return rows_from<n, k, P::product_rows>(weight, walk.tile(index) * tiling.rows + p * 16); };
   const int total = walk.total();
   product.begin(source, total);
+  product.load_norm(norm);
   wait_for_inputs();
   Best* const all = static_cast<Best*>(workspace);
   // Thread i keeps the best of (weight row i % tiling.rows, token i / tiling.rows + a multiple of this), which it sums itself.
@@ -60,10 +61,10 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
 #pragma unroll
     for (int j = 0; j < kept; ++j) best[j] = no_best();
     const auto row_of = [&](int row) { return x + static_cast<int64_t>(first + row) * k; };
-    product.load_x(row_of, count, norm);
+    product.load_x(row_of, count);
     for (int i = 0; i < walk.each; ++i, ++index) {
       const int tile = walk.tile(index);
-      product.run(source, index, total, count, row_of, norm);
+      product.run(source, index, total, count, row_of);
 #pragma unroll
       for (int j = 0; j < kept; ++j) {
         const int token = static_cast<int>(threadIdx.x) / tiling.rows + j * stride, column = tile * tiling.rows + row;

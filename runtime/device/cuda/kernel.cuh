@@ -11,6 +11,9 @@
 //   - the first launch of a step (embedding) starts its dependents by ending. Therefore what the host or the previous
 //     step's last launch wrote (Step, ids, positions, slots, query_start, context, block_table, and cache entries of
 //     earlier steps) stands still for all others and may be read before the wait as well.
+// A launch may also call start_dependents() after its wait ("late"): then whoever starts knows that everything before that launch has ended. The
+// experts of a mixture use it: when the shared expert's first product is late, the router's choice stands still for the launches after
+// it, and their weights too can be fetched before the wait (moe_ffn.cuh).
 // Both are right, and do nothing, when launches are not programmatic dependents, and on archs before sm_90.
 #pragma once
 
@@ -89,6 +92,8 @@ ERN_DEVICE T round_to(float x) {
   if constexpr (sizeof(T) == 2) return __float2bfloat16_rn(x);
   else return x;
 }
+
+ERN_DEVICE float silu(float x) { return x / (1.0f + __expf(-x)); }
 
 // Two floats as one register of bf16, a in the low half.
 ERN_DEVICE uint32_t pack_bf16(float a, float b) {

@@ -7,7 +7,7 @@
 //   residual  float [rows, n] if problem.residual, else not read; may be y
 //   y         Y [rows, n]     row-major; float, or Bf16 rounded to nearest even
 //
-// Launch: tiling.threads() threads, tiling.shared_bytes(k) of dynamic shared memory; ceil(n / tiling.rows) blocks, or fewer, which then take
+// Launch: tiling.threads() threads, tiling.shared_bytes(k, normed) of dynamic shared memory; ceil(n / tiling.rows) blocks, or fewer, which then take
 // several tiles each (not with tiling.once).
 // See product.cuh. Sums, then * 1 / rms, then + bias, then + residual, all f32. Reference ops: rms_norm, linear, add.
 #pragma once
@@ -66,16 +66,17 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     return 0.0f;
   };
   if constexpr (tiling.once) {
-    const auto source = [&](int) { return rows_of_tile<n, k, tiling.rows>(weight, static_cast<int>(blockIdx.x)); };
+    const auto source = [&](int, int p) { return rows_from<n, k, P::product_rows>(weight, static_cast<int>(blockIdx.x) * tiling.rows + p * 16); };
     constexpr int each = static_cast<int>(ceil_div(tiling.rows * tiling.tokens(), tiling.threads()));
     product.begin(source, 1);
+    product.load_norm(norm);
     wait_for_inputs();
     float residue[each];
 #pragma unroll
     for (int j = 0; j < each; ++j) residue[j] = load_residual(static_cast<int>(blockIdx.x), 0, rows, static_cast<int>(threadIdx.x) + j * tiling.threads());
     const auto row_of = [&](int row) { return x + static_cast<int64_t>(row) * k; };
-    product.load_x(row_of, rows, norm);
-    product.run(source, 0, 1, rows, row_of, norm);
+    product.load_x(row_of, rows);
+    product.run(source, 0, 1, rows, row_of);
 #pragma unroll
     for (int j = 0; j < each; ++j) {
       const int i = static_cast<int>(threadIdx.x) + j * tiling.threads();
@@ -83,16 +84,17 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     }
   } else {
     const TileWalk walk{tiles, static_cast<int>(ceil_div(rows, tiling.tokens()))};
-    const auto source = [&](int index) { return rows_of_tile<n, k, tiling.rows>(weight, walk.tile(index)); };
+    const auto source = [&](int index, int p) { return rows_from<n, k, P::product_rows>(weight, walk.tile(index) * tiling.rows + p * 16); };
     const int total = walk.total();
     product.begin(source, total);
+    product.load_norm(norm);
     wait_for_inputs();
     for (int index = 0; index < total; ++index) {
       const int tile = walk.tile(index), first = walk.group(index) * tiling.tokens();
       const int count = rows - first < tiling.tokens() ? rows - first : tiling.tokens();
       const auto row_of = [&](int row) { return x + static_cast<int64_t>(first + row) * k; };
-      if (index % walk.each == 0) product.load_x(row_of, count, norm);
-      product.run(source, index, total, count, row_of, norm);
+      if (index % walk.each == 0) product.load_x(row_of, count);
+      product.run(source, index, total, count, row_of);
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         finish(tile, first, i, load_residual(tile, first, count, i));
       }

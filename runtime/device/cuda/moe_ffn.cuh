@@ -15,7 +15,7 @@
 //   addend       float [tokens, hidden]            if problem.addend, else not read
 //   out          float [tokens, hidden]
 //
-// Launch, tiling.threads() threads and tiling.shared_bytes(k) of dynamic shared memory each:
+// Launch, tiling.threads() threads and tiling.shared_bytes(k, normed) of dynamic shared memory each:
 //   moe_up         as many blocks as fit, which share out (expert in use, m / 8 tiles) in runs
 //   moe_down       grid (ceil(hidden / tiling.rows)): a block passes over the experts in use, ascending
 //   expert_linear  as moe_up, with ceil(n / tiling.rows) tiles
@@ -37,6 +37,7 @@ struct MoeFfn {
   bool addend = false;
   Rows rows = Rows::tokens;
   ProductTiling tiling = {};
+  bool choice_stands = false;  // x, indices and weights were finished before a late launch (kernel.cuh): read before the wait
 };
 
 constexpr int moe_chunk = 64;  // tokens that a block looks at together
@@ -98,34 +99,35 @@ ERN_DEVICE Run share_of(int64_t all) {
 template <MoeFfn problem>
 ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, const Bf16* gate_up, Bf16* activations) {
   constexpr ProductTiling tiling = problem.tiling;
-  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, outputs = 8, tiles = m / outputs;
-  static_assert(tiling.rows == 2 * outputs && m % outputs == 0 && problem.group % outputs == 0 && !tiling.once);
+  constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, outputs = tiling.rows / 2, tiles = m / outputs;
+  static_assert(tiling.rows % 16 == 0 && m % outputs == 0 && problem.group % 8 == 0 && !tiling.once);
   using P = Product<hidden, tiling, Bf16>;
   __shared__ ExpertItems<chosen, tiling.tokens()> items;
-  start_dependents();
   P product(product_memory);
   const int all_tokens = rows_of(step, problem.rows);
-  wait_for_inputs();
+  // Late itself, so that the choice stands for moe_down. With choice_stands only the activations' last readers are waited for.
+  if constexpr (!problem.choice_stands) wait_for_inputs(), start_dependents();
   for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
     const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
     items.set(indices + first_choice, tokens);
     const Run run = share_of(static_cast<int64_t>(items.items) * tiles);
-    const auto source = [&](int index) {
+    const auto source = [&](int index, int p) {
       const int piece = run.first + index;
-      return swiglu_rows<hidden, problem.group>(gate_up + static_cast<int64_t>(items.expert_of(piece / tiles)) * 2 * m * hidden,
-                                                piece % tiles * outputs);
+      return swiglu_rows<m, hidden, problem.group>(gate_up + static_cast<int64_t>(items.expert_of(piece / tiles)) * 2 * m * hidden,
+                                                   piece % tiles * outputs + p * 8);
     };
     product.begin(source, run.count);
+    if (problem.choice_stands && chunk == 0) wait_for_inputs(), start_dependents();
     for (int index = 0; index < run.count; ++index) {
       const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
       const auto row_of = [&](int i) { return x + static_cast<int64_t>(chunk + items.choice_of(item, i) / chosen) * hidden; };
-      if (index == 0 || tile == 0) product.load_x(row_of, count, nullptr);
-      product.run(source, index, run.count, count, row_of, nullptr);
+      if (index == 0 || tile == 0) product.load_x(row_of, count);
+      product.run(source, index, run.count, count, row_of);
       for (int i = static_cast<int>(threadIdx.x); i < outputs * count; i += tiling.threads()) {
-        const int row = i % outputs, token = i / outputs;
+        const int row = i % outputs, token = i / outputs, at = row / 8 * 16 + row % 8;
         activations[(first_choice + items.choice_of(item, token)) * m + tile * outputs + row] =
-            __float2bfloat16_rn(silu(product.sum(row, token)) * product.sum(row + outputs, token));
+            __float2bfloat16_rn(silu(product.sum(at, token)) * product.sum(at + 8, token));
       }
     }
   }
@@ -143,22 +145,23 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
   start_dependents();
   P product(product_memory);
   const int tile = static_cast<int>(blockIdx.x), all_tokens = rows_of(step, problem.rows);
-  const auto source = [&](int item) {
-    return rows_of_tile<hidden, m, tiling.rows>(down + static_cast<int64_t>(items.expert_of(item)) * hidden * m, tile);
+  const auto source = [&](int item, int p) {
+    return rows_from<hidden, m, P::product_rows>(down + static_cast<int64_t>(items.expert_of(item)) * hidden * m, tile * tiling.rows + p * 16);
   };
-  wait_for_inputs();
+  if constexpr (!problem.choice_stands) wait_for_inputs();
   for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
     const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
     items.set(indices + first_choice, tokens);
     product.begin(source, items.items);
+    if (problem.choice_stands && chunk == 0) wait_for_inputs();
     for (int i = static_cast<int>(threadIdx.x); i < tokens * tiling.rows; i += tiling.threads()) total[i / tiling.rows][i % tiling.rows] = 0;
     __syncthreads();
     for (int item = 0; item < items.items; ++item) {
       const int count = items.count(item);
       const auto row_of = [&](int i) { return activations + (first_choice + items.choice_of(item, i)) * m; };
-      product.load_x(row_of, count, nullptr);
-      product.run(source, item, items.items, count, row_of, nullptr);
+      product.load_x(row_of, count);
+      product.run(source, item, items.items, count, row_of);
       // A token has an expert once, and items follow one another through the barrier in run().
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         const int row = i % tiling.rows, choice = items.choice_of(item, i / tiling.rows);
@@ -202,9 +205,10 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
     items.set(indices + first_choice, tokens);
     const Run run = share_of(static_cast<int64_t>(items.items) * tiles);
-    const auto source = [&](int index) {
+    const auto source = [&](int index, int p) {
       const int piece = run.first + index;
-      return rows_of_tile<n, k, tiling.rows>(weight + static_cast<int64_t>(items.expert_of(piece / tiles)) * n * k, piece % tiles);
+      return rows_from<n, k, P::product_rows>(weight + static_cast<int64_t>(items.expert_of(piece / tiles)) * n * k,
+                                              piece % tiles * tiling.rows + p * 16);
     };
     product.begin(source, run.count);
     for (int index = 0; index < run.count; ++index) {
@@ -213,8 +217,8 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
         const int64_t choice = first_choice + items.choice_of(item, i);
         return x + (problem.row_a_choice ? choice : choice / chosen) * k;
       };
-      if (index == 0 || tile == 0) product.load_x(row_of, count, nullptr);
-      product.run(source, index, run.count, count, row_of, nullptr);
+      if (index == 0 || tile == 0) product.load_x(row_of, count);
+      product.run(source, index, run.count, count, row_of);
       for (int i = static_cast<int>(threadIdx.x); i < tiling.rows * count; i += tiling.threads()) {
         const int row = i % tiling.rows, column = tile * tiling.rows + row;
         if (column < n) y[(first_choice + items.choice_of(item, i / tiling.rows)) * n + column] = round_to<Y>(product.sum(row, i / tiling.rows));

@@ -101,6 +101,13 @@ ERN_DEVICE void moe_router(const Step* step, const float* x, const Bf16* norm, c
   __shared__ float all_logits[experts];
   start_dependents();
   const int rank = static_cast<int>(blockIdx.x), lane = lane_id();
+  for (int j = 0; j < share; ++j) {  // the gate into L2
+    const int expert = (j * warps + warp_id()) * cluster + rank;
+    constexpr int line = 128 / sizeof(W);
+    for (int i = lane * line; expert < experts && i < hidden; i += warp_size * line) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(gate + static_cast<int64_t>(expert) * hidden + i));
+    }
+  }
   wait_for_inputs();
   const int tokens = rows_of(step, problem.rows);
   for (int token = static_cast<int>(blockIdx.y); token < tokens; token += static_cast<int>(gridDim.y)) {
@@ -127,7 +134,7 @@ ERN_DEVICE void moe_router(const Step* step, const float* x, const Bf16* norm, c
       const int expert = (j * warps + warp_id()) * cluster + rank;
       if (expert >= experts) break;
       float sum = 0;
-#pragma unroll 8
+#pragma unroll
       for (int i = 0; i < groups; ++i) {
         const int column = (i * warp_size + lane) * 4;
         if (column >= hidden) break;

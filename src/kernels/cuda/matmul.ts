@@ -174,7 +174,8 @@ const headArgmax = variants("head_argmax", (tiles) => {
       threads: tiling.threads(params),
       grid: blocks(headBlocks(params)),
       sharedBytes: tiling.sharedBytes(params),
-      blocksPerMultiprocessor: Math.min(2, tiling.residents(params)),
+      // It keeps the best of each row besides.
+      blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : Math.min(2, tiling.residents(params)),
     }),
     view: (params) => ({
       ...productView(params, tiling),

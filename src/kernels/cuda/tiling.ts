@@ -1,6 +1,6 @@
 /**
- * How a product of a few rows is cut up: `ProductTiling` in runtime/device/cuda/product.cuh. A block takes 16 (or 8) rows of the weight, its warps share out
- * k in spans, and each warp copies its spans to stages in shared memory before it multiplies them with up to 8 * tokenTiles rows.
+ * How a product of a few rows is cut up: `ProductTiling` in runtime/device/cuda/product.cuh. A block copies 16 (or 8) rows of the weight to shared memory,
+ * whole or in parts of `span`; its warps share out the k of a part, and multiply it with up to 8 * tokenTiles rows of x.
  */
 
 import { type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
@@ -22,8 +22,8 @@ export const ROW_TILES: readonly RowTiles[] = [
   { tokenTiles: 1, mostRows: 8 },
   { suffix: "x16", tokenTiles: 2, mostRows: 16 },
   { suffix: "x32", tokenTiles: 4, mostRows: 32 },
-  { suffix: "x64", tokenTiles: 8, mostRows: 64 },
-  { suffix: "many", tokenTiles: 8 },
+  // With 8 tiles the compiler runs out of registers.
+  { suffix: "many", tokenTiles: 4 },
 ];
 
 /** What is known of a product where its tiling is chosen. */
@@ -45,51 +45,68 @@ export interface Tiling {
   readonly view: (params: KernelParams) => View;
 }
 
-const MOST_WARPS = 8;
-const MOST_STAGES = 4;
-/** Registers of a multiprocessor, and about how many a thread takes: with one tile of rows, and more for each other. */
+/** k of one tensor-core step of a warp. */
+const K_BLOCK = 32;
+const MOST_WARPS = 16;
+/** Longer rows are taken in parts. */
+const LONGEST_PART = 8192;
+const PART = 3072;
+/** Of a multiprocessor: registers, and shared memory that blocks can have. */
 const REGISTERS = 65_536;
-
-function registersOf(tokenTiles: number): number {
-  return tokenTiles === 1 ? 80 : 96 + 16 * tokenTiles;
-}
+const SHARED_BYTES = 224 * 1024;
+/** Parts of x that a thread keeps in registers, for all tiles: `held` of product.cuh. */
+const MOST_HELD = 12;
 
 function spanOf(k: number): number {
-  return k >= 256 ? 256 : 64;
+  return k > LONGEST_PART ? PART : k;
 }
 
 export function tilingFor({ tokenTiles }: RowTiles, { rows: fixedRows, n, k, once }: Product): Tiling {
-  const spans = (params: KernelParams): number => ceilDiv(k(params), spanOf(k(params)));
-  const usualStages = (params: KernelParams): number => Math.min(MOST_STAGES, ceilDiv(spans(params), MOST_WARPS));
-  const usualWarps = (params: KernelParams): number => Math.min(MOST_WARPS, ceilDiv(spans(params), usualStages(params)));
-  const usualRows = (params: KernelParams): number => fixedRows ?? (ceilDiv(n(params), 16) < MULTIPROCESSORS ? 8 : 16);
+  const rowsOf = (params: KernelParams): number =>
+    fixedRows ?? (typeof params.tile_rows === "number" ? params.tile_rows : ceilDiv(n(params), 16) < MULTIPROCESSORS && tokenTiles <= 2 ? 8 : 16);
+  const span = (params: KernelParams): number => spanOf(k(params));
+  const parts = (params: KernelParams): number => ceilDiv(k(params), span(params));
+  const usualWarps = (params: KernelParams): number => {
+    const blocks = ceilDiv(span(params), K_BLOCK);
+    return Math.min(tokenTiles > 2 ? 8 : MOST_WARPS, Math.max(ceilDiv(blocks, 8), Math.min(8, blocks)));
+  };
+  const stageBytes = (params: KernelParams): number => rowsOf(params) * span(params) * 2 + 8;
+  // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too, for two blocks if they fit.
+  const usualStages = (params: KernelParams): number => {
+    if (once) return Math.min(parts(params), Math.floor((SHARED_BYTES - 24 * 1024) / stageBytes(params)));
+    const forTwo = Math.min(3, Math.floor((SHARED_BYTES / 2 - 16 * 1024) / stageBytes(params)));
+    return forTwo >= 2 ? forTwo : Math.max(1, Math.min(2, Math.floor((SHARED_BYTES - 48 * 1024) / stageBytes(params))));
+  };
   const tunables: readonly Tunable[] = [
-    ...(fixedRows === undefined ? [{ name: "tile_rows", values: () => [8, 16], default: usualRows }] : []),
-    { name: "warps", values: () => [2, 4, 5, 6, 8], default: usualWarps },
-    // A head or an expert goes on to its next tile, which may be on its way while this one is multiplied.
-    { name: "stages", values: () => [1, 2, 3, 4], default: (params) => (once ? usualStages(params) : Math.max(2, usualStages(params))) },
+    ...(fixedRows === undefined ? [{ name: "tile_rows", values: () => [8, 16], default: rowsOf }] : []),
+    { name: "warps", values: () => [4, 8, 10, 12, 16], default: usualWarps },
+    { name: "stages", values: () => [1, 2, 3, 4], default: usualStages },
   ];
-  const rows = (params: KernelParams): number => fixedRows ?? numberParam(params, "tile_rows");
   const threads = (params: KernelParams): number => 32 * numberParam(params, "warps");
-  const residents = (params: KernelParams): number =>
-    Math.max(1, Math.min(6, Math.floor(REGISTERS / (threads(params) * registersOf(tokenTiles)))));
+  // `shared_bytes`, which the template compares.
+  const sharedBytes = (params: KernelParams): number => {
+    const [warps, stages] = [numberParam(params, "warps"), numberParam(params, "stages")];
+    const tokens = 8 * tokenTiles;
+    const buffers = tokenTiles === 1 ? 2 : 1;
+    return stages * stageBytes(params) + buffers * warps * (rowsOf(params) * (tokens + 1) + tokens) * 4;
+  };
+  const residents = (params: KernelParams): number => {
+    const held = parts(params) * ceilDiv(span(params), K_BLOCK * numberParam(params, "warps")) * tokenTiles;
+    const registers = Math.max(tokenTiles > 2 ? 168 : 0, 28 + 4 * tokenTiles + (held <= MOST_HELD ? 4 * held : 32));
+    const byRegisters = Math.floor(REGISTERS / (threads(params) * registers));
+    const byShared = Math.floor(SHARED_BYTES / (sharedBytes(params) + 1024));
+    return Math.max(1, Math.min(6, byRegisters, byShared));
+  };
   return {
     tunables,
     threads,
-    rows,
+    rows: rowsOf,
     residents,
-    // `shared_bytes`, which the template compares.
-    sharedBytes: (params) => {
-      const [warps, stages] = [numberParam(params, "warps"), numberParam(params, "stages")];
-      const tokens = 8 * tokenTiles;
-      const buffers = tokenTiles === 1 ? 2 : 1;
-      const stageBytes = rows(params) * (spanOf(k(params)) + 32) * 2 + 8;
-      return warps * stages * stageBytes + buffers * warps * (rows(params) * (tokens + 1) + tokens) * 4;
-    },
+    sharedBytes,
     view: (params) => ({
-      tile_rows: rows(params),
+      tile_rows: rowsOf(params),
       warps: numberParam(params, "warps"),
-      span: spanOf(k(params)),
+      span: span(params) === k(params) ? 0 : span(params),
       stages: numberParam(params, "stages"),
       token_tiles: tokenTiles,
       once,
