@@ -1,5 +1,6 @@
 /** The passes from what the paper says (level `model`) to what one kernel will do (`fused`), in order. Choosing kernels comes after. */
 
+import type { Target } from "../toolchain/arch.js";
 import { canonicalize } from "./canonicalize/canonicalize.js";
 import { fuseAddRmsNorm } from "./fuse/fuse-add-rms-norm.js";
 import { fuseGateUp } from "./fuse/fuse-gate-up.js";
@@ -11,7 +12,6 @@ import { fuseResidual } from "./fuse/fuse-residual.js";
 import { fuseRopeAttention } from "./fuse/fuse-rope-attention.js";
 import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
 import { lastTokenHead } from "./lower/last-token-head.js";
-import type { Target } from "../toolchain/arch.js";
 import type { Pass } from "./pass.js";
 
 export const FUSION_PASSES: readonly Pass[] = [

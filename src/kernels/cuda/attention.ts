@@ -1,10 +1,10 @@
 /** Attention over the paged cache and what fills it: runtime/device/cuda/attention_decode.cuh, attention_prefill.cuh, rope.cuh. */
 
 import type { KvType } from "../../ir/types.js";
-import { cFloat, joinName } from "../common.js";
-import { type CudaLaunch, ONE, perRows } from "../cuda-launch.js";
 import type { ArchLevel } from "../../toolchain/arch.js";
 import { ATTENTION_KERNELS } from "../attention.js";
+import { cFloat, joinName } from "../common.js";
+import { type CudaLaunch, ONE, perRows } from "../cuda-launch.js";
 import { type AnyKernel, type KernelDef, type KernelParams, numberParam, tensorType } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { ceilDiv, defineCuda } from "./define.js";
@@ -109,17 +109,26 @@ const ropeAttention = defineCuda("rope_attention", {
     const kv = cache.type as KvType;
     if (kv.headDim % 16 !== 0) return `head_dim ${kv.headDim} is no multiple of 16`;
     if (sections[0] !== 0 || sections[1] !== 0) return "sections for images";
-    if (tensorType(qkv.type).dtype !== "f32" || dtype !== "bf16" || kv.dtype !== "bf16") return "other types than f32 in, bf16 in the cache and out";
+    if (tensorType(qkv.type).dtype !== "f32" || dtype !== "bf16" || kv.dtype !== "bf16")
+      return "other types than f32 in, bf16 in the cache and out";
     if (heads / kv.heads > 8) return "more than 8 heads on one of the cache";
     const { kvBlockSize: block_size, kvBlockBytes: kv_block_bytes } = target;
     const cluster = clusterFor(target.arch);
     return { cluster, kv: kv.dtype, kv_heads: kv.heads, head_dim: kv.headDim, block_size, kv_block_bytes, heads, theta, scale };
   },
   args: () => FUSED_ARGS.map((name) => (name === "qkv" ? { name, type: "const float" } : argument(name))),
-  cost: (params, rows) => ({ bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"), operations: 0 }),
+  cost: (params, rows) => ({
+    bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"),
+    operations: 0,
+  }),
   file: (params) => joinName("rope_attention", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
   launch: decodeLaunch,
-  view: (params) => ({ ...attentionView(params), theta: cFloat(numberParam(params, "theta")), cluster: numberParam(params, "cluster"), warps: WARPS }),
+  view: (params) => ({
+    ...attentionView(params),
+    theta: cFloat(numberParam(params, "theta")),
+    cluster: numberParam(params, "cluster"),
+    warps: WARPS,
+  }),
 });
 
 const A_BLOCK_A_TOKEN = { threads: THREADS, grid: [perRows(1, 1, "tokens"), ONE, ONE], sharedBytes: 0 } as const;
@@ -154,4 +163,11 @@ const kvAppend = defineCuda("kv_append", {
   view: (params) => ({ ...cacheView(params), x: params.x as string }),
 });
 
-export const CUDA_ATTENTION_KERNELS: readonly AnyKernel[] = [attentionDecode, attentionPrefill, ropeAttention, ropeKvAppend, rope, kvAppend];
+export const CUDA_ATTENTION_KERNELS: readonly AnyKernel[] = [
+  attentionDecode,
+  attentionPrefill,
+  ropeAttention,
+  ropeKvAppend,
+  rope,
+  kvAppend,
+];

@@ -68,9 +68,14 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
     ...entry,
     name: "gemm",
     order: "wgmma-k",
-    fit: (node, target) => (target.arch === "sm_90a" ? (base.fit as NonNullable<typeof base.fit>)(node, target) : `needs sm_90a, not ${target.arch}`),
+    fit: (node, target) =>
+      target.arch === "sm_90a" ? (base.fit as NonNullable<typeof base.fit>)(node, target) : `needs sm_90a, not ${target.arch}`,
     refuse: (params) =>
-      params.norm ? "a norm in front" : numberParam(params, "n") % step === 0 ? undefined : `${params.n} rows of the weight are no multiple of ${step}`,
+      params.norm
+        ? "a norm in front"
+        : numberParam(params, "n") % step === 0
+          ? undefined
+          : `${params.n} rows of the weight are no multiple of ${step}`,
     file: (params) => joinName((base.file as NonNullable<typeof base.file>)(params), "gemm"),
     launch: (params) => launchOf(params, tilingOf(params, widths)),
     view: (params): View => {

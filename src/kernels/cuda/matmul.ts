@@ -51,7 +51,14 @@ function productArgs(params: KernelParams, results: readonly Argument[]): readon
 function productName(op: string, params: KernelParams, sizes: readonly string[], tiling: Tiling): string {
   const types = [params.x as string, params.out as string | undefined];
   const fused = [params.bias && "bias", params.norm && "norm", params.residual && "add"] as const;
-  return joinName(op, ...types, ...sizes, params.group !== undefined && params.group !== 32 && `g${params.group}`, ...fused, tilingSuffix(tiling, params));
+  return joinName(
+    op,
+    ...types,
+    ...sizes,
+    params.group !== undefined && params.group !== 32 && `g${params.group}`,
+    ...fused,
+    tilingSuffix(tiling, params),
+  );
 }
 
 function productView(params: KernelParams, { sharedBytes, view }: Tiling): View {
@@ -74,7 +81,11 @@ function blocks(constant: number): readonly [Count, Count, Count] {
 function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<CudaEntry<K>, "suffix" | "mostRows">): readonly AnyKernel[] {
   return ROW_TILES.map((tiles) => {
     const { suffix, mostRows } = tiles;
-    return defineCuda(op, { ...entry(tiles), ...(suffix === undefined ? {} : { suffix }), ...(mostRows === undefined ? {} : { mostRows }) });
+    return defineCuda(op, {
+      ...entry(tiles),
+      ...(suffix === undefined ? {} : { suffix }),
+      ...(mostRows === undefined ? {} : { mostRows }),
+    });
   });
 }
 

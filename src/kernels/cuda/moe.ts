@@ -3,10 +3,10 @@
 import { cFloat } from "../common.js";
 import { ONE, perRows } from "../cuda-launch.js";
 import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
-import type { View } from "../view.js";
-import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MOE_KERNELS } from "../moe.js";
+import type { View } from "../view.js";
 import { clusterFor } from "./attention.js";
+import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
 const ROUTER_WARPS = 8;
@@ -111,7 +111,12 @@ const expertLinear = defineCuda("expert_linear", {
   refuse: (params) => (params.x !== "bf16" ? `rows of ${params.x}` : undefined),
   launch: (params) => {
     const tiled = withTunables(EXPERT, params);
-    return { threads: EXPERT.threads(tiled), grid: [{ constant: BLOCKS }, ONE, ONE], sharedBytes: EXPERT.sharedBytes(tiled), blocksPerMultiprocessor: 2 };
+    return {
+      threads: EXPERT.threads(tiled),
+      grid: [{ constant: BLOCKS }, ONE, ONE],
+      sharedBytes: EXPERT.sharedBytes(tiled),
+      blocksPerMultiprocessor: 2,
+    };
   },
   view: (params) => ({
     out: params.out as string,

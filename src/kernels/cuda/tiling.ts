@@ -70,7 +70,9 @@ export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, 
     if (fixedRows !== undefined) return fixedRows;
     if (tokenTiles > 2) return 16;
     // Large tiles take fewer rounds, and one block's worth of them must fit.
-    const large = [48, 32].find((rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && (role === "head" || n(params) / rows >= 100));
+    const large = [48, 32].find(
+      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && (role === "head" || n(params) / rows >= 100),
+    );
     if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
     if (role === "head") return tokenTiles > 1 || large === undefined ? 16 : large;
     return ceilDiv(n(params), 16) < MULTIPROCESSORS ? 8 : 16;

@@ -10,7 +10,12 @@ import { rule } from "../../ir/rule.js";
 import { definePass } from "../pass.js";
 
 /** What a product with a norm in front reads. */
-function withNorm({ operands, attrs }: NodeOf<"rms_norm">): { readonly x: Value; readonly norm: Value; readonly eps: number; readonly norm_dtype: "bf16" } {
+function withNorm({ operands, attrs }: NodeOf<"rms_norm">): {
+  readonly x: Value;
+  readonly norm: Value;
+  readonly eps: number;
+  readonly norm_dtype: "bf16";
+} {
   return { x: operands.x, norm: operands.weight, eps: attrs.eps, norm_dtype: "bf16" };
 }
 

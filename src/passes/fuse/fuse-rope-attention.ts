@@ -13,7 +13,8 @@ const appendThenAttend = rule({
   match: { turned: op("rope_kv_append"), y: op("attention", { q: "turned.0", cache: "turned.1" }) },
   where: {
     "nobody else reads the query": ({ turned, y }, info) => info.onlyReader(turned.results[0] as Value, y),
-    "the query is rounded as the result is": ({ turned, y }) => turned.attrs.dtype === y.attrs.dtype && turned.attrs.heads === y.attrs.heads,
+    "the query is rounded as the result is": ({ turned, y }) =>
+      turned.attrs.dtype === y.attrs.dtype && turned.attrs.heads === y.attrs.heads,
   },
   rewrite: ({ turned, y }, build) => {
     const { qkv, positions, slots, cache } = turned.operands;
