@@ -110,18 +110,18 @@ function guardsOf(file: ts.SourceFile): string[] {
   return found;
 }
 
-/** The arrays that fusionPasses() joins; the second is for GPUs alone. */
-const FUSIONS = ["FIRST_PASSES", "LAUNCH_PASSES", "LAST_PASSES"];
-const ON_GPUS = "LAUNCH_PASSES";
+/** As fusionPasses() joins them: those for GPUs alone follow this one. */
+const BEFORE_LAUNCH_PASSES = "last-token-head";
 
 /** The array that lowering hands to the runner, with the fusions in their place. */
 function pipeline(): Step[] {
   const file = parseSource(PIPELINE);
-  const fusions = FUSIONS.flatMap((name) =>
-    arrayNamed(file, name)
-      .map(step)
-      .map((each) => (name === ON_GPUS ? { ...each, why: ["For GPUs", each.why && lowerFirst(each.why)].filter(Boolean).join(": ") } : each)),
-  );
+  const forGpus = arrayNamed(file, "LAUNCH_PASSES")
+    .map(step)
+    .map(({ pass, why }) => ({ pass, why: ["For GPUs", why && lowerFirst(why)].filter(Boolean).join(": ") }));
+  const fusions = arrayNamed(file, "FUSION_PASSES")
+    .map(step)
+    .flatMap((each) => (each.pass === BEFORE_LAUNCH_PASSES ? [each, ...forGpus] : [each]));
   return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => (ts.isSpreadElement(element) ? fusions : [step(element)]));
 }
 

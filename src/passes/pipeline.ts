@@ -14,7 +14,7 @@ import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
 import { lastTokenHead } from "./lower/last-token-head.js";
 import type { Pass } from "./pass.js";
 
-const FIRST_PASSES: readonly Pass[] = [
+export const FUSION_PASSES: readonly Pass[] = [
   // First, so that the fusions see one spelling and each weight once.
   canonicalize,
   fuseQkv,
@@ -25,27 +25,23 @@ const FIRST_PASSES: readonly Pass[] = [
   fuseMoe,
   // After fuse-moe, whose op has a row a token; before the two below, which then see the rows that are wanted.
   lastTokenHead,
-];
-
-/** Fewer launches in a decode step of a GPU, where each costs more than its work; before fuse-add-rms-norm, which wants the same norms and sums. */
-const LAUNCH_PASSES: readonly Pass[] = [
-  fuseRopeAttention,
-  // Before fuse-norm, which takes the norm in front of it.
-  fuseHeadArgmax,
-  fuseNorm,
-  fuseResidual,
-];
-
-const LAST_PASSES: readonly Pass[] = [
   fuseAddRmsNorm,
   fuseHeadArgmax,
   // Last: the fusions leave slices of fused checkpoint tensors and unread results behind.
   canonicalize,
 ];
 
-export function fusionPasses(target: Target): readonly Pass[] {
-  return target === "cuda" ? [...FIRST_PASSES, ...LAUNCH_PASSES, ...LAST_PASSES] : [...FIRST_PASSES, ...LAST_PASSES];
-}
+/** Fewer launches in a decode step of a GPU, where each costs more than its work. */
+export const LAUNCH_PASSES: readonly Pass[] = [
+  // After last-token-head, before fuse-add-rms-norm, which wants the same norms and sums.
+  fuseRopeAttention,
+  // Here already, since fuse-norm takes the norm in front of it.
+  fuseHeadArgmax,
+  fuseNorm,
+  fuseResidual,
+];
 
-/** Those of every target. */
-export const FUSION_PASSES: readonly Pass[] = fusionPasses("cpu");
+export function fusionPasses(target: Target): readonly Pass[] {
+  if (target === "cpu") return FUSION_PASSES;
+  return FUSION_PASSES.flatMap((pass) => (pass === lastTokenHead ? [pass, ...LAUNCH_PASSES] : [pass]));
+}

@@ -11,6 +11,7 @@ import { type AnyKernel, type Argument, bytesOf, dtypeParam, type KernelParams, 
 import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { gemmLinear, gemmSwiglu } from "./gemm.js";
 import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 
 const WEIGHTS = { weight: BF16_ROWS, bias: F32_ROWS, norm: BF16_ROWS };
@@ -93,7 +94,7 @@ const sizeK = (params: KernelParams): number => numberParam(params, "k");
 
 /** `linear` is a projection with nothing fused. */
 function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"projection">, "suffix" | "mostRows"> {
-  const tiling = tilingFor(tiles, { n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
+  const tiling = tilingFor(tiles, { role: "linear", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
   return {
     name: "linear",
     order: "sequential-k",
@@ -126,8 +127,10 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
 const linear = variants<"linear">("linear", linearEntry);
 const projection = variants<"projection">("projection", linearEntry);
 
-const linearSwiglu = variants("linear_swiglu", (tiles) => {
-  const tiling = tilingFor(tiles, { rows: 16, n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
+const LAST_TILES = ROW_TILES.at(-1) as RowTiles;
+
+function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix" | "mostRows"> {
+  const tiling = tilingFor(tiles, { role: "swiglu", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
   return {
     name: "linear_swiglu",
     weights: WEIGHTS,
@@ -143,7 +146,7 @@ const linearSwiglu = variants("linear_swiglu", (tiles) => {
     file: (params) => productName("linear_swiglu", params, [`m${sizeN(params) / 2}`, `k${params.k}`], tiling),
     launch: (params) => ({
       threads: tiling.threads(params),
-      grid: blocks(sizeN(params) / 16),
+      grid: blocks(ceilDiv(sizeN(params), tiling.rows(params))),
       sharedBytes: tiling.sharedBytes(params),
       blocksPerMultiprocessor: tiling.residents(params),
     }),
@@ -154,7 +157,9 @@ const linearSwiglu = variants("linear_swiglu", (tiles) => {
       out: params.out as string,
     }),
   };
-});
+}
+
+const linearSwiglu = variants<"linear_swiglu">("linear_swiglu", swigluEntry);
 
 /** Blocks of the head, each of which leaves its best of each row. */
 function headBlocks(params: KernelParams): number {
@@ -167,7 +172,7 @@ function headWorkspace(params: KernelParams, rows: number): number {
 }
 
 const headArgmax = variants("head_argmax", (tiles) => {
-  const tiling = tilingFor(tiles, { rows: 16, n: sizeN, k: sizeK, once: false });
+  const tiling = tilingFor(tiles, { role: "head", n: sizeN, k: sizeK, once: false });
   return {
     name: "head_argmax",
     weights: WEIGHTS,
@@ -186,7 +191,7 @@ const headArgmax = variants("head_argmax", (tiles) => {
       grid: blocks(headBlocks(params)),
       sharedBytes: tiling.sharedBytes(params),
       // It keeps the best of each row besides.
-      blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : Math.min(2, tiling.residents(params)),
+      blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : tiling.residents(params),
     }),
     view: (params) => ({
       ...productView(params, tiling),
@@ -197,4 +202,14 @@ const headArgmax = variants("head_argmax", (tiles) => {
   };
 });
 
-export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [...linear, ...projection, ...linearSwiglu, ...headArgmax];
+/** The last of an op's variants takes any number of rows, slowly; gemm.ts has better for many, where the GPU has it. */
+function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKernel[] {
+  return [...few.slice(0, -1), many, ...few.slice(-1)];
+}
+
+export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
+  ...withGemm(linear, gemmLinear(linearEntry(LAST_TILES))),
+  ...projection,
+  ...withGemm(linearSwiglu, gemmSwiglu(swigluEntry(LAST_TILES))),
+  ...headArgmax,
+];

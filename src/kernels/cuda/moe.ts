@@ -17,9 +17,9 @@ const BLOCKS = 2 * MULTIPROCESSORS;
 const TILES = { tokenTiles: 1 } as const;
 
 const size = (name: string) => (params: KernelParams) => numberParam(params, name);
-const UP = tilingFor(TILES, { rows: 16, n: size("m"), k: size("hidden"), once: false });
-const DOWN = tilingFor(TILES, { rows: 8, n: size("hidden"), k: size("m"), once: false });
-const EXPERT = tilingFor(TILES, { rows: 8, n: size("n"), k: size("k"), once: false });
+const UP = tilingFor(TILES, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
+const DOWN = tilingFor(TILES, { role: "expert", rows: 8, n: size("hidden"), k: size("m"), once: false });
+const EXPERT = tilingFor(TILES, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
 
 /** The phases' tilings under names of their own. */
 function withTunables(tiling: Tiling, params: KernelParams): KernelParams {

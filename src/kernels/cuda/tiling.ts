@@ -3,7 +3,7 @@
  * whole or in parts of `span`; its warps share out the k of a part, and multiply it with up to 8 * tokenTiles rows of x.
  */
 
-import { type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
+import type { KernelParams, Tunable } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { ceilDiv } from "./define.js";
 
@@ -28,11 +28,13 @@ export const ROW_TILES: readonly RowTiles[] = [
 
 /** What is known of a product where its tiling is chosen. */
 export interface Product {
-  /** Rows of a tile; undefined: 16, or 8 where that leaves multiprocessors without a tile of the n rows. */
+  /** `swiglu`: rows of gate and up; `head`: blocks go on to their next tile; `expert`: so do they, of one expert after the other. */
+  readonly role: "linear" | "swiglu" | "head" | "expert";
+  /** Rows of a tile, where they are given. */
   readonly rows?: number;
   readonly n: (params: KernelParams) => number;
   readonly k: (params: KernelParams) => number;
-  /** The launch has a block a tile, and no more rows than fit: all of a block's copies may be under way at once. */
+  /** The launch has a block a tile, and no more rows than fit: all of a block's copies are under way at once. */
   readonly once: boolean;
 }
 
@@ -47,58 +49,69 @@ export interface Tiling {
 
 /** k of one tensor-core step of a warp. */
 const K_BLOCK = 32;
-const MOST_WARPS = 16;
 /** Longer rows are taken in parts. */
 const LONGEST_PART = 8192;
 const PART = 3072;
-/** Of a multiprocessor: registers, and shared memory that blocks can have. */
-const REGISTERS = 65_536;
+/** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
 const SHARED_BYTES = 224 * 1024;
-/** Parts of x that a thread keeps in registers, for all tiles: `held` of product.cuh. */
-const MOST_HELD = 12;
+const BLOCK_BYTES = 1024;
+/** Of a thread, so that nothing spills: with so many blocks of so many threads a multiprocessor's registers give each no more. */
+const REGISTERS = 65_536;
 
 function spanOf(k: number): number {
   return k > LONGEST_PART ? PART : k;
 }
 
-export function tilingFor({ tokenTiles }: RowTiles, { rows: fixedRows, n, k, once }: Product): Tiling {
-  const rowsOf = (params: KernelParams): number =>
-    fixedRows ??
-    (typeof params.tile_rows === "number" ? params.tile_rows : ceilDiv(n(params), 16) < MULTIPROCESSORS && tokenTiles <= 2 ? 8 : 16);
+export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, k, once }: Product): Tiling {
   const span = (params: KernelParams): number => spanOf(k(params));
   const parts = (params: KernelParams): number => ceilDiv(k(params), span(params));
-  const usualWarps = (params: KernelParams): number => {
-    const blocks = ceilDiv(span(params), K_BLOCK);
-    return Math.min(tokenTiles > 2 ? 8 : MOST_WARPS, Math.max(ceilDiv(blocks, 8), Math.min(8, blocks)));
+  const blocks = (params: KernelParams): number => ceilDiv(span(params), K_BLOCK);
+  const usualRows = (params: KernelParams): number => {
+    if (fixedRows !== undefined) return fixedRows;
+    if (tokenTiles > 2) return 16;
+    // Large tiles take fewer rounds, and one block's worth of them must fit.
+    const large = [48, 32].find(
+      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && (role === "head" || n(params) / rows >= 100),
+    );
+    if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
+    if (role === "head") return tokenTiles > 1 || large === undefined ? 16 : large;
+    return ceilDiv(n(params), 16) < MULTIPROCESSORS ? 8 : 16;
   };
+  const rowsOf = (params: KernelParams): number => (typeof params.tile_rows === "number" ? params.tile_rows : usualRows(params));
+  const usualWarps = (params: KernelParams): number => {
+    const most = tokenTiles > 2 || role === "expert" || (tokenTiles === 2 && rowsOf(params) > 8) ? 8 : 16;
+    return Math.min(most, blocks(params));
+  };
+  const warpsOf = (params: KernelParams): number => (typeof params.warps === "number" ? params.warps : usualWarps(params));
   const stageBytes = (params: KernelParams): number => rowsOf(params) * span(params) * 2 + 8;
-  // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too, for two blocks if they fit.
+  // `sums_bytes` of product.cuh.
+  const sumsBytes = (params: KernelParams): number => {
+    const [warps, tokens] = [warpsOf(params), 8 * tokenTiles];
+    const buffers = tokenTiles === 1 && !once ? 2 : 1;
+    const sums = buffers * warps * rowsOf(params) * (tokens + 1) * 4;
+    const each = ceilDiv(span(params), K_BLOCK * warps);
+    const turned = params.norm === true ? warps * tokens * (each * K_BLOCK + 8) * 2 : 0;
+    return Math.max(sums, turned) + warps * tokens * 4;
+  };
+  // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too.
   const usualStages = (params: KernelParams): number => {
-    if (once) return Math.min(parts(params), Math.floor((SHARED_BYTES - 24 * 1024) / stageBytes(params)));
-    const forTwo = Math.min(3, Math.floor((SHARED_BYTES / 2 - 16 * 1024) / stageBytes(params)));
-    return forTwo >= 2 ? forTwo : Math.max(1, Math.min(2, Math.floor((SHARED_BYTES - 48 * 1024) / stageBytes(params))));
+    const room = Math.floor((SHARED_BYTES - BLOCK_BYTES - sumsBytes(params)) / stageBytes(params));
+    return Math.max(1, Math.min(once ? parts(params) : rowsOf(params) === 16 && tokenTiles <= 2 ? 3 : 2, room));
   };
   const tunables: readonly Tunable[] = [
     ...(fixedRows === undefined
-      ? [{ name: "tile_rows", summary: "rows of the weight in a tile", values: () => [8, 16], default: rowsOf }]
+      ? [{ name: "tile_rows", summary: "rows of the weight in a tile", values: () => [8, 16, 32, 48], default: usualRows }]
       : []),
     { name: "warps", summary: "warps of a block, which share out k", values: () => [4, 8, 10, 12, 16], default: usualWarps },
     { name: "stages", summary: "tiles that are on their way at once", values: () => [1, 2, 3, 4], default: usualStages },
   ];
-  const threads = (params: KernelParams): number => 32 * numberParam(params, "warps");
-  // `shared_bytes`, which the template compares.
-  const sharedBytes = (params: KernelParams): number => {
-    const [warps, stages] = [numberParam(params, "warps"), numberParam(params, "stages")];
-    const tokens = 8 * tokenTiles;
-    const buffers = tokenTiles === 1 ? 2 : 1;
-    return stages * stageBytes(params) + buffers * warps * (rowsOf(params) * (tokens + 1) + tokens) * 4;
-  };
+  const threads = (params: KernelParams): number => 32 * warpsOf(params);
+  const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
+  const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
   const residents = (params: KernelParams): number => {
-    const held = parts(params) * ceilDiv(span(params), K_BLOCK * numberParam(params, "warps")) * tokenTiles;
-    const registers = Math.max(tokenTiles > 2 ? 168 : 0, 28 + 4 * tokenTiles + (held <= MOST_HELD ? 4 * held : 32));
-    const byRegisters = Math.floor(REGISTERS / (threads(params) * registers));
-    const byShared = Math.floor(SHARED_BYTES / (sharedBytes(params) + 1024));
-    return Math.max(1, Math.min(6, byRegisters, byShared));
+    const perThread = tokenTiles > 2 ? 168 : tokenTiles > 1 || rowsOf(params) > 16 ? 80 : 64;
+    const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
+    return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
   };
   return {
     tunables,
@@ -108,9 +121,9 @@ export function tilingFor({ tokenTiles }: RowTiles, { rows: fixedRows, n, k, onc
     sharedBytes,
     view: (params) => ({
       tile_rows: rowsOf(params),
-      warps: numberParam(params, "warps"),
+      warps: warpsOf(params),
       span: span(params) === k(params) ? 0 : span(params),
-      stages: numberParam(params, "stages"),
+      stages: stagesOf(params),
       token_tiles: tokenTiles,
       once,
       residents: residents(params),
