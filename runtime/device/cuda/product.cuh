@@ -87,6 +87,7 @@ struct Product {
   static_assert(!normed || held, "more warps, so that x fits in registers");
   static_assert(K % lane_k == 0 && span % lane_k == 0 && span <= K);
   static_assert(!tiling.once || stages <= parts);
+  static_assert(tiling.shared_bytes(K, normed) <= 227 * 1024, "more than a block of sm_90 can have");
 
   const int lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   Bf16* const ring;
