@@ -604,13 +604,21 @@ CASE(DownShort, Linear{1024, 3072, false, true, {}, tokens, {8, 8, 1000, 2, 1, t
 CASE(Qkv48, Linear{1000, 1024, false, false, norm, tokens, {48, 8, 0, 1, 1, true}});
 CASE(Up48, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1, true, 1}});
 CASE(Up32, LinearSwiglu{328, 512, 8, true, {}, tokens, {32, 4, 256, 3, 1}});
+CASE(QkvColumn, Linear{2560, 1024, false, false, norm, tokens, {16, 16, 0, 1, 1, true, 2, 1}});
+CASE(OColumns, Linear{1024, 2048, true, true, {}, tokens, {8, 16, 0, 1, 1, false, 2, 2}});
+CASE(UpColumn, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1, true, 2, 1}});
+CASE(HeadColumn, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, false, 1, 1}});
 CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 0, 1, 1, true}});
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 1) filter = argv[1];
+  check_linear<QkvColumn, float, float>(1);
+  check_swiglu_product<UpColumn, float, Bf16>(1);
   for (int rows : {1, 2, 7, 8, 9, 17}) {
+    check_linear<OColumns, Bf16, float>(rows, 33);
+    check_head<HeadColumn, float>(rows, 57);
     check_linear<Linear1Case, Bf16, float>(rows);
     check_linear<Linear2Case, Bf16, Bf16>(rows, 5);
     check_linear<Linear3Case, float, float>(rows);

@@ -10,8 +10,9 @@
 // Launch: 384 threads; grid (heads, ceil(T / 128)); attention_wgmma_shared bytes of dynamic shared memory. The last rows, which see most, go first.
 // A block takes 128 rows of one head and goes through the sequences that they belong to, one after the other, by tiles of 128 cache entries.
 //   thread   warpgroup 0 copies K and V of a tile to a stage (cp.async: entries lie in blocks, the copy writes the 128-byte swizzle itself);
-//            warpgroups 1 and 2 have 64 rows each: S = Q . K^T with Q in registers, softmax in registers, O += P . V with P in registers
-//   shared   2 stages x (K, then V), each as two tiles [128 entries][64 dims], 128-byte swizzle, 16 KiB; a full and an empty barrier a stage
+//            warpgroups 1 and 2 have 64 rows each: S = Q . K^T with Q in registers, softmax in registers, O += P . V with P in registers.
+//            The scores of a tile are issued before the values of the one before, so that its softmax runs beside a product
+//   shared   3 stages x (K, then V), each as two tiles [128 entries][64 dims], 128-byte swizzle, 16 KiB; a full and an empty barrier a stage
 // K is read K-major. V is read with its dims along the rows of memory (transposed): atoms of 8 entries x 64 dims, 1024 bytes apart
 // along the entries, 16 KiB along the dims.
 // Softmax in f32 (base 2), p rounded to bf16. Reference op: attention. After FlashAttention-2 and -3 (Dao; Shah et al.).
@@ -27,7 +28,7 @@ struct WgmmaAttention {
   int heads;
   KvAppend cache;
 
-  static constexpr int rows = 128, entries = 128, stages = 2, threads = 384, head_dim = 128;
+  static constexpr int rows = 128, entries = 128, stages = 3, threads = 384, head_dim = 128;
   static constexpr int half_tile = entries * 64;  // elements of [entries][64 dims]
 };
 
@@ -81,7 +82,12 @@ ERN_DEVICE uint64_t value_operand(const void* tile) {
   return uint64_t{1} << 62 | along_entries | along_dims | ((shared_address(tile) & 0x3ffff) >> 4);
 }
 
-// What this thread's ordinary writes to shared memory hold becomes visible to warpgroup products.
+// Arrives when the copies that this thread has started are done.
+ERN_DEVICE void arrive_after_copies(Barrier& barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier)) : "memory");
+}
+
+// What this thread knows of shared memory through ordinary accesses holds for the warpgroup products that it starts.
 ERN_DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 #endif
@@ -92,7 +98,8 @@ ERN_DEVICE void attention_wgmma(const Step* step, const Bf16* q, Bf16* kv, const
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int head_dim = problem.head_dim, heads = problem.heads, kv_heads = problem.cache.kv_heads, block_size = problem.cache.block_size;
   constexpr int entries = problem.entries, stages = problem.stages, half_tile = problem.half_tile;
-  static_assert(problem.cache.head_dim == head_dim && heads % kv_heads == 0 && block_size % 8 == 0);
+  constexpr int run = block_size < entries ? block_size : entries, runs = entries / run;  // entries of a tile that lie together
+  static_assert(problem.cache.head_dim == head_dim && heads % kv_heads == 0 && run % 8 == 0 && entries % run == 0 && block_size % run == 0);
   extern __shared__ unsigned char dynamic_shared_memory[];
   unsigned char* const aligned = dynamic_shared_memory + (1024 - shared_address(dynamic_shared_memory) % 1024) % 1024;
   Bf16* const ring = reinterpret_cast<Bf16*>(aligned);  // [stages][K, V][2 halves of the dims][entries][64]
@@ -127,40 +134,36 @@ ERN_DEVICE void attention_wgmma(const Step* step, const Bf16* q, Bf16* kv, const
 
   if (warpgroup == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    Ring<stages> at, behind;
-    int pending = 0;
+    Ring<stages> at;
     const int chunk = thread % 16, first_entry = thread / 16;  // 16 bytes of a row; entries first_entry, + 8, ...
-    const auto hand_over = [&] {
-      fence_shared();
-      full[behind.stage].arrive();
-      behind.next();
-    };
     for_each_sequence([&](int sequence, int, int last, int offset, int tiles) {
       const int32_t* const table = block_table + static_cast<int64_t>(sequence) * step->block_stride;
       const int total = last + offset + 1;
       for (int tile = 0; tile < tiles; ++tile, at.next()) {
+        int32_t slots[runs];
+#pragma unroll
+        for (int r = 0; r < runs; ++r) {
+          const int place = tile * entries + r * run, from = place < total ? place : 0;
+          slots[r] = table[from / block_size] * block_size + from % block_size;
+        }
         empty[at.stage].wait(at.parity ^ 1);
-        Bf16* const keys = ring + at.stage * 4 * half_tile + chunk / 8 * half_tile;
+        Bf16* const keys = ring + at.stage * 4 * half_tile + chunk / 8 * half_tile + first_entry * 64 + (chunk % 8 ^ first_entry % 8) * 8;
+#pragma unroll
+        for (int r = 0; r < runs; ++r) {
+          const Bf16* const key = cache.key(slots[r], kv_head, chunk * 8) + first_entry * head_dim;
+          const Bf16* const value = cache.value(slots[r], kv_head, chunk * 8) + first_entry * head_dim;
 #pragma unroll 4
-        for (int i = 0; i < entries / 8; ++i) {
-          const int entry = first_entry + i * 8, place = tile * entries + entry;
-          const bool in = place < total;
-          const int from = in ? place : 0;
-          const int32_t slot = table[from / block_size] * block_size + from % block_size;
-          const int to = entry * 64 + (chunk % 8 ^ entry % 8) * 8;
-          copy_async(keys + to, cache.key(slot, kv_head, chunk * 8), in);
-          copy_async(keys + 2 * half_tile + to, cache.value(slot, kv_head, chunk * 8), in);
+          for (int i = 0; i < run / 8; ++i) {
+            const bool in = tile * entries + r * run + first_entry + i * 8 < total;
+            const int to = (r * run + i * 8) * 64;
+            copy_async(keys + to, in ? key + i * 8 * head_dim : key, in);
+            copy_async(keys + 2 * half_tile + to, in ? value + i * 8 * head_dim : value, in);
+          }
         }
-        commit_copies();
-        if (pending == 1) {
-          wait_copies<1>();
-          hand_over();
-        }
-        pending = 1;
+        arrive_after_copies(full[at.stage]);
       }
     });
-    wait_copies<0>();
-    if (pending == 1) hand_over();
+    asm volatile("cp.async.wait_all;" ::: "memory");
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     Ring<stages> at;
@@ -185,73 +188,115 @@ ERN_DEVICE void attention_wgmma(const Step* step, const Bf16* q, Bf16* kv, const
     }
     for_each_sequence([&](int, int first_row, int last_row, int offset, int tiles) {
       float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
-      float acc[64];
+      float acc[64], score[64];
+      uint32_t p[32];
 #pragma unroll
       for (int i = 0; i < 64; ++i) acc[i] = 0;
+      // Tiles that some row of this warpgroup sees something of; the others it only hands back.
       const int group_last = group_first + 63 < last_row ? group_first + 63 : last_row;
-      for (int tile = 0; tile < tiles; ++tile, at.next()) {
-        full[at.stage].wait(at.parity);
+      const bool has_rows = group_last >= first_row && group_last >= group_first;
+      const int seen_tiles = has_rows ? (group_last + offset + entries) / entries : 0;
+      const bool cut = first_row > group_first || last_row < group_first + 63;  // not all rows are of the sequence
+      const int whole = (first_row > group_first ? first_row : group_first) + offset + 1;  // entries that all rows see
+
+      const auto keys_of = [&](int stage) { return ring + stage * 4 * half_tile; };
+      const auto start_scores = [&](int stage) {
+        wgmma_hold(score);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < head_dim / wgmma_k; ++i) {
+          multiply_rows(score, query[i], wgmma_operand(keys_of(stage) + i / 4 * half_tile) + i % 4 * wgmma_next_k, i > 0);
+        }
+        wgmma_commit();
+      };
+      const auto start_values = [&](int stage) {
+        wgmma_hold(acc);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < entries / wgmma_k; ++i) {
+          const uint32_t a[4] = {p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
+          multiply_values(acc, a, value_operand(keys_of(stage) + 2 * half_tile) + i * (16 * 128 / 16), true);
+        }
+        wgmma_commit();
+      };
+      // Scores to powers of two in place; peak and mass move on; what came before is to be multiplied by `shrink`.
+      float shrink[2];
+      const auto softmax = [&](int tile) {
         const int first = tile * entries;
-        // Some row of this warpgroup is of the sequence and sees something of the tile.
-        if (group_last >= first_row && group_last >= group_first && first <= group_last + offset) {
-          const Bf16* const keys = ring + at.stage * 4 * half_tile;
-          float score[64];
-          wgmma_hold(score);
-          wgmma_fence();
+        const bool edge = cut || first + entries > whole;
 #pragma unroll
-          for (int i = 0; i < head_dim / wgmma_k; ++i) {
-            multiply_rows(score, query[i], wgmma_operand(keys + i / 4 * half_tile) + i % 4 * wgmma_next_k, i > 0);
+        for (int h = 0; h < 2; ++h) {
+          const int row = h == 0 ? row_low : row_high;
+          const int seen = row >= first_row && row <= last_row ? row + offset + 1 - first : 0;
+          float top = peak[h];
+#pragma unroll
+          for (int j = 0; j < 16; ++j) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              float& s = score[4 * j + 2 * h + i];
+              if (edge && j * 8 + 2 * quad + i >= seen) s = -__builtin_inff();
+              top = fmaxf(top, s);
+            }
           }
-          wgmma_commit();
+          top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+          top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+          const float finite = top == -__builtin_inff() ? 0 : top * to_base2;
+          shrink[h] = exp2f(peak[h] * to_base2 - finite);
+          peak[h] = top;
+          float sum[2] = {0, 0};
+#pragma unroll
+          for (int j = 0; j < 16; ++j) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              float& s = score[4 * j + 2 * h + i];
+              s = exp2f(fmaf(s, to_base2, -finite));
+              sum[i] += s;
+            }
+          }
+          mass[h] = mass[h] * shrink[h] + (sum[0] + sum[1]);
+        }
+      };
+      const auto pack_p = [&] {
+#pragma unroll
+        for (int j = 0; j < 16; ++j) p[2 * j] = pack_bf16(score[4 * j], score[4 * j + 1]), p[2 * j + 1] = pack_bf16(score[4 * j + 2], score[4 * j + 3]);
+      };
+
+      if (seen_tiles > 0) {
+        full[at.stage].wait(at.parity);
+        fence_shared();
+        start_scores(at.stage);
+        wgmma_wait<0>();
+        wgmma_hold(score);
+        softmax(0);
+        pack_p();
+        for (int tile = 1; tile < seen_tiles; ++tile) {
+          const int behind = at.stage;
+          at.next();
+          full[at.stage].wait(at.parity);
+          fence_shared();
+          start_scores(at.stage);
+          start_values(behind);
+          wgmma_wait<1>();
+          wgmma_hold(score);
+          softmax(tile);
+          wgmma_hold(score);  // or the compiler would wait for the values first
           wgmma_wait<0>();
-          wgmma_hold(score);
-          const bool edge = first + entries > (first_row > group_first ? first_row : group_first) + offset + 1 || first_row > group_first || last_row < group_first + 63;
-          uint32_t p[32];
-          float top[2], shrink[2];
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int row = h == 0 ? row_low : row_high;
-            const int seen = row >= first_row && row <= last_row ? row + offset + 1 - first : 0;
-            top[h] = peak[h];
-#pragma unroll
-            for (int j = 0; j < 16; ++j) {
-#pragma unroll
-              for (int i = 0; i < 2; ++i) {
-                float& s = score[4 * j + 2 * h + i];
-                if (edge && j * 8 + 2 * quad + i >= seen) s = -__builtin_inff();
-                top[h] = fmaxf(top[h], s);
-              }
-            }
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 1));
-            top[h] = fmaxf(top[h], __shfl_xor_sync(~0u, top[h], 2));
-            const float finite = top[h] == -__builtin_inff() ? 0 : top[h] * to_base2;
-            shrink[h] = exp2f(peak[h] * to_base2 - finite);
-            peak[h] = top[h];
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < 16; ++j) {
-              const float a = exp2f(fmaf(score[4 * j + 2 * h], to_base2, -finite)), b = exp2f(fmaf(score[4 * j + 2 * h + 1], to_base2, -finite));
-              sum += a + b;
-              p[2 * j + h] = pack_bf16(a, b);
-            }
-            mass[h] = mass[h] * shrink[h] + sum;
-          }
+          wgmma_hold(acc);
+          if (thread == 0) empty[behind].arrive();
 #pragma unroll
           for (int j = 0; j < 16; ++j) {
             acc[4 * j] *= shrink[0], acc[4 * j + 1] *= shrink[0], acc[4 * j + 2] *= shrink[1], acc[4 * j + 3] *= shrink[1];
           }
-          const Bf16* const values = keys + 2 * half_tile;
-          wgmma_hold(acc);
-          wgmma_fence();
-#pragma unroll
-          for (int i = 0; i < entries / wgmma_k; ++i) {
-            const uint32_t a[4] = {p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
-            multiply_values(acc, a, value_operand(values) + i * (16 * 128 / 16), true);
-          }
-          wgmma_commit();
-          wgmma_wait<0>();
-          wgmma_hold(acc);
+          pack_p();
         }
+        start_values(at.stage);
+        wgmma_wait<0>();
+        wgmma_hold(acc);
+        if (thread == 0) empty[at.stage].arrive();
+        at.next();
+      }
+      for (int tile = seen_tiles; tile < tiles; ++tile, at.next()) {
+        full[at.stage].wait(at.parity);
         if (thread == 0) empty[at.stage].arrive();
       }
 #pragma unroll
