@@ -69,7 +69,7 @@ async function openBackend(flags: WorkerFlags): Promise<{ readonly device: strin
   checkRuns(arch);
   const machine = describeMachine(arch, flags.threads);
   const compiler = await findCompiler(flags.cxx);
-  const native = { compiler, cache: new Cache() };
+  const native = { compiler, cache: new Cache(), signal: interruptSignal() };
   return {
     device: deviceClass(arch, machine.threads),
     build: await buildIdentity(compiler.identity),

@@ -110,15 +110,19 @@ export function parseFinalists(task: Task, asked: readonly Configuration[], valu
   return finalists.includes(undefined) ? undefined : (finalists as readonly Finalist[]);
 }
 
-export interface QueueLibraries extends Pick<typeof import("bullmq"), "Queue" | "QueueEvents" | "Worker" | "UnrecoverableError"> {
+export interface QueueLibraries
+  extends Pick<typeof import("bullmq"), "Queue" | "QueueEvents" | "Worker" | "UnrecoverableError" | "WaitingError"> {
   readonly Redis: typeof import("ioredis").Redis;
 }
 
 /** The libraries behind a queue are installed by those who want one. */
 export async function loadQueueLibraries(): Promise<QueueLibraries> {
   try {
-    const [{ Queue, QueueEvents, Worker, UnrecoverableError }, { Redis }] = await Promise.all([import("bullmq"), import("ioredis")]);
-    return { Queue, QueueEvents, Worker, UnrecoverableError, Redis };
+    const [{ Queue, QueueEvents, Worker, UnrecoverableError, WaitingError }, { Redis }] = await Promise.all([
+      import("bullmq"),
+      import("ioredis"),
+    ]);
+    return { Queue, QueueEvents, Worker, UnrecoverableError, WaitingError, Redis };
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ERR_MODULE_NOT_FOUND") throw bug(`bullmq cannot be loaded: ${String(cause)}`);
     throw new Diagnostic({

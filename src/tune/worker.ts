@@ -23,24 +23,32 @@ const CLOSE_MS = 2000;
 export async function work(options: WorkerOptions): Promise<void> {
   checkUrl(options.url);
   const { device, build, backend, onNote, signal, lostAfterMs = 20_000 } = options;
-  const { Worker, UnrecoverableError, Redis } = await loadQueueLibraries();
+  const { Worker, UnrecoverableError, WaitingError, Redis } = await loadQueueLibraries();
   const link = new RedisLink(Redis, { patience: 300, ...options });
+  // Set once this machine can measure no more; the job is then another worker's.
+  let fail: (error: unknown) => void = () => undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => undefined);
   const worker = new Worker(
     queueName(device, build),
-    async ({ data }) => {
-      const job = parseJob(data, device, build);
+    async (taken, token) => {
+      const job = parseJob(taken.data, device, build);
       if (typeof job === "string") {
         onNote(`refused a job that holds ${job}`);
         throw new UnrecoverableError(`the worker refused it: it holds ${job}`);
       }
       const start = performance.now();
-      const { task, variants, incumbent, seed } = job;
-      const result =
-        job.kind === "trial"
-          ? await backend.trial({ task, variant: variants[0] as (typeof variants)[number], incumbent: () => incumbent, seed })
-          : await backend.final({ task, variants, seed });
-      options.onJob?.(job, performance.now() - start);
-      return result;
+      try {
+        const result = await measure(backend, job);
+        options.onJob?.(job, performance.now() - start);
+        return result;
+      } catch (error) {
+        fail(error);
+        await taken.moveToWait(token);
+        throw new WaitingError();
+      }
     },
     {
       connection: link.client,
@@ -59,7 +67,7 @@ export async function work(options: WorkerOptions): Promise<void> {
     signal?.addEventListener("abort", () => resolve(), { once: true });
   });
   try {
-    await Promise.race([stopped, link.lost]);
+    await Promise.race([stopped, link.lost, failed]);
     // What it has begun it ends.
     await worker.close();
   } finally {
@@ -67,4 +75,10 @@ export async function work(options: WorkerOptions): Promise<void> {
     link.close();
     await backend.close();
   }
+}
+
+function measure(backend: Backend, { kind, task, variants, incumbent, seed }: Job) {
+  const [first] = variants;
+  if (kind === "final" || !first) return backend.final({ task, variants, seed });
+  return backend.trial({ task, variant: first, incumbent: () => incumbent, seed });
 }

@@ -3,7 +3,9 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { CLI, ROOT } from "../e2e/support.js";
 import { DEVICE, journalText, MODEL, SWEEP, writeRecording } from "../tune/recording.js";
 import { inProcess } from "./in-process.js";
 
@@ -45,6 +47,19 @@ describe("tune", () => {
     expect(lines.filter((line) => /^\[\d+\/12\] linear_\S+ x\d+ +\d+\/\d+ +[\d.]+ (us|ms) +[\d.]+ x default$/.test(line))).toHaveLength(12);
     expect(stderr).toMatch(/^12 tasks, [\d.]+ times as fast as the defaults \(geometric mean\)$/m);
     expect(lines.at(-1)).toBe(`${at("a.json")}: builds for ${DEVICE} use it from now on; measurements are in ${at("a.jsonl")}`);
+  });
+
+  it("moves one line a task on a terminal", async () => {
+    const flags = [...REPLAY, "--kernel", "moe_router", "--journal", at("t.jsonl"), "-o", at("t.json")];
+    const command = [process.execPath, CLI, "tune", MODEL, ...flags].map((word) => `'${word}'`).join(" ");
+    const env = { TERM: "xterm" };
+    const result = await execa("script", ["-qec", `stty cols 160; ${command}`, "/dev/null"], { reject: false, input: "", cwd: ROOT, env });
+    if (result.code === "ENOENT") return; // no pseudoterminals to be had
+    const [first = ""] = result.stdout.split("\n");
+    const states = first.split("\r\u001b[K").slice(1);
+    // Task, trials of the budget, best, against the default, time left; the last state stays.
+    expect(states[2]).toMatch(/^\[1\/3\] moe_router_\S+ x1 {2}2\/4 {2}[\d.]+ us {2}[\d.]+ x default {2}\d+ s left$/);
+    expect(states.at(-1)).toMatch(/ 4\/4 {2}[\d.]+ us {2}[\d.]+ x default/);
   });
 
   it("gives one JSON object of the rows, with nothing beside it", async () => {

@@ -163,6 +163,27 @@ describe.skipIf(!hasRedis)("a queue", () => {
     await worker;
   });
 
+  it("gives a job of a worker that can measure no more to another", async () => {
+    const [broken, whole] = [await ReplayBackend.open(RECORDING), await ReplayBackend.open(RECORDING)];
+    const full = Object.assign(new Error("no space is left"), { code: "disk-full" });
+    const common = { url: url(), ...HEAD, onNote: () => undefined } as const;
+    const first = work({
+      ...common,
+      backend: { trial: () => Promise.reject(full), final: () => Promise.reject(full), close: () => broken.close() },
+    });
+    const ended = expect(first).rejects.toMatchObject({ code: "disk-full" });
+    const queue = await openQueue(common);
+    const task = tasks[2] as Task;
+    const asked = queue.trial({ task, variant: defaultVariant(task), incumbent: () => undefined, seed: 9 });
+    await ended;
+    const stop = new AbortController();
+    const second = work({ ...common, backend: whole, signal: stop.signal });
+    expect(await asked).toMatchObject({ status: "ok" });
+    await queue.close();
+    stop.abort();
+    await second;
+  });
+
   it("waits for a server that is gone, gives up after its patience, and has lost nothing", async () => {
     const backend = await ReplayBackend.open(RECORDING, 5);
     const stop = new AbortController();
