@@ -120,7 +120,9 @@ function pipeline(): Step[] {
   const fusions = FUSIONS.flatMap((name) =>
     arrayNamed(file, name)
       .map(step)
-      .map((each) => (name === ON_GPUS ? { ...each, why: ["For GPUs", each.why && lowerFirst(each.why)].filter(Boolean).join(": ") } : each)),
+      .map((each) =>
+        name === ON_GPUS ? { ...each, why: ["For GPUs", each.why && lowerFirst(each.why)].filter(Boolean).join(": ") } : each,
+      ),
   );
   return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => (ts.isSpreadElement(element) ? fusions : [step(element)]));
 }
