@@ -49,45 +49,58 @@ export interface Tiling {
 
 /** k of one tensor-core step of a warp. */
 const K_BLOCK = 32;
-/** Longer rows are taken in parts. */
-const LONGEST_PART = 8192;
-const PART = 3072;
+const MOST_WARPS = 16;
+/** Blocks of x that a thread can keep: `held` of product.cuh. */
+const MOST_HELD = 16;
+/** Longer rows are taken in parts; with many rows of x, whose norm is taken in shared memory, sooner. */
+const PARTS = { few: { longest: 8192, part: 3072 }, many: { longest: 2048, part: 1024 } } as const;
 /** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
 const SHARED_BYTES = 224 * 1024;
 const BLOCK_BYTES = 1024;
 /** Of a thread, so that nothing spills: with so many blocks of so many threads a multiprocessor's registers give each no more. */
 const REGISTERS = 65_536;
 
-function spanOf(k: number): number {
-  return k > LONGEST_PART ? PART : k;
+function spanOf(k: number, tokenTiles: number): number {
+  const { longest, part } = PARTS[tokenTiles > 2 ? "many" : "few"];
+  return k > longest ? part : k;
 }
 
-export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, k, once }: Product): Tiling {
-  const span = (params: KernelParams): number => spanOf(k(params));
+export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedRows, n, k, once: wantsOnce }: Product): Tiling {
+  // Rows that are normed stay in registers; where not all of them fit, they go round.
+  const tilesOf = (params: KernelParams): number => {
+    const blocks = ceilDiv(k(params), K_BLOCK * MOST_WARPS);
+    // The head has its best of each row in registers too.
+    const held = role === "head" ? MOST_HELD / 2 : MOST_HELD;
+    return params.norm === true ? Math.min(wanted, 2 ** Math.floor(Math.log2(Math.max(1, held / blocks)))) : wanted;
+  };
+  const onceOf = (params: KernelParams): boolean => wantsOnce && tilesOf(params) === wanted;
+  const span = (params: KernelParams): number => spanOf(k(params), tilesOf(params));
   const parts = (params: KernelParams): number => ceilDiv(k(params), span(params));
   const blocks = (params: KernelParams): number => ceilDiv(span(params), K_BLOCK);
   const usualRows = (params: KernelParams): number => {
     if (fixedRows !== undefined) return fixedRows;
-    if (tokenTiles > 2) return 16;
+    if (tilesOf(params) > 2) return 16;
     // Large tiles take fewer rounds, and one block's worth of them must fit.
     const large = [48, 32].find(
       (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && (role === "head" || n(params) / rows >= 100),
     );
     if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
-    if (role === "head") return tokenTiles > 1 || large === undefined ? 16 : large;
+    if (role === "head") return tilesOf(params) > 1 || large === undefined ? 16 : large;
     return ceilDiv(n(params), 16) < MULTIPROCESSORS ? 8 : 16;
   };
   const rowsOf = (params: KernelParams): number => (typeof params.tile_rows === "number" ? params.tile_rows : usualRows(params));
   const usualWarps = (params: KernelParams): number => {
-    const most = tokenTiles > 2 || role === "expert" || (tokenTiles === 2 && rowsOf(params) > 8) ? 8 : 16;
+    const heldBy8 = ceilDiv(k(params), K_BLOCK * 8) * tilesOf(params) <= MOST_HELD;
+    if (params.norm === true && !heldBy8) return MOST_WARPS;
+    const most = tilesOf(params) > 2 || role === "expert" || (tilesOf(params) === 2 && rowsOf(params) > 8) ? 8 : 16;
     return Math.min(most, blocks(params));
   };
   const warpsOf = (params: KernelParams): number => (typeof params.warps === "number" ? params.warps : usualWarps(params));
   const stageBytes = (params: KernelParams): number => rowsOf(params) * span(params) * 2 + 8;
   // `sums_bytes` of product.cuh.
   const sumsBytes = (params: KernelParams): number => {
-    const [warps, tokens] = [warpsOf(params), 8 * tokenTiles];
-    const buffers = tokenTiles === 1 && !once ? 2 : 1;
+    const [warps, tokens] = [warpsOf(params), 8 * tilesOf(params)];
+    const buffers = tilesOf(params) === 1 && !onceOf(params) ? 2 : 1;
     const sums = buffers * warps * rowsOf(params) * (tokens + 1) * 4;
     const each = ceilDiv(span(params), K_BLOCK * warps);
     const turned = params.norm === true ? warps * tokens * (each * K_BLOCK + 8) * 2 : 0;
@@ -96,7 +109,7 @@ export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, 
   // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too.
   const usualStages = (params: KernelParams): number => {
     const room = Math.floor((SHARED_BYTES - BLOCK_BYTES - sumsBytes(params)) / stageBytes(params));
-    return Math.max(1, Math.min(once ? parts(params) : rowsOf(params) === 16 && tokenTiles <= 2 ? 3 : 2, room));
+    return Math.max(1, Math.min(onceOf(params) ? parts(params) : rowsOf(params) === 16 && tilesOf(params) <= 2 ? 3 : 2, room));
   };
   const tunables: readonly Tunable[] = [
     ...(fixedRows === undefined
@@ -109,7 +122,7 @@ export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, 
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
   const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
   const residents = (params: KernelParams): number => {
-    const perThread = tokenTiles > 2 ? 168 : tokenTiles > 1 || rowsOf(params) > 16 ? 80 : 64;
+    const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 || rowsOf(params) > 16 ? 80 : 64;
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
     return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
   };
@@ -124,8 +137,8 @@ export function tilingFor({ tokenTiles }: RowTiles, { role, rows: fixedRows, n, 
       warps: warpsOf(params),
       span: span(params) === k(params) ? 0 : span(params),
       stages: stagesOf(params),
-      token_tiles: tokenTiles,
-      once,
+      token_tiles: tilesOf(params),
+      once: onceOf(params),
       residents: residents(params),
     }),
   };
