@@ -21,7 +21,9 @@ try {
   mkdirSync(folder, { recursive: true });
   const program = join(folder, "check");
   const flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-cudart", "static"];
-  await execa(nvcc.command, [...flags, ...libraryFlags(nvcc.command), "-o", program, join(root, "bench/gpu/check.cu")], { stdio: "inherit" });
+  await execa(nvcc.command, [...flags, ...libraryFlags(nvcc.command), "-o", program, join(root, "bench/gpu/check.cu")], {
+    stdio: "inherit",
+  });
   if (args.includes("--build")) process.exit(0);
   if (args.includes("--sanitize")) {
     for (const tool of ["memcheck", "racecheck", "synccheck"]) {
