@@ -27,12 +27,12 @@ import { cloneBuckets } from "./passes/lower/clone-buckets.js";
 import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import type { Pass } from "./passes/pass.js";
-import { FUSION_PASSES } from "./passes/pipeline.js";
+import { fusionPasses } from "./passes/pipeline.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
 import { type PassReport, runPrograms } from "./passes/run.js";
-import { type ArchLevel, isCudaArch } from "./toolchain/arch.js";
+import { type ArchLevel, isCudaArch, targetOf } from "./toolchain/arch.js";
 
 export interface LowerInput {
   readonly config: ModelConfig;
@@ -70,7 +70,8 @@ export interface LoweredModel {
 }
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
-  checkDisabled(options.disablePasses ?? []);
+  const fusions = fusionPasses(targetOf(input.arch));
+  checkDisabled(options.disablePasses ?? [], fusions);
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
   const programs = PROGRAM_KINDS.map((kind) =>
@@ -85,7 +86,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
-    ...FUSION_PASSES,
+    ...fusions,
     cloneBuckets(limits),
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
@@ -117,8 +118,8 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
-function checkDisabled(names: readonly string[]): void {
-  const known = [...new Set(FUSION_PASSES.map(({ name }) => name))];
+function checkDisabled(names: readonly string[], fusions: readonly Pass[]): void {
+  const known = [...new Set(fusions.map(({ name }) => name))];
   for (const name of names) {
     if (known.includes(name)) continue;
     throw new Diagnostic({

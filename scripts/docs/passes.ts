@@ -112,7 +112,8 @@ function guardsOf(file: ts.SourceFile): string[] {
 
 /** The array that lowering hands to the runner, with the fusions in their place. */
 function pipeline(): Step[] {
-  const fusions = arrayNamed(parseSource(PIPELINE), "FUSION_PASSES");
+  const source = parseSource(PIPELINE);
+  const fusions = [...arrayNamed(source, "FUSION_PASSES"), ...arrayNamed(source, "LAUNCH_PASSES")];
   return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
     if (ts.isSpreadElement(element)) return fusions.map(step);
     return [step(element)];

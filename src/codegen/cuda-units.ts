@@ -12,11 +12,13 @@ const SYNTHETIC_SOURCE = "kernels/synthetic.cu";
 
 /** By template; what is not named goes with the small ones. */
 const UNIT_OF: { readonly [template: string]: string } = {
+  gemm: "gemm",
   linear: "linear",
   linear_swiglu: "linear_swiglu",
   head_argmax: "head",
   attention_decode: "attention",
   attention_prefill: "attention",
+  rope_attention: "attention",
   moe_router: "moe",
   moe_ffn: "moe",
   expert_linear: "moe",
@@ -30,7 +32,7 @@ export function cudaUnits(kernels: readonly UsedKernel[], synthetic: boolean): r
   };
   for (const { name, kernel } of kernels) add(UNIT_OF[kernel.template ?? kernel.name] ?? "rows", `kernels/${name}.cu`);
   if (synthetic) add("rows", SYNTHETIC_SOURCE);
-  const order = ["linear", "linear_swiglu", "head", "moe", "attention", "rows"];
+  const order = ["gemm", "linear", "linear_swiglu", "head", "moe", "attention", "rows"];
   return [...units].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).map(([name, sources]) => ({ name, sources }));
 }
 

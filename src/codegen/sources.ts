@@ -33,11 +33,10 @@ function renderCpu({ kernel, params, functions }: Rendered): string {
 function renderCuda({ name: file, kernel, params, functions }: Rendered): string {
   const argsOf = (called: KernelFunction) =>
     functionArgs(kernel, params, called.phase).map(({ name, type }) => ({ name: name.replace(".", ""), type }));
-  const view = (called: KernelFunction): View => ({
-    name: called.name,
-    threads: cudaLaunch({ kernel, params }, called).threads,
-    ...(called.rows === undefined ? {} : { rows: called.rows }),
-  });
+  const view = (called: KernelFunction): View => {
+    const { threads, blocksPerMultiprocessor: residents = 1 } = cudaLaunch({ kernel, params }, called);
+    return { name: called.name, threads, residents, ...(called.rows === undefined ? {} : { rows: called.rows }) };
+  };
   const bodies: { [name: string]: readonly View[] } = {};
   if (kernel.phases === undefined) bodies.functions = functions.map(view);
   for (const { suffix } of kernel.phases ?? [])

@@ -120,6 +120,7 @@ const HINTS: Readonly<Record<string, string>> = {
   OUT_OF_MEMORY: "give the engine less: kvTokens and threads when it is loaded, --max-context and --max-batch when it is built",
   BUSY: "try again when some requests are done",
   IO: "check that this process may read the package",
+  DEVICE: "the engine has ended: dispose of it; what a process has lost of a GPU comes back when it is started again",
 };
 
 const LACKING = "build the package again, from a model folder that has what is missing";
@@ -128,7 +129,7 @@ function nativeError(error: unknown, { place, loading = false, hint }: CallConte
   if (!(error instanceof Error) || error instanceof Diagnostic) return error;
   const status = "code" in error && typeof error.code === "string" ? error.code : "INTERNAL";
   if (loading && (status === "CORRUPT" || status === "NOT_FOUND")) return packageChanged(place, error.message, error);
-  const kind = status === "INTERNAL" ? "bug" : status === "UNSUPPORTED" ? "unsupported" : "input";
+  const kind = status === "INTERNAL" ? "bug" : status === "UNSUPPORTED" ? "unsupported" : status === "DEVICE" ? "environment" : "input";
   const code = status.toLowerCase().replaceAll("_", "-");
   return new Diagnostic({
     code,

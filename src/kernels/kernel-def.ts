@@ -40,7 +40,7 @@ export interface Cost {
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
  * bits for equal rows, whatever the number of rows, sequences and threads.
  */
-export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert";
+export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k";
 
 /** A parameter that changes speed and nothing else. */
 export interface Tunable {

@@ -105,6 +105,7 @@ const linearSwiglu = defineKernel({
     const { group, dtype } = node.attrs;
     const params = productParams(x, weight, x);
     if (typeof params === "string") return params;
+    if (node.operands.norm) return "a norm in front";
     if (![8, 16, 32].includes(group)) return `groups of ${group}, expected 8, 16 or 32`;
     if (dtype !== "f32" && dtype !== "bf16") return `writes no ${dtype}`;
     return { ...params, group, out: dtype, bias: hasBias(node) };
@@ -157,6 +158,7 @@ const headArgmax = defineKernel({
   weights: { weight: PANELS, bias: F32_ROW },
   fit: (node) => {
     const { x, weight } = node.operands;
+    if (node.operands.norm) return "a norm in front";
     const params = productParams(x, weight, x);
     return typeof params === "string" ? params : { ...params, bias: hasBias(node) };
   },

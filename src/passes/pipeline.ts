@@ -1,11 +1,15 @@
 /** The passes from what the paper says (level `model`) to what one kernel will do (`fused`), in order. Choosing kernels comes after. */
 
+import type { Target } from "../toolchain/arch.js";
 import { canonicalize } from "./canonicalize/canonicalize.js";
 import { fuseAddRmsNorm } from "./fuse/fuse-add-rms-norm.js";
 import { fuseGateUp } from "./fuse/fuse-gate-up.js";
 import { fuseHeadArgmax } from "./fuse/fuse-head-argmax.js";
 import { fuseMoe } from "./fuse/fuse-moe.js";
+import { fuseNorm } from "./fuse/fuse-norm.js";
 import { fuseQkv } from "./fuse/fuse-qkv.js";
+import { fuseResidual } from "./fuse/fuse-residual.js";
+import { fuseRopeAttention } from "./fuse/fuse-rope-attention.js";
 import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
 import { lastTokenHead } from "./lower/last-token-head.js";
 import type { Pass } from "./pass.js";
@@ -26,3 +30,18 @@ export const FUSION_PASSES: readonly Pass[] = [
   // Last: the fusions leave slices of fused checkpoint tensors and unread results behind.
   canonicalize,
 ];
+
+/** Fewer launches in a decode step of a GPU, where each costs more than its work. */
+export const LAUNCH_PASSES: readonly Pass[] = [
+  // For a GPU, after last-token-head: fuse-add-rms-norm wants the same norms and sums.
+  fuseRopeAttention,
+  // Here already, since fuse-norm takes the norm in front of it.
+  fuseHeadArgmax,
+  fuseNorm,
+  fuseResidual,
+];
+
+export function fusionPasses(target: Target): readonly Pass[] {
+  if (target === "cpu") return FUSION_PASSES;
+  return FUSION_PASSES.flatMap((pass) => (pass === lastTokenHead ? [pass, ...LAUNCH_PASSES] : [pass]));
+}

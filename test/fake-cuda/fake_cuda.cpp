@@ -88,9 +88,10 @@ int cuDeviceGetAttribute(int* value, int attribute, Device device) {
   *value = attribute == attribute_major ? major : attribute == attribute_minor ? minor : attribute == attribute_shared_bytes ? shared_limit : 132;
   return success;
 }
-int cuDevicePrimaryCtxRetain(Context* context, Device) {
+int cuDevicePrimaryCtxRetain(Context* context, Device device) {
   ENTER(cuDevicePrimaryCtxRetain)
   ++s.contexts;
+  s.current = device;
   *context = reinterpret_cast<Context>(&s);
   return success;
 }
@@ -224,9 +225,9 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
     if (attribute.id == launch_cluster) {
       const unsigned size = attribute.value.cluster[0];
       if (size == 0 || size > 8 || config->grid[0] % size != 0) return refuse("a grid that is no multiple of its clusters");
-      if (s.capabilities[0].first < 9) return refuse("clusters on a GPU that has none");
+      if (s.capabilities[static_cast<size_t>(s.current)].first < 9) return refuse("clusters on a GPU that has none");
     } else if (attribute.id == launch_programmatic) {
-      if (s.capabilities[0].first < 9) return refuse("a programmatic launch on a GPU that has none");
+      if (s.capabilities[static_cast<size_t>(s.current)].first < 9) return refuse("a programmatic launch on a GPU that has none");
     } else {
       return refuse("an attribute that is not known");
     }
@@ -237,7 +238,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
   const bool watched = kernel.name.rfind("embedding", 0) == 0 || kernel.name.rfind("gather_rows", 0) == 0 ||
                        kernel.name.rfind("head_argmax", 0) == 0 || kernel.name.rfind("fill_synthetic", 0) == 0;
   if (watched) {
-    const size_t count = kernel.name.rfind("head_argmax", 0) == 0 ? 6 : 4;
+    const size_t count = kernel.name.rfind("head_argmax", 0) == 0 ? 6 + (kernel.name.find("_norm") != std::string::npos) : 4;
     for (size_t i = 0; i < count; ++i) values.push_back(*static_cast<Pointer*>(parameters[i]));
   }
   return enqueue(s, config->stream, "cuLaunchKernelEx", [name = kernel.name, values, watched]() mutable {

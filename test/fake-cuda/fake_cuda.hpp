@@ -69,7 +69,7 @@ struct State {
   std::set<FakeModule*> modules;
   std::set<FakeGraph*> graphs, execs;
   std::set<void*> events;
-  int contexts = 0;
+  int contexts = 0, current = 0;  // current: the device that was retained last
   std::map<std::string, long> launches;  // by kernel
 
   // Of the step that runs: see emulate().
@@ -78,9 +78,9 @@ struct State {
 
 State& state();
 
-// What stands for a model: the next token of a sequence follows from its last one. Kernels that the engine's path depends
+// What stands for a model, away from special ids: the next token of a sequence follows from its last one. Kernels that the engine's path depends
 // on are known by their names.
-inline int32_t next_id(int32_t id) { return (id * 7 + 3) % 50; }
+inline int32_t next_id(int32_t id) { return 10 + (id * 7 + 3) % 40; }
 void emulate(const std::string& kernel, void** parameters);
 
 }  // namespace fake

@@ -99,9 +99,9 @@ void emulate(const std::string& kernel, void** parameters) {
   const bool last = kernel.size() > 5 && kernel.compare(kernel.size() - 5, 5, "_last") == 0;
   if (starts("head_argmax")) {
     const int32_t* const step = ints(0);
-    const int bias = kernel.find("_bias") != kernel.npos;
+    const int more = (kernel.find("_bias") != kernel.npos) + (kernel.find("_norm") != kernel.npos);
     const int32_t rows = last ? step[1] : step[0];
-    int32_t* const out = ints(4 + bias);
+    int32_t* const out = ints(4 + more);
     for (int32_t i = 0; i < rows; ++i) out[i] = next_id(s.ids[last && s.last_rows ? s.last_rows[i] : i]);
   }
 }

@@ -23,7 +23,9 @@ async function timed(engine, ids, tokens) {
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
-for (const path of process.argv.slice(2)) {
+const args = process.argv.slice(2);
+const onlyDecode = args[0] === "--decode";
+for (const path of onlyDecode ? args.slice(1) : args) {
   const begin = performance.now();
   const { load } = await import(pathToFileURL(join(path, "index.js")).href);
   const engine = await load({ kvTokens: 64 * 2304 });
@@ -40,7 +42,7 @@ for (const path of process.argv.slice(2)) {
     }
     console.log(`decode batch ${batch}: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
   }
-  for (const batch of [1, 8]) {
+  for (const batch of onlyDecode ? [] : [1, 8]) {
     const rates = [];
     for (let i = 0; i < 3; i++) {
       const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(2048, vocab), 1)));

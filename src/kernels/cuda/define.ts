@@ -15,7 +15,8 @@ import type { View } from "../view.js";
 export const BF16_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "bf16" }];
 export const F32_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "f32" }];
 
-export interface CudaEntry {
+/** An entry; `fit`, `cost` and `file` are the CPU's where they are left out. */
+export interface CudaEntry<K extends OpName = OpName> {
   /** Name of its template and, with `cuda_` before it, of the variant. */
   readonly name: string;
   readonly template?: string;
@@ -24,6 +25,9 @@ export interface CudaEntry {
   readonly mostRows?: number;
   readonly programs?: readonly string[];
   readonly order?: ReductionOrder;
+  readonly fit?: KernelDef<K>["fit"];
+  readonly cost?: KernelDef<K>["cost"];
+  readonly file?: (params: KernelParams) => string;
   readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
   /** Why it does not take these parameters, if so. */
   readonly refuse?: (params: KernelParams) => string | undefined;
@@ -40,32 +44,39 @@ export function cudaType(type: string): string {
   return type.replace("cpu::Bf16", "Bf16");
 }
 
-export function defineCuda(op: OpName, entry: CudaEntry): AnyKernel {
-  const base = CPU_KERNELS.find((kernel) => kernel.op === op) as KernelDef<OpName> | undefined;
-  if (!base) throw bug(`no kernel for ${op} to start from`);
-  const { name, suffix, refuse, launch, ...given } = entry;
-  const args = given.args ?? base.args;
-  return Object.freeze({
+export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKernel {
+  const base = CPU_KERNELS.find((kernel) => kernel.op === op) as unknown as KernelDef<K> | undefined;
+  const { name, suffix, refuse, launch, template = name, view } = entry;
+  const { fit, cost, file, args, order } = { ...base, ...entry };
+  if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
+  const { tunables, phases, workspace, weights, programs, mostRows } = entry;
+  const kernel: KernelDef<K> = {
     op,
     target: "cuda",
-    order: base.order,
-    ...(base.share ? { share: base.share } : {}),
-    ...(base.inPlace ? { inPlace: base.inPlace } : {}),
-    cost: base.cost,
-    template: name,
-    ...given,
     name: `cuda_${joinName(name, suffix)}`,
+    template,
+    order,
+    ...(base?.share ? { share: base.share } : {}),
+    ...(base?.inPlace ? { inPlace: base.inPlace } : {}),
+    ...(tunables ? { tunables } : {}),
+    ...(phases ? { phases } : {}),
+    ...(workspace ? { workspace } : {}),
+    ...(weights ? { weights } : {}),
+    ...(programs ? { programs } : {}),
+    ...(mostRows === undefined ? {} : { mostRows }),
     fit: (node, target) => {
-      const params = base.fit(node, target);
+      const params = fit(node, target);
       return typeof params === "string" ? params : (refuse?.(params) ?? params);
     },
     args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
-    file: (params) => joinName(base.file(params), suffix),
+    cost,
+    file: (params) => joinName(file(params), suffix),
     launch,
-  } satisfies KernelDef<OpName>) as unknown as AnyKernel;
+    view,
+  };
+  return Object.freeze(kernel) as unknown as AnyKernel;
 }
 
-/** A field of Step as `Rows` in kernel.cuh; the template has it from each function. */
 export function ceilDiv(a: number, b: number): number {
   return Math.ceil(a / b);
 }

@@ -1,136 +1,169 @@
 /**
- * Products of a few rows with a weight that is read once: runtime/device/cuda/linear.cuh, linear_swiglu.cuh, head_argmax.cuh, over product.cuh. A lane reads 16
- * bytes of a row of the weight, which are 8 k of a tensor-core operand; 8 rows of x are the columns of one product.
+ * Products of a few rows with a weight that is read once: runtime/device/cuda/linear.cuh, linear_swiglu.cuh, head_argmax.cuh, over product.cuh. The norm in
+ * front and the residual behind are parts of the same launch.
  */
 
+import type { NodeOf, Value } from "../../ir/graph.js";
 import type { OpName } from "../../ir/ops.js";
-import type { Count } from "../cuda-launch.js";
-import { ONE } from "../cuda-launch.js";
-import { type AnyKernel, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
+import { cFloat, constType, cType, joinName } from "../common.js";
+import { type Count, ONE } from "../cuda-launch.js";
+import { type AnyKernel, type Argument, bytesOf, dtypeParam, type KernelParams, numberParam, tensorType } from "../kernel-def.js";
+import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { gemmLinear, gemmSwiglu } from "./gemm.js";
+import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 
-/** Rows of x that share one read of the weight: 8 in each tensor-core product. */
-interface RowTiles {
-  readonly suffix?: string;
-  readonly tokenTiles: number;
-  readonly mostRows?: number;
-}
+const WEIGHTS = { weight: BF16_ROWS, bias: F32_ROWS, norm: BF16_ROWS };
 
-const ROW_TILES: readonly RowTiles[] = [
-  { tokenTiles: 1, mostRows: 8 },
-  { suffix: "x16", tokenTiles: 2, mostRows: 16 },
-  { suffix: "x32", tokenTiles: 4 },
-];
+type Product = NodeOf<"linear"> | NodeOf<"projection"> | NodeOf<"linear_swiglu"> | NodeOf<"head_argmax">;
 
-/** Multiprocessors of an H100: grids of blocks that take tiles in turns are some times as large. */
-export const MULTIPROCESSORS = 132;
-
-const K_BLOCK = 32;
-
-/** A tile of 16 rows, or of 8 where that leaves multiprocessors without one. */
-function tileRows(n: number): number {
-  return ceilDiv(n, 16) < MULTIPROCESSORS ? 8 : 16;
-}
-
-function usualWarps(k: number): number {
-  return Math.max(1, Math.min(8, 2 ** Math.floor(Math.log2(Math.max(1, k / K_BLOCK)))));
-}
-
-function usualDepth(k: number, warps: number): number {
-  const blocks = ceilDiv(ceilDiv(k, K_BLOCK), warps);
-  return Math.min(4, blocks);
-}
-
-/** Registers hold the sums of all row tiles beside the blocks in flight. */
-function tilingTunables({ tokenTiles }: RowTiles): { readonly warps: Tunable; readonly depth: Tunable; readonly tileRows: Tunable } {
-  const many = tokenTiles > 2;
+/** Sizes, types and what is fused; or why no kernel takes it. */
+function fitProduct(node: Product): KernelParams | string {
+  const { x, weight, bias, norm, residual } = node.operands as { readonly [name: string]: Value | undefined };
+  const params = productParams(x as Value, weight as Value, x as Value);
+  if (typeof params === "string") return params;
+  if (numberParam(params, "k") % 8 !== 0) return `rows of ${params.k} are no multiple of 16 bytes`;
+  // A norm rounds what it reads to bf16 on the way.
+  if (params.x !== (norm ? "f32" : "bf16")) return `x is ${params.x}${norm ? " under a norm" : ""}`;
+  const { eps, norm_dtype } = node.attrs as { readonly eps?: number; readonly norm_dtype?: string };
+  if (norm && norm_dtype !== "bf16") return "a norm that is not rounded to bf16";
+  if (residual && tensorType(residual.type).dtype !== "f32") return "a residual that is not f32";
   return {
-    warps: { name: "warps", values: () => [4, 8, 16], default: (params) => usualWarps(numberParam(params, "k")) },
-    depth: {
-      name: "depth",
-      values: () => [2, 4, 8],
-      default: (params) => Math.min(many ? 2 : 4, usualDepth(numberParam(params, "k"), usualWarps(numberParam(params, "k")))),
-    },
-    tileRows: { name: "tile_rows", values: () => [8, 16], default: (params) => (many ? 16 : tileRows(numberParam(params, "n"))) },
+    ...params,
+    bias: bias !== undefined,
+    ...(norm ? { norm: true, eps: eps ?? 0 } : {}),
+    ...(residual ? { residual: true } : {}),
   };
 }
 
-function tilingOf(tiles: RowTiles, names: readonly ("tileRows" | "warps" | "depth")[]): readonly Tunable[] {
-  const all = tilingTunables(tiles);
-  return names.map((name) => all[name]);
+function productArgs(params: KernelParams, results: readonly Argument[]): readonly Argument[] {
+  return [
+    { name: "x", type: constType(params.x) },
+    { name: "weight", type: "const Bf16" },
+    ...(params.bias ? [{ name: "bias", type: "const float" }] : []),
+    ...(params.norm ? [{ name: "norm", type: "const Bf16" }] : []),
+    ...(params.residual ? [{ name: "residual", type: "const float" }] : []),
+    ...results,
+  ];
 }
 
-function refuseSizes(params: KernelParams): string | undefined {
-  const k = numberParam(params, "k");
-  return k % 8 === 0 ? undefined : `rows of ${k} are no multiple of 16 bytes`;
+function productName(op: string, params: KernelParams, sizes: readonly string[], tiling: Tiling): string {
+  const types = [params.x as string, params.out as string | undefined];
+  const fused = [params.bias && "bias", params.norm && "norm", params.residual && "add"] as const;
+  return joinName(
+    op,
+    ...types,
+    ...sizes,
+    params.group !== undefined && params.group !== 32 && `g${params.group}`,
+    ...fused,
+    tilingSuffix(tiling, params),
+  );
 }
 
-function productView(params: KernelParams, tokenTiles: number): View {
+function productView(params: KernelParams, { sharedBytes, view }: Tiling): View {
   return {
     k: numberParam(params, "k"),
     x: params.x as string,
     bias: params.bias as boolean,
-    warps: numberParam(params, "warps"),
-    depth: numberParam(params, "depth"),
-    token_tiles: tokenTiles,
+    norm: params.norm === true,
+    eps: cFloat(typeof params.eps === "number" ? params.eps : 0),
+    shared_bytes: sharedBytes(params),
+    ...view(params),
   };
-}
-
-function threadsOf(params: KernelParams): number {
-  return 32 * numberParam(params, "warps");
-}
-
-function variants(op: OpName, entry: (tiles: RowTiles) => Omit<CudaEntry, "suffix" | "mostRows">): readonly AnyKernel[] {
-  return ROW_TILES.map((tiles) => {
-    const { suffix, mostRows } = tiles;
-    return defineCuda(op, {
-      ...entry(tiles),
-      ...(suffix === undefined ? {} : { suffix }),
-      ...(mostRows === undefined ? {} : { mostRows }),
-      refuse: (params) => refuseSizes(params) ?? entry(tiles).refuse?.(params),
-    });
-  });
 }
 
 function blocks(constant: number): readonly [Count, Count, Count] {
   return [{ constant }, ONE, ONE];
 }
 
-const linear = variants("linear", (tiles) => ({
-  name: "linear",
-  weights: { weight: BF16_ROWS, bias: F32_ROWS },
-  tunables: tilingOf(tiles, ["tileRows", "warps", "depth"]),
-  launch: (params) => ({
-    threads: threadsOf(params),
-    grid: blocks(ceilDiv(numberParam(params, "n"), numberParam(params, "tile_rows"))),
-    sharedBytes: 0,
-  }),
-  view: (params) => ({
-    ...productView(params, tiles.tokenTiles),
-    n: numberParam(params, "n"),
-    out: params.out as string,
-    tile_rows: numberParam(params, "tile_rows"),
-  }),
-}));
+/** The variants of an op, by how many rows share a read of the weight. */
+function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<CudaEntry<K>, "suffix" | "mostRows">): readonly AnyKernel[] {
+  return ROW_TILES.map((tiles) => {
+    const { suffix, mostRows } = tiles;
+    return defineCuda(op, {
+      ...entry(tiles),
+      ...(suffix === undefined ? {} : { suffix }),
+      ...(mostRows === undefined ? {} : { mostRows }),
+    });
+  });
+}
 
-const linearSwiglu = variants("linear_swiglu", (tiles) => ({
-  name: "linear_swiglu",
-  weights: { weight: BF16_ROWS, bias: F32_ROWS },
-  tunables: tilingOf(tiles, ["warps", "depth"]),
-  refuse: (params) => (numberParam(params, "n") % 16 === 0 ? undefined : "a width that is no multiple of 8"),
-  launch: (params) => ({ threads: threadsOf(params), grid: blocks(numberParam(params, "n") / 16), sharedBytes: 0 }),
-  view: (params) => ({
-    ...productView(params, tiles.tokenTiles),
-    m: numberParam(params, "n") / 2,
-    group: numberParam(params, "group"),
-    out: params.out as string,
-  }),
-}));
+const sizeN = (params: KernelParams): number => numberParam(params, "n");
+const sizeK = (params: KernelParams): number => numberParam(params, "k");
+
+/** `linear` is a projection with nothing fused. */
+function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"projection">, "suffix" | "mostRows"> {
+  const tiling = tilingFor(tiles, { role: "linear", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
+  return {
+    name: "linear",
+    order: "sequential-k",
+    weights: WEIGHTS,
+    tunables: tiling.tunables,
+    fit: (node: NodeOf<"linear"> | NodeOf<"projection">) => {
+      const { dtype } = node.attrs;
+      const params = fitProduct(node);
+      if (typeof params === "string") return params;
+      return dtype === "f32" || dtype === "bf16" ? { ...params, out: dtype } : `writes no ${dtype}`;
+    },
+    args: (params) => productArgs(params, [{ name: "out", type: cType(params.out) }]),
+    cost: (params, rows) => productCost(params, rows, bytesOf(dtypeParam(params, "out"))),
+    file: (params) => productName("linear", params, [`n${params.n}`, `k${params.k}`], tiling),
+    launch: (params) => ({
+      threads: tiling.threads(params),
+      grid: blocks(ceilDiv(sizeN(params), tiling.rows(params))),
+      sharedBytes: tiling.sharedBytes(params),
+      blocksPerMultiprocessor: tiling.residents(params),
+    }),
+    view: (params) => ({
+      ...productView(params, tiling),
+      n: sizeN(params),
+      out: params.out as string,
+      residual: params.residual === true,
+    }),
+  };
+}
+
+const linear = variants<"linear">("linear", linearEntry);
+const projection = variants<"projection">("projection", linearEntry);
+
+const LAST_TILES = ROW_TILES.at(-1) as RowTiles;
+
+function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix" | "mostRows"> {
+  const tiling = tilingFor(tiles, { role: "swiglu", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
+  return {
+    name: "linear_swiglu",
+    weights: WEIGHTS,
+    tunables: tiling.tunables,
+    fit: (node) => {
+      const params = fitProduct(node);
+      if (typeof params === "string") return params;
+      const { group, dtype } = node.attrs;
+      if (numberParam(params, "n") % 16 !== 0 || group % 8 !== 0) return "a width or a group that is no multiple of 8";
+      return dtype === "f32" || dtype === "bf16" ? { ...params, group, out: dtype } : `writes no ${dtype}`;
+    },
+    args: (params) => productArgs(params, [{ name: "out", type: cType(params.out) }]),
+    file: (params) => productName("linear_swiglu", params, [`m${sizeN(params) / 2}`, `k${params.k}`], tiling),
+    launch: (params) => ({
+      threads: tiling.threads(params),
+      grid: blocks(ceilDiv(sizeN(params), tiling.rows(params))),
+      sharedBytes: tiling.sharedBytes(params),
+      blocksPerMultiprocessor: tiling.residents(params),
+    }),
+    view: (params) => ({
+      ...productView(params, tiling),
+      m: sizeN(params) / 2,
+      group: numberParam(params, "group"),
+      out: params.out as string,
+    }),
+  };
+}
+
+const linearSwiglu = variants<"linear_swiglu">("linear_swiglu", swigluEntry);
 
 /** Blocks of the head, each of which leaves its best of each row. */
 function headBlocks(params: KernelParams): number {
-  return Math.min(2 * MULTIPROCESSORS, ceilDiv(numberParam(params, "n"), 16));
+  return Math.min(2 * MULTIPROCESSORS, ceilDiv(sizeN(params), 16));
 }
 
 /** A value and an id for each row and block: `head_argmax_workspace`, which the template compares. */
@@ -138,18 +171,45 @@ function headWorkspace(params: KernelParams, rows: number): number {
   return rows * headBlocks(params) * 8;
 }
 
-const headArgmax = variants("head_argmax", (tiles) => ({
-  name: "head_argmax",
-  weights: { weight: BF16_ROWS, bias: F32_ROWS },
-  tunables: tilingOf(tiles, ["warps", "depth"]),
-  workspace: headWorkspace,
-  launch: (params) => ({ threads: threadsOf(params), grid: blocks(headBlocks(params)), sharedBytes: 0 }),
-  view: (params) => ({
-    ...productView(params, tiles.tokenTiles),
-    n: numberParam(params, "n"),
-    blocks: headBlocks(params),
-    workspace_of_7: headWorkspace(params, 7),
-  }),
-}));
+const headArgmax = variants("head_argmax", (tiles) => {
+  const tiling = tilingFor(tiles, { role: "head", n: sizeN, k: sizeK, once: false });
+  return {
+    name: "head_argmax",
+    weights: WEIGHTS,
+    tunables: tiling.tunables,
+    fit: fitProduct,
+    args: (params) =>
+      productArgs(params, [
+        { name: "logits", type: "float" },
+        { name: "ids", type: "int32_t" },
+        { name: "workspace", type: "void" },
+      ]),
+    workspace: headWorkspace,
+    file: (params) => productName("head_argmax", params, [`n${params.n}`, `k${params.k}`], tiling),
+    launch: (params) => ({
+      threads: tiling.threads(params),
+      grid: blocks(headBlocks(params)),
+      sharedBytes: tiling.sharedBytes(params),
+      // It keeps the best of each row besides.
+      blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : tiling.residents(params),
+    }),
+    view: (params) => ({
+      ...productView(params, tiling),
+      n: sizeN(params),
+      blocks: headBlocks(params),
+      workspace_of_7: headWorkspace(params, 7),
+    }),
+  };
+});
 
-export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [...linear, ...linearSwiglu, ...headArgmax];
+/** The last of an op's variants takes any number of rows, slowly; gemm.ts has better for many, where the GPU has it. */
+function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKernel[] {
+  return [...few.slice(0, -1), many, ...few.slice(-1)];
+}
+
+export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
+  ...withGemm(linear, gemmLinear(linearEntry(LAST_TILES))),
+  ...projection,
+  ...withGemm(linearSwiglu, gemmSwiglu(swigluEntry(LAST_TILES))),
+  ...headArgmax,
+];

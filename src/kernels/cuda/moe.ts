@@ -1,20 +1,30 @@
 /** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. */
 
 import { cFloat } from "../common.js";
-import { type Count, ONE, perRows } from "../cuda-launch.js";
-import { type AnyKernel, bytesOf, dtypeParam, type KernelParams, numberParam } from "../kernel-def.js";
+import { ONE, perRows } from "../cuda-launch.js";
+import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { MOE_KERNELS } from "../moe.js";
 import type { View } from "../view.js";
+import { clusterFor } from "./attention.js";
 import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
-const WARPS = 8;
-const DEPTH = 2;
-/** Rows of a weight in a tile, where they are not 8 of gate and 8 of up. */
-const TILE_ROWS = 8;
-const ROUTER = { cluster: 8, warps: 8 } as const;
-/** Rows of the weight's own tokens that share a read: 8 in each product. */
-const TOKEN_TILES = 1;
+const ROUTER_WARPS = 8;
+const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
+/** Blocks that share out what experts have to do. */
+const BLOCKS = 2 * MULTIPROCESSORS;
+/** Tokens of one expert that share a read of its weight. */
+const TILES = { tokenTiles: 1 } as const;
 
-const TILING: View = { warps: WARPS, depth: DEPTH, token_tiles: TOKEN_TILES };
+const size = (name: string) => (params: KernelParams) => numberParam(params, name);
+const UP = tilingFor(TILES, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
+const DOWN = tilingFor(TILES, { role: "expert", rows: 8, n: size("hidden"), k: size("m"), once: false });
+const EXPERT = tilingFor(TILES, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
+
+/** The phases' tilings under names of their own. */
+function withTunables(tiling: Tiling, params: KernelParams): KernelParams {
+  return { ...params, ...Object.fromEntries(tiling.tunables.map(({ name, default: value }) => [name, value(params)])) };
+}
 
 const moeRouter = defineCuda("moe_router", {
   name: "moe_router",
@@ -27,12 +37,14 @@ const moeRouter = defineCuda("moe_router", {
         : numberParam(params, "hidden") % 4 === 0
           ? undefined
           : "rows that are no multiple of 4",
-  launch: () => ({
-    threads: 32 * ROUTER.warps,
-    grid: [{ constant: ROUTER.cluster }, perRows(1), ONE],
-    sharedBytes: 0,
-    cluster: ROUTER.cluster,
-  }),
+  fit: (node, target) => {
+    const params = CPU_ROUTER.fit(node, target);
+    return typeof params === "string" ? params : { ...params, cluster: clusterFor(target.arch) };
+  },
+  launch: (params) => {
+    const cluster = numberParam(params, "cluster");
+    return { threads: 32 * ROUTER_WARPS, grid: [{ constant: cluster }, perRows(1), ONE], sharedBytes: 0, cluster };
+  },
   view: (params) => ({
     x: params.x as string,
     gate: params.gate_dtype as string,
@@ -41,15 +53,10 @@ const moeRouter = defineCuda("moe_router", {
     chosen: numberParam(params, "chosen"),
     norm_min: cFloat(numberParam(params, "norm_min")),
     correction: params.correction as boolean,
-    ...ROUTER,
+    cluster: numberParam(params, "cluster"),
+    warps: ROUTER_WARPS,
   }),
 });
-
-/** A block row for each expert that could be in use. */
-function expertsInUse(params: KernelParams, choices: string): Count {
-  // More rows than experts use no more of them; the kernel looks at 64 tokens at a time.
-  return { constant: Math.min(numberParam(params, "experts"), 64 * numberParam(params, choices)) };
-}
 
 /** The chosen experts' hidden rows, between the two launches. */
 function ffnWorkspace(params: KernelParams, rows: number): number {
@@ -70,14 +77,16 @@ const moeFfn = defineCuda("moe_ffn", {
     { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
     { suffix: "down", args: ["workspace", "indices", "weights", "down", "addend", "out"] },
   ],
-  launch: (params, phase) => ({
-    threads: 32 * WARPS,
-    grid:
-      phase === "up"
-        ? [{ constant: numberParam(params, "m") / 8 }, expertsInUse(params, "chosen"), ONE]
-        : [{ constant: ceilDiv(numberParam(params, "hidden"), TILE_ROWS) }, ONE, ONE],
-    sharedBytes: 0,
-  }),
+  launch: (params, phase) => {
+    const tiling = phase === "up" ? UP : DOWN;
+    const tiled = withTunables(tiling, params);
+    return {
+      threads: tiling.threads(tiled),
+      grid: [{ constant: phase === "up" ? BLOCKS : ceilDiv(numberParam(params, "hidden"), 8) }, ONE, ONE],
+      sharedBytes: tiling.sharedBytes(tiled),
+      blocksPerMultiprocessor: Math.min(2, tiling.residents(tiled)),
+    };
+  },
   view: (params) => ({
     experts: numberParam(params, "experts"),
     hidden: numberParam(params, "hidden"),
@@ -85,20 +94,30 @@ const moeFfn = defineCuda("moe_ffn", {
     chosen: numberParam(params, "chosen"),
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
-    tile_rows: TILE_ROWS,
-    ...TILING,
+    up: tilingView(UP, params),
+    down: tilingView(DOWN, params),
   }),
 });
+
+function tilingView(tiling: Tiling, params: KernelParams): View {
+  const tiled = withTunables(tiling, params);
+  const { once: _, ...view } = tiling.view(tiled) as { readonly [name: string]: View[string] };
+  return { ...view, shared_bytes: tiling.sharedBytes(tiled) };
+}
 
 const expertLinear = defineCuda("expert_linear", {
   name: "expert_linear",
   weights: { weight: BF16_ROWS },
   refuse: (params) => (params.x !== "bf16" ? `rows of ${params.x}` : undefined),
-  launch: (params) => ({
-    threads: 32 * WARPS,
-    grid: [{ constant: ceilDiv(numberParam(params, "n"), TILE_ROWS) }, expertsInUse(params, "choices"), ONE],
-    sharedBytes: 0,
-  }),
+  launch: (params) => {
+    const tiled = withTunables(EXPERT, params);
+    return {
+      threads: EXPERT.threads(tiled),
+      grid: [{ constant: BLOCKS }, ONE, ONE],
+      sharedBytes: EXPERT.sharedBytes(tiled),
+      blocksPerMultiprocessor: 2,
+    };
+  },
   view: (params) => ({
     out: params.out as string,
     experts: numberParam(params, "experts"),
@@ -106,8 +125,7 @@ const expertLinear = defineCuda("expert_linear", {
     k: numberParam(params, "k"),
     choices: numberParam(params, "choices"),
     row_a_choice: params.row_a_choice as boolean,
-    tile_rows: TILE_ROWS,
-    ...TILING,
+    tiling: tilingView(EXPERT, params),
   }),
 });
 

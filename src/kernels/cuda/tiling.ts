@@ -1,0 +1,157 @@
+/**
+ * How a product of a few rows is cut up: `ProductTiling` in runtime/device/cuda/product.cuh. A block copies 16 (or 8) rows of the weight to shared memory,
+ * whole or in parts of `span`; its warps share out the k of a part, and multiply it with up to 8 * tokenTiles rows of x.
+ */
+
+import type { KernelParams, Tunable } from "../kernel-def.js";
+import type { View } from "../view.js";
+import { ceilDiv } from "./define.js";
+
+/** Multiprocessors of an H100: grids of blocks that take tiles in turns are some times as large. */
+export const MULTIPROCESSORS = 132;
+
+export interface RowTiles {
+  readonly suffix?: string;
+  /** Of 8 rows of x that share one read of the weight. */
+  readonly tokenTiles: number;
+  readonly mostRows?: number;
+}
+
+/** More rows than the last has go round again. */
+export const ROW_TILES: readonly RowTiles[] = [
+  { tokenTiles: 1, mostRows: 8 },
+  { suffix: "x16", tokenTiles: 2, mostRows: 16 },
+  { suffix: "x32", tokenTiles: 4, mostRows: 32 },
+  // With 8 tiles the compiler runs out of registers.
+  { suffix: "many", tokenTiles: 4 },
+];
+
+/** What is known of a product where its tiling is chosen. */
+export interface Product {
+  /** `swiglu`: rows of gate and up; `head`: blocks go on to their next tile; `expert`: so do they, of one expert after the other. */
+  readonly role: "linear" | "swiglu" | "head" | "expert";
+  /** Rows of a tile, where they are given. */
+  readonly rows?: number;
+  readonly n: (params: KernelParams) => number;
+  readonly k: (params: KernelParams) => number;
+  /** The launch has a block a tile, and no more rows than fit: all of a block's copies are under way at once. */
+  readonly once: boolean;
+}
+
+export interface Tiling {
+  readonly tunables: readonly Tunable[];
+  readonly threads: (params: KernelParams) => number;
+  readonly sharedBytes: (params: KernelParams) => number;
+  readonly rows: (params: KernelParams) => number;
+  readonly residents: (params: KernelParams) => number;
+  readonly view: (params: KernelParams) => View;
+}
+
+/** k of one tensor-core step of a warp. */
+const K_BLOCK = 32;
+const MOST_WARPS = 16;
+/** Blocks of x that a thread can keep: `held` of product.cuh. */
+const MOST_HELD = 16;
+/** Longer rows are taken in parts; with many rows of x, whose norm is taken in shared memory, sooner. */
+const PARTS = { few: { longest: 8192, part: 3072 }, many: { longest: 2048, part: 1024 } } as const;
+/** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
+const SHARED_BYTES = 224 * 1024;
+const BLOCK_BYTES = 1024;
+/** From one row of a stage to the next, more than a multiple of 64, so that neighbouring rows lie in other banks: `stage_pitch` of product.cuh. */
+const PITCH_STEP = 64;
+const PITCH_SHIFT = 32;
+/** Blocks of 32 k that a warp takes of a part: fewer warps have longer sums, more have more to add up. */
+const BLOCKS_A_WARP = 8;
+/** Of a thread, so that nothing spills: with so many blocks of so many threads a multiprocessor's registers give each no more. */
+const REGISTERS = 65_536;
+
+function spanOf(k: number, tokenTiles: number): number {
+  const { longest, part } = PARTS[tokenTiles > 2 ? "many" : "few"];
+  return k > longest ? part : k;
+}
+
+export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedRows, n, k, once: wantsOnce }: Product): Tiling {
+  // Rows that are normed stay in registers; where not all of them fit, they go round.
+  const tilesOf = (params: KernelParams): number => {
+    const blocks = ceilDiv(k(params), K_BLOCK * MOST_WARPS);
+    // The head has its best of each row in registers too.
+    const held = role === "head" ? MOST_HELD / 2 : MOST_HELD;
+    return params.norm === true ? Math.min(wanted, 2 ** Math.floor(Math.log2(Math.max(1, held / blocks)))) : wanted;
+  };
+  const onceOf = (params: KernelParams): boolean => wantsOnce && tilesOf(params) === wanted;
+  const span = (params: KernelParams): number => spanOf(k(params), tilesOf(params));
+  const parts = (params: KernelParams): number => ceilDiv(k(params), span(params));
+  const blocks = (params: KernelParams): number => ceilDiv(span(params), K_BLOCK);
+  const usualRows = (params: KernelParams): number => {
+    if (fixedRows !== undefined) return fixedRows;
+    if (tilesOf(params) > 2) return 16;
+    // Large tiles take fewer rounds, and one block's worth of them must fit.
+    const large = [48, 32].find(
+      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && (role === "head" || n(params) / rows >= 100),
+    );
+    if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
+    if (role === "head") return tilesOf(params) > 1 || large === undefined ? 16 : large;
+    return ceilDiv(n(params), 16) < MULTIPROCESSORS ? 8 : 16;
+  };
+  const rowsOf = (params: KernelParams): number => (typeof params.tile_rows === "number" ? params.tile_rows : usualRows(params));
+  const usualWarps = (params: KernelParams): number => {
+    const heldBy8 = ceilDiv(k(params), K_BLOCK * 8) * tilesOf(params) <= MOST_HELD;
+    if (params.norm === true && !heldBy8) return MOST_WARPS;
+    const most = tilesOf(params) > 2 || role === "expert" || (tilesOf(params) === 2 && rowsOf(params) > 8) ? 8 : MOST_WARPS;
+    return Math.min(most, Math.max(8, ceilDiv(blocks(params), BLOCKS_A_WARP)), blocks(params));
+  };
+  const warpsOf = (params: KernelParams): number => (typeof params.warps === "number" ? params.warps : usualWarps(params));
+  const pitch = (params: KernelParams): number => ceilDiv(span(params), PITCH_STEP) * PITCH_STEP + PITCH_SHIFT;
+  const stageBytes = (params: KernelParams): number => rowsOf(params) * pitch(params) * 2 + 8;
+  // `turned_bytes`, `sums_bytes` and the squares of product.cuh.
+  const sumsBytes = (params: KernelParams): number => {
+    const [warps, tokens] = [warpsOf(params), 8 * tilesOf(params)];
+    const buffers = tilesOf(params) === 1 && !onceOf(params) ? 2 : 1;
+    const sums = buffers * warps * rowsOf(params) * (tokens + 1) * 4;
+    const each = ceilDiv(span(params), K_BLOCK * warps);
+    const turned = params.norm === true ? warps * tokens * (each * K_BLOCK + 8) * 2 : 0;
+    return sums + turned + warps * tokens * 4;
+  };
+  // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too.
+  const usualStages = (params: KernelParams): number => {
+    const room = Math.floor((SHARED_BYTES - BLOCK_BYTES - sumsBytes(params)) / stageBytes(params));
+    return Math.max(1, Math.min(onceOf(params) ? parts(params) : rowsOf(params) === 16 && tilesOf(params) <= 2 ? 3 : 2, room));
+  };
+  const tunables: readonly Tunable[] = [
+    ...(fixedRows === undefined ? [{ name: "tile_rows", values: () => [8, 16, 32, 48], default: usualRows }] : []),
+    { name: "warps", values: () => [4, 8, 10, 12, 16], default: usualWarps },
+    { name: "stages", values: () => [1, 2, 3, 4], default: usualStages },
+  ];
+  const threads = (params: KernelParams): number => 32 * warpsOf(params);
+  const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
+  const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
+  const residents = (params: KernelParams): number => {
+    const perThread = tilesOf(params) > 2 ? 168 : 80;
+    const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
+    return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
+  };
+  return {
+    tunables,
+    threads,
+    rows: rowsOf,
+    residents,
+    sharedBytes,
+    view: (params) => ({
+      tile_rows: rowsOf(params),
+      warps: warpsOf(params),
+      span: span(params) === k(params) ? 0 : span(params),
+      stages: stagesOf(params),
+      token_tiles: tilesOf(params),
+      once: onceOf(params),
+      residents: residents(params),
+    }),
+  };
+}
+
+/** Where a tunable is not at its default, the name says so. */
+export function tilingSuffix({ tunables }: Tiling, params: KernelParams): string {
+  return tunables
+    .filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+    .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+    .join("_");
+}

@@ -1,0 +1,225 @@
+/**
+ * GPU packages without a GPU: kernels of all forms compile for every arch, and the whole path of the engine runs over a stand-in driver (test/fake-cuda), which
+ * holds each call to the driver's rules, fails where it is told to, and counts what is left behind.
+ */
+
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { execa } from "execa";
+import { beforeAll, describe, expect, it } from "vitest";
+import { installCuda } from "../../src/toolchain/cuda-install.js";
+import { findNvcc } from "../../src/toolchain/nvcc.js";
+import { buildPackage, cli, GOLDENS, ROOT, WORK } from "./support.js";
+
+const DRIVER = join(WORK, "driver");
+const SMALL = ["--target", "cuda", "--max-batch", "4", "--prefill-chunk", "64", "--max-context", "256"];
+
+interface Outcome {
+  readonly value?: unknown;
+  readonly error?: { readonly code: string; readonly kind: string; readonly message: string; readonly hint: string | null };
+}
+
+interface Report {
+  readonly live: { readonly [what: string]: number };
+  readonly calls: { readonly [call: string]: number };
+  readonly launches: { readonly [kernel: string]: number };
+  readonly mistakes: readonly string[];
+}
+
+let number = 0;
+
+/** Runs a case of drive.mjs in a process whose driver is ours. */
+async function drive(folder: string, what: string, env: { readonly [name: string]: string } = {}) {
+  const path = join(WORK, `report-${number++}.json`);
+  const result = await execa(process.execPath, [join(ROOT, "test/fake-cuda/drive.mjs"), folder, what], {
+    env: { LD_LIBRARY_PATH: DRIVER, FAKE_CUDA_REPORT: path, ...env },
+    timeout: 60_000,
+    reject: false,
+    all: true,
+  });
+  expect(result.exitCode, result.all).toBe(0);
+  const text = result.stdout.trim();
+  const said = text === "" ? {} : (JSON.parse(text) as { load?: Outcome; result?: Outcome & { value?: never }; alive?: boolean });
+  return { said, report: () => JSON.parse(readFileSync(path, "utf8")) as Report };
+}
+
+function expectNothingLeft({ live, mistakes }: Report): void {
+  expect(mistakes).toEqual([]);
+  expect(Object.entries(live).filter(([, count]) => count !== 0)).toEqual([]);
+}
+
+/** `next_id` of fake_cuda.hpp: what stands for a model. */
+function continuation(last: number, count: number): number[] {
+  const ids: number[] = [];
+  for (let id = last; ids.length < count; ids.push(id)) id = 10 + ((id * 7 + 3) % 40);
+  return ids;
+}
+
+const packages = { dense: "", moe: "" };
+
+beforeAll(async () => {
+  mkdirSync(DRIVER, { recursive: true });
+  await findNvcc().catch(() => installCuda());
+  const sources = ["fake_cuda.cpp", "fake_state.cpp"].map((name) => join(ROOT, "test/fake-cuda", name));
+  const includes = ["runtime", "runtime/src", "test/fake-cuda"].map((folder) => `-I${join(ROOT, folder)}`);
+  const flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"];
+  await execa("g++", [...flags, ...includes, ...sources, "-o", join(DRIVER, "libcuda.so.1")]);
+  packages.dense = await buildPackage(join(GOLDENS, "dense"), ...SMALL, "--arch", "sm_90a");
+  packages.moe = await buildPackage(join(GOLDENS, "moe"), ...SMALL, "--arch", "sm_90a");
+}, 400_000);
+
+describe("a package for a GPU", () => {
+  it.each(["dense", "moe"] as const)("%s: runs on the driver alone", async (name) => {
+    const { said, report } = await drive(packages[name], "works");
+    const { alone, together, sampled, logits, traced, long, shared, info } = said.result?.value ?? ({} as never);
+    expect(alone).toEqual(continuation(7, 12));
+    expect(together).toEqual([1, 2, 3, 4, 5, 6].map((id) => continuation(id, 12)));
+    expect(sampled).toHaveProperty("value");
+    expect(logits).toEqual([3, 384]);
+    expect(traced).toBeGreaterThan(3);
+    expect(long).toEqual(continuation(149 % 40, 12));
+    expect(shared).toEqual(continuation(3, 12));
+    expect(info).toMatchObject({ target: "cuda", arch: "sm_90a", kvTokens: 512, kvBlockSize: 64 });
+    expectNothingLeft(report());
+    // Decoding is one call of the driver a step; a partly matching block is copied there.
+    expect(report().calls.cuGraphLaunch).toBeGreaterThan(20);
+    expect(report().calls.cuMemcpyDtoDAsync_v2).toBeGreaterThan(0);
+  });
+
+  it("shares weights between engines, and outlives one of them", async () => {
+    const { said, report } = await drive(packages.dense, "twice");
+    expect(said.result?.value).toEqual({ both: [continuation(7, 5), continuation(7, 5)], after: continuation(7, 5) });
+    expectNothingLeft(report());
+  });
+
+  it("frees everything when it is disposed of in the middle of a step", async () => {
+    const { said, report } = await drive(packages.dense, "cancels");
+    expect(said.alive).toBe(true);
+    expectNothingLeft(report());
+  });
+
+  it("lets a process exit with work under way", async () => {
+    await drive(packages.dense, "exits");
+  });
+});
+
+describe("where it can't run", () => {
+  const refused: readonly (readonly [string, { readonly [name: string]: string }, string, RegExp])[] = [
+    ["without a driver", { LD_LIBRARY_PATH: join(WORK, "no-driver") }, "unsupported", /libcuda\.so\.1 can't be opened/],
+    [
+      "with a driver that is too old",
+      { FAKE_CUDA_VERSION: "11080" },
+      "unsupported",
+      /knows CUDA 11\.8, and this package needs .* 12\.4 or newer/,
+    ],
+    ["without a GPU", { FAKE_CUDA_CAPABILITY: "" }, "unsupported", /finds no GPU/],
+    ["on another GPU", { FAKE_CUDA_CAPABILITY: "8.0" }, "unsupported", /compiled for sm_90a.*found Fake GPU \(8\.0\)/],
+    ["where the driver refuses the code", { FAKE_CUDA_FAIL: "cuModuleLoadData:1:209" }, "unsupported", /refuses the package's code/],
+    [
+      "where others have the memory",
+      { FAKE_CUDA_TAKEN: "1000" },
+      "out-of-memory",
+      /takes .* MiB of GPU memory \(weights .*KV cache of 256 tokens .* 24 MiB free of 1024 MiB/,
+    ],
+    ["with little memory", { FAKE_CUDA_FAIL: "cuMemAlloc_v2:1:2" }, "out-of-memory", /no memory left for the weights/],
+  ];
+  it.each(refused)("%s", async (_, env, code, message) => {
+    mkdirSync(join(WORK, "no-driver"), { recursive: true });
+    // The system's own, if it has one, must not be found instead.
+    writeFileSync(join(WORK, "no-driver", "libcuda.so.1"), "no library");
+    const { said, report } = await drive(packages.dense, "generates", env);
+    expect(said.load?.error).toMatchObject({ code });
+    expect(said.load?.error?.message).toMatch(message);
+    if (!env.LD_LIBRARY_PATH) expectNothingLeft(report());
+  });
+
+  it("takes the GPU that it was compiled for", async () => {
+    const { said } = await drive(packages.dense, "generates", { FAKE_CUDA_CAPABILITY: "8.0,9.0" });
+    expect(said.result?.value).toMatchObject({ second: { value: continuation(7, 40) } });
+  });
+});
+
+describe("when the driver fails", () => {
+  // 2: out of memory; 700 stays: every later call fails as well.
+  const LOADING = [
+    "cuDeviceGetCount",
+    "cuDevicePrimaryCtxRetain",
+    "cuStreamCreate",
+    "cuModuleLoadData",
+    "cuModuleGetFunction",
+    "cuFuncSetAttribute",
+  ];
+  const MEMORY = ["cuMemGetInfo_v2", "cuMemAlloc_v2", "cuMemHostAlloc", "cuMemcpyHtoDAsync_v2", "cuEventCreate", "cuEventRecord"];
+  it.each([...LOADING, ...MEMORY, "cuMemsetD8Async"].flatMap((call) => [2, 700].map((error) => [call, error] as const)))(
+    "%s with %i while it loads, nothing is left",
+    async (call, error) => {
+      const { said, report } = await drive(packages.dense, "generates", { FAKE_CUDA_FAIL: `${call}:1:${error}` });
+      expect(said.load?.error?.message).toBeTruthy();
+      expect(said.load?.error?.kind).not.toBe("bug");
+      expectNothingLeft(report());
+    },
+  );
+
+  it.each([
+    ["cuLaunchKernelEx", 5],
+    ["cuStreamBeginCapture_v2", 1],
+    ["cuStreamEndCapture", 1],
+    ["cuGraphInstantiateWithFlags", 1],
+    ["cuGraphLaunch", 3],
+    ["cuStreamSynchronize", 6],
+    ["cuTensorMapEncodeTiled", 1],
+  ] as const)("%s in the middle: the engine ends, the process lives on", async (call, at) => {
+    const { said, report } = await drive(packages.dense, "generates", { FAKE_CUDA_FAIL: `${call}:${at}:700` });
+    const { first, second, logits } = said.result?.value ?? ({} as { first: Outcome[]; second: Outcome; logits: Outcome });
+    const errors = [...first, second, logits].flatMap(({ error }) => error ?? []);
+    expect(errors.length).toBeGreaterThan(1);
+    for (const { message } of errors) expect(message).toMatch(/the GPU failed in .*CUDA_ERROR_ILLEGAL_ADDRESS/);
+    expect(second.error).toMatchObject({ code: "device", kind: "environment" });
+    expect(second.error?.hint).toMatch(/started again/);
+    expect(said.alive).toBe(true);
+    expectNothingLeft(report());
+  });
+});
+
+describe("a build for a GPU", () => {
+  it("compiles every kernel for sm_80 too", async () => {
+    for (const model of ["dense-bias-untied", "moe-no-shared-untied"]) {
+      const folder = await buildPackage(join(GOLDENS, model), ...SMALL, "--arch", "sm_80");
+      const { said, report } = await drive(folder, "generates", { FAKE_CUDA_CAPABILITY: "8.6" });
+      expect(said.result?.value).toHaveProperty("second.value");
+      expect(report().mistakes).toEqual([]);
+    }
+  }, 300_000);
+
+  it("runs with fusions left out", async () => {
+    const disabled = ["fuse-norm", "fuse-residual", "fuse-rope-attention", "fuse-moe"].flatMap((name) => ["--disable-pass", name]);
+    const folder = await buildPackage(join(GOLDENS, "moe"), ...SMALL, "--arch", "sm_90a", ...disabled);
+    const { said, report } = await drive(folder, "generates");
+    expect(said.result?.value).toMatchObject({ second: { value: continuation(7, 40) } });
+    expect(report().mistakes).toEqual([]);
+  }, 300_000);
+
+  it("says what nvcc said", async () => {
+    const folder = join(WORK, "toolkit", "bin");
+    mkdirSync(folder, { recursive: true });
+    const nvcc = (text: string) => writeFileSync(join(folder, "nvcc"), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+    const build = () =>
+      cli(["build", join(GOLDENS, "dense"), ...SMALL, "--arch", "sm_90a", "-o", join(WORK, "failing"), "--cuda", join(WORK, "toolkit")]);
+    nvcc("echo release 11.8, V11.8.89");
+    expect((await build()).stderr).toMatch(/nvcc-too-old: found nvcc 11\.8\.89, expected 12\.4 or newer/);
+    nvcc('[ "$1" = --version ] && { echo release 13.0, V13.0.1; exit 0; }; echo "error: out of ideas" >&2; exit 3');
+    const failed = await build();
+    expect(failed.exitCode).toBe(1);
+    expect(failed.stderr).toMatch(/nvcc-failed: nvcc 13\.0\.1 did not make .*cubin \(exit 3\)\n.*out of ideas/);
+  });
+
+  it("says what pip said", async () => {
+    const python = join(WORK, "python");
+    writeFileSync(python, "#!/bin/sh\necho 'No module named venv' >&2\nexit 1\n", { mode: 0o755 });
+    const { exitCode, stderr } = await cli(["toolchain", "install", "cuda", "--python", python], {
+      env: { ERNIE_COMPILE_CACHE: join(WORK, "cache") },
+    });
+    expect(exitCode).toBe(1);
+    expect(stderr).toMatch(/cuda-install-failed: -m venv failed: exit 1\nNo module named venv/);
+  });
+});
