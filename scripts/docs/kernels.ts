@@ -9,27 +9,34 @@ import { GENERATED, headLines, ROOT, readText } from "./source.js";
 const TABLE = "src/kernels/table.ts";
 
 export function kernelsPage(): string {
-  const names = [...new Set(KERNELS.map(({ name }) => name))];
-  const rows = KERNELS.map(({ op, target, name, order }) => `| [${op}](ops.md#${op}) | ${target} | [${name}](#${name}) | ${order} |`);
+  const names = [...new Set(KERNELS.map(sectionOf))];
+  const rows = KERNELS.map(
+    (kernel) => `| [${kernel.op}](ops.md#${kernel.op}) | [${kernel.name}](#${sectionOf(kernel)}) | ${kernel.target} | ${kernel.order} |`,
+  );
   const intro = [
-    `What [${TABLE}](../${TABLE}) offers for each op and target, the default first. A kernel is a header in [runtime/device](../runtime/device); a template in`,
-    "[templates](../templates) fixes its sizes and types and makes functions of it, which are one file of the generated package.",
+    `What [${TABLE}](../${TABLE}) offers for each op, the default first. A kernel is a header in [runtime/device/cpu](../runtime/device/cpu) or [runtime/device/cuda](../runtime/device/cuda);`,
+    "a template in [templates/cpu](../templates/cpu) or [templates/cuda](../templates/cuda) fixes its sizes and types and makes one function of it, which is one file",
+    "of the generated package. Variants of one template differ in how many rows they are for.",
     "",
     "Kernels of one *order* sum in the same order, whatever the number of rows, sequences and threads: their results are equal bit for bit.",
   ];
   const sections = names.map((name) =>
     kernelSection(
       name,
-      KERNELS.filter((kernel) => kernel.name === name),
+      KERNELS.filter((kernel) => sectionOf(kernel) === name),
     ),
   );
-  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | target | kernel | order of sums |\n|---|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n`;
+  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | kernel | target | order of sums |\n|---|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n`;
+}
+
+function sectionOf({ target, name, template = name }: AnyKernel): string {
+  return target === "cpu" ? template : `${target}_${template}`;
 }
 
 function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
-  const [{ target, template: file = name }] = kernels as readonly [AnyKernel];
-  const template = `templates/${target}/${file}.hbs`;
-  const header = /#include "(device\/(?:cpu|cuda)\/[^"]+)"/.exec(readText(template))?.[1];
+  const { target, template: base = name } = kernels[0] as AnyKernel;
+  const template = `templates/${target}/${base}.hbs`;
+  const header = /#include "(device\/c\w+\/[^"]+)"/.exec(readText(template))?.[1];
   if (!header || !existsSync(join(ROOT, "runtime", header))) throw new Error(`${template} includes no kernel header that exists`);
   const path = `runtime/${header}`;
   const facts = kernels.flatMap((kernel) => [

@@ -1,11 +1,11 @@
 /**
  * `ernie-compile bench`: llama-bench's rows (pp512, tg128) and columns for a compiled package, plus the share of the machine's measured
- * read bandwidth that decoding reaches. Figures are mean and standard deviation over the repeats; times are the engine's own.
+ * read bandwidth, or its GPU's copy bandwidth, that decoding reaches. Figures are mean and standard deviation over the repeats; times are the engine's own.
  */
 
 import type { Command } from "commander";
 import type { Engine, EngineInfo, Finish } from "../host/api.js";
-import { measureBandwidth } from "../toolchain/bandwidth.js";
+import { measureBandwidth, measureCopyBandwidth } from "../toolchain/bandwidth.js";
 import { integer, oneOf } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
 import { formatBytes, note, printLine } from "./terminal.js";
@@ -51,14 +51,20 @@ export function registerBench(program: Command): void {
     .addHelpText("after", "\nExample:\n  ernie-compile bench ./ernie -p 512 -n 128 -r 5 --format json")
     .action(async (folder: string, flags: BenchFlags) => {
       await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
-        const bandwidth = await measureBandwidth(engine.info.threads);
-        note(`read bandwidth with ${engine.info.threads} threads: ${formatBytes(bandwidth)}/s`);
+        const bandwidth = await measuredBandwidth(engine.info);
         const rows: BenchRow[] = [];
         if (flags.prompt > 0) rows.push(await prefillRow(engine, flags));
         if (flags.generate > 0) rows.push(await decodeRow(engine, flags, bandwidth));
         printLine(render(rows, flags.format));
       });
     });
+}
+
+/** What decoding is held against: how fast the memory is that the weights lie in. */
+async function measuredBandwidth({ target, threads }: EngineInfo): Promise<number> {
+  const bandwidth = await (target === "cuda" ? measureCopyBandwidth() : measureBandwidth(threads));
+  note(`${target === "cuda" ? "copy bandwidth of the GPU" : `read bandwidth with ${threads} threads`}: ${formatBytes(bandwidth)}/s`);
+  return bandwidth;
 }
 
 /** Ids that no earlier run used at the same place, so that nothing comes from the prefix cache. */

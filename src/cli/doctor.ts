@@ -9,7 +9,7 @@ const MARKS: { readonly [K in Check["status"]]: string } = { ok: "ok  ", warn: "
 export function registerDoctor(program: Command): void {
   program
     .command("doctor")
-    .description("check this machine: compiler, CPU, memory, cache")
+    .description("check this machine: compilers, CPU, GPU, memory, cache")
     .option("--cxx <command>", "compiler to check instead of the one found")
     .option("--json", "print one JSON object")
     .addHelpText("after", "\nExample:\n  ernie-compile doctor")

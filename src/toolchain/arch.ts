@@ -163,7 +163,7 @@ function resolveCuda(requested: string, { gpu }: Machine): CudaArch {
       code: "arch-unsupported",
       kind: "unsupported",
       message: `no code is generated for ${requested} yet`,
-      place: "arch",
+      place: "--arch",
       hint: `use one of ${CUDA_NAMES.join(", ")}`,
     });
   }
@@ -174,7 +174,7 @@ function otherTarget(found: string, target: Target, other: Target, names: readon
   return new Diagnostic({
     code: "arch-other-target",
     message: `found ${found} with target ${target}, expected native or one of ${names.join(", ")}`,
-    place: "arch",
+    place: "--arch",
     hint: `for ${found} say --target ${other}`,
   });
 }
@@ -183,7 +183,7 @@ function unknownArch(found: string, names: readonly string[], hint: string): Dia
   return new Diagnostic({
     code: "arch-unknown",
     message: `found ${JSON.stringify(found)}, expected native or one of ${names.join(", ")}`,
-    place: "arch",
+    place: "--arch",
     hint,
   });
 }

@@ -3,11 +3,14 @@
 import { constants } from "node:fs";
 import { access, readFile, statfs } from "node:fs/promises";
 import { availableParallelism, totalmem } from "node:os";
+import { execa } from "execa";
 import { Diagnostic } from "../diagnostics.js";
 import { makeFolder } from "../weights/file.js";
 import { ARCH_LEVELS, bestArch, missingFlags, readCpuFlags } from "./arch.js";
 import { defaultCacheRoot } from "./cache.js";
 import { findCompiler, MIN_VERSION } from "./compiler.js";
+import { installedCuda } from "./cuda-install.js";
+import { findNvcc } from "./nvcc.js";
 
 export interface Check {
   readonly name: string;
@@ -32,6 +35,9 @@ export async function diagnose(options: DoctorOptions = {}): Promise<readonly Ch
     checkPlatform(),
     checkNode(),
     checkCompiler(options.cxx, env),
+    checkNvcc(cacheRoot, env),
+    checkTriton(cacheRoot),
+    checkGpu(),
     checkCpu(),
     checkCores(),
     checkMemory(),
@@ -67,6 +73,47 @@ async function checkCompiler(cxx: string | undefined, env: NodeJS.ProcessEnv): P
       remedy: error.hint ?? `use g++ ${MIN_VERSION.gcc} or clang++ ${MIN_VERSION.clang}, or newer`,
     };
   }
+}
+
+/** Without it packages for CPUs can be built as ever. */
+async function checkNvcc(cacheRoot: string, env: NodeJS.ProcessEnv): Promise<Check> {
+  try {
+    const { version, found, command } = await findNvcc({ cacheRoot, env });
+    return {
+      name: "nvcc",
+      status: "ok",
+      found: `nvcc ${version} (${found === "installed" ? "installed by toolchain install" : `${found}: ${command}`})`,
+    };
+  } catch (error) {
+    if (!(error instanceof Diagnostic)) throw error;
+    return {
+      name: "nvcc",
+      status: "warn",
+      found: error.summary,
+      remedy: error.hint ?? "for GPU packages: ernie-compile toolchain install cuda",
+    };
+  }
+}
+
+async function checkTriton(cacheRoot: string): Promise<Check> {
+  const python = installedCuda(cacheRoot)?.python ?? "python3";
+  const { exitCode, stdout } = await execa(python, ["-c", "import triton; print(triton.__version__)"], { reject: false, timeout: 60_000 });
+  if (exitCode === 0) return { name: "triton", status: "ok", found: `triton ${stdout.trim()}` };
+  return {
+    name: "triton",
+    status: "warn",
+    found: "not there",
+    remedy: "`ernie-compile toolchain install cuda` installs it; kernels are made with nvcc alone until then",
+  };
+}
+
+async function checkGpu(): Promise<Check> {
+  const query = ["--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"];
+  const { exitCode, stdout } = await execa("nvidia-smi", query, { reject: false, timeout: 20_000 });
+  const [name, capability, driver] = (exitCode === 0 ? (stdout ?? "") : "").split("\n")[0]?.split(", ") ?? [];
+  if (!name || !capability)
+    return { name: "gpu", status: "ok", found: "none, or no driver: GPU packages can be built here, and run where there is one" };
+  return { name: "gpu", status: "ok", found: `${name}, compute capability ${capability}, driver ${driver}` };
 }
 
 function checkCpu(): Check {

@@ -4,9 +4,10 @@
 //   x       X [rows, K]        row-major; Bf16, or float with a norm in front (see Norm)
 //   weight  Bf16 [., K]        row-major, K a multiple of 8, rows aligned to 16 bytes
 //
-// A block goes through tiles of 8, 16, 32 or 48 weight rows, products of 16 rows (or 8) each: two runs of up to 8 rows, "low" and "high". One
-// thread copies a tile, or a part of it, `span` of its k, to a stage in shared memory, a bulk copy a row (sm_90; cp.async by all threads elsewhere). The warps share out the k of a stage. Tokens are the 8 columns of a tensor-core product
-// (mma_block in kernel.cuh), so 8 cost what one costs; token_tiles products share each weight; more rows than 8 * token_tiles go round again.
+// A block goes through tiles of 8, 16, 32 or 48 weight rows: products of 16 rows (or 8) each, two runs of up to 8, "low" and "high". One
+// thread copies a tile, or a part of it, `span` of its k, to a stage in shared memory, a bulk copy a row (sm_90; cp.async by all
+// threads elsewhere). The warps share out the k of a stage. Tokens are the 8 columns of a tensor-core product (mma_block in kernel.cuh),
+// so 8 cost what one costs; token_tiles products share each weight; more rows than tokens() go round again.
 //   thread   warp w: blocks of 32 k w * each .. (w + 1) * each - 1 of a stage; lane 4 g + q: rows g and g + 8, k 8 q .. 8 q + 7 of a block
 //   x        in registers, loaded once for all tiles, if it fits there (`held`); else from L2 for each. A float x is normed on the way:
 //            a warp reads its k of each row in whole lines, scales, rounds and turns it over in shared memory
@@ -14,8 +15,8 @@
 //            the wait for inputs
 //   shared   dynamic, tiling.shared_bytes(K, normed): stages [stages][rows][pitch] Bf16, whose pitch keeps reads free of bank conflicts; a barrier
 //            a stage; with a norm x [warps][tokens][each * 32 + 8] Bf16; sums [buffers][warps][rows][tokens + 1] f32, squares [warps][tokens] f32
-//   order    f32; a warp's k ascending in blocks of 32, even and odd blocks apart, then warps, four sums apart: a row's bits depend neither on
-//            other rows nor on how many there are
+//   order    f32; a warp's k ascending in blocks of 32 (with token_tiles 1 and one product, even and odd blocks apart), then warps, four sums
+//            apart: with one tiling a row's bits depend neither on other rows nor on how many there are; another tiling has other bits
 #pragma once
 
 #include "kernel.cuh"
