@@ -34,7 +34,6 @@ export class RedisLink {
     this.client.on("error", (error: Error) => this.#gone(error.message));
     this.client.on("close", () => this.#gone("the connection was closed"));
     this.client.on("ready", () => this.#back());
-    this.#gone("no answer yet", true);
   }
 
   /** Rejects once the server is given up. */
@@ -42,13 +41,10 @@ export class RedisLink {
     return this.#lost;
   }
 
-  #gone(reason: string, quietly = false): void {
+  #gone(reason: string): void {
     if (this.#goneSince !== undefined || this.#closed) return;
     this.#goneSince = Date.now();
-    if (!quietly)
-      this.options.onNote(
-        `redis is gone (${reason}): waiting up to ${this.options.patience} s for it; what was measured is in the journal`,
-      );
+    this.options.onNote(`redis is gone (${reason}): waiting up to ${this.options.patience} s for it; what was measured is in the journal`);
     this.#timer = setTimeout(() => {
       this.#closed = true;
       this.#giveUp(
