@@ -10,7 +10,9 @@ const TABLE = "src/kernels/table.ts";
 
 export function kernelsPage(): string {
   const names = [...new Set(KERNELS.map(sectionOf))];
-  const rows = KERNELS.map((kernel) => `| [${kernel.op}](ops.md#${kernel.op}) | [${kernel.name}](#${sectionOf(kernel)}) | ${kernel.target} | ${kernel.order} |`);
+  const rows = KERNELS.map(
+    (kernel) => `| [${kernel.op}](ops.md#${kernel.op}) | [${kernel.name}](#${sectionOf(kernel)}) | ${kernel.target} | ${kernel.order} |`,
+  );
   const intro = [
     `What [${TABLE}](../${TABLE}) offers for each op, the default first. A kernel is a header in [runtime/device/cpu](../runtime/device/cpu) or [runtime/device/cuda](../runtime/device/cuda);`,
     "a template in [templates/cpu](../templates/cpu) or [templates/cuda](../templates/cuda) fixes its sizes and types and makes one function of it, which is one file",

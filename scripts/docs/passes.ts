@@ -115,7 +115,8 @@ function pipeline(): Step[] {
   const source = parseSource(PIPELINE);
   const fusions = [...arrayNamed(source, "FUSION_PASSES"), ...arrayNamed(source, "LAUNCH_PASSES")];
   return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
-    if (ts.isSpreadElement(element)) return fusions.map(step);
+    if (ts.isSpreadElement(element))
+      return (element.expression.getText() === "fusions" ? fusions : arrayNamed(source, "BUCKET_PASSES")).map(step);
     return [step(element)];
   });
 }
