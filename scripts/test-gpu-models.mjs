@@ -1,8 +1,8 @@
 /**
  * Whole models on a GPU: builds the goldens and the mini models for it and holds them to what transformers computed (test/gpu/check.mjs).
  *
- *     node scripts/test-gpu.mjs                  builds for this machine's GPU and checks
- *     node scripts/test-gpu.mjs <folder> [arch]  builds for another machine (sm_90a), which then needs Node alone: node <folder>/check.mjs <folder>
+ *     node scripts/test-gpu-models.mjs                  builds for this machine's GPU and checks
+ *     node scripts/test-gpu-models.mjs <folder> [arch]  builds for another machine (sm_90a), which then needs Node alone: node <folder>/check.mjs <folder>
  */
 
 import { execFileSync } from "node:child_process";
