@@ -3,6 +3,7 @@
 #include "../../runtime/device/cuda/argmax.cuh"
 #include "../../runtime/device/cuda/attention_decode.cuh"
 #include "../../runtime/device/cuda/attention_prefill.cuh"
+#include "../../runtime/device/cuda/attention_wgmma.cuh"
 #include "../../runtime/device/cuda/elementwise.cuh"
 #include "../../runtime/device/cuda/head_argmax.cuh"
 #include "../../runtime/device/cuda/linear.cuh"
@@ -282,6 +283,12 @@ __global__ void __launch_bounds__(128, 1) prefill_kernel(const Step* s, const Bf
   attention_prefill<P::value>(s, q, kv, table, start, context, scale, out);
 }
 
+template <class P>
+__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
+  constexpr WgmmaAttention problem{P::value.heads, P::value.cache};
+  attention_wgmma<problem>(s, q, kv, table, start, context, scale, out);
+}
+
 void rotate64(double* x, int hd, int pos) {
   for (int p = 0; p < hd / 2; ++p) {
     const float f = float(std::pow(500000.0, -2.0 * p / hd)), angle = float(pos) * f;
@@ -409,6 +416,13 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
          ctx.device, scale, out.device);
   CK(cudaDeviceSynchronize());
   expect_close(name + " by prefill", out, want, bf16_limit);
+  if constexpr (hd == 128) {
+    out.poison();
+    launch(wgmma_kernel<PrefillOf<heads, C>>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, nullptr, step.get(), q.device, pool.device, table.device, start.device, ctx.device,
+           scale, out.device);
+    CK(cudaDeviceSynchronize());
+    expect_close(name + " by wgmma", out, want, bf16_limit);
+  }
   // rope alone, and append alone of what rope_kv_append wrote
   Buffer<float> turned(size_t(T) * heads * hd), heads_only(size_t(T) * heads * hd);
   for (int r = 0; r < T; ++r) std::copy_n(qkv.host.begin() + size_t(r) * width, heads * hd, heads_only.host.begin() + size_t(r) * heads * hd);
@@ -590,13 +604,21 @@ CASE(DownShort, Linear{1024, 3072, false, true, {}, tokens, {8, 8, 1000, 2, 1, t
 CASE(Qkv48, Linear{1000, 1024, false, false, norm, tokens, {48, 8, 0, 1, 1, true}});
 CASE(Up48, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1, true, 1}});
 CASE(Up32, LinearSwiglu{328, 512, 8, true, {}, tokens, {32, 4, 256, 3, 1}});
+CASE(QkvColumn, Linear{2560, 1024, false, false, norm, tokens, {16, 16, 0, 1, 1, true, 2, 1}});
+CASE(OColumns, Linear{1024, 2048, true, true, {}, tokens, {8, 16, 0, 1, 1, false, 2, 2}});
+CASE(UpColumn, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1, true, 2, 1}});
+CASE(HeadColumn, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, false, 1, 1}});
 CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 0, 1, 1, true}});
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 1) filter = argv[1];
+  check_linear<QkvColumn, float, float>(1);
+  check_swiglu_product<UpColumn, float, Bf16>(1);
   for (int rows : {1, 2, 7, 8, 9, 17}) {
+    check_linear<OColumns, Bf16, float>(rows, 33);
+    check_head<HeadColumn, float>(rows, 57);
     check_linear<Linear1Case, Bf16, float>(rows);
     check_linear<Linear2Case, Bf16, Bf16>(rows, 5);
     check_linear<Linear3Case, float, float>(rows);
@@ -635,6 +657,8 @@ int main(int argc, char** argv) {
   check_attention<4, 2, 64, 64, 1, 8>({67, 64}, {1, 1});
   check_attention<16, 2, 128, 64, 8, 8>({67}, {67});
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
+  check_attention<16, 2, 128, 64, 8, 8>({700}, {513});
+  check_attention<20, 4, 128, 32, 8, 8>({129, 128, 500, 3}, {129, 128, 2, 3});
   check_attention<8, 2, 16, 16, 1, 4>({100, 31}, {90, 31});
   check_attention<3, 3, 32, 32, 1, 4>({100, 31}, {13, 31});
   check_attention<4, 2, 64, 64, 1, 4>({256, 2}, {256, 2});

@@ -52,16 +52,17 @@ constexpr int group = 32, block_size = 64;
 struct Dense1 {
   static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132;
   static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 16, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 2}, head{48, 16, 0, 2, 1, false, 1}, shared_down = down, shared_up = up;
+  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2, 1}, o{8, 16, 0, 1, 1, true, 2, 1}, up{48, 8, 0, 1, 1, true, 2, 1}, down{8, 16, 0, 1, 1, true, 1, 1}, head{16, 8, 0, 6, 1, false, 1, 1}, shared_down = down, shared_up = up;
 };
-struct Dense1Qkv32 : Dense1 {
-  static constexpr ProductTiling qkv{32, 16, 0, 1, 1, true, 1};
+struct Dense1Eight : Dense1 {  // 8 warps where there were 16
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 1, true, 3, 1}, o{8, 8, 0, 1, 1, true, 3, 1}, down{8, 12, 0, 1, 1, true, 2, 1};
 };
-struct Dense1Up8 : Dense1 {
-  static constexpr ProductTiling up{48, 8, 0, 1, 1, true, 2}, head{32, 16, 0, 3, 1, false, 1};
+struct Dense1Up16 : Dense1 {
+  static constexpr ProductTiling up{16, 8, 0, 1, 1, true, 3, 1};
 };
 struct Dense1Cluster16 : Dense1 { static constexpr int cluster = 16; };
 struct Dense8 : Dense1 {
+  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 8, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 1}, head{16, 8, 0, 5, 1, false, 1};
   static constexpr int batch = 8;
   static constexpr bool norm_inside = false;
 };
@@ -73,26 +74,27 @@ struct Dense16 : Dense1 {
 struct Dense64 : Dense1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4, head_blocks = 132;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{48, 16, 0, 1, 8, true, 1}, down{16, 16, 0, 1, 8, true, 1}, head{32, 16, 0, 2, 8, false, 1};
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{16, 8, 0, 1, 8, true, 2}, down{16, 16, 0, 1, 8, true, 1}, head{16, 8, 0, 3, 8, false, 1};
 };
 struct Moe1 {
   static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132;
   static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2}, o{8, 10, 0, 1, 1, true, 3}, up{16, 10, 0, 1, 1, true, 2}, down{8, 16, 3072, 4, 1, true, 1}, head{16, 10, 0, 2, 1, false, 1},
-      shared_up{16, 10, 0, 1, 1, true, 2}, shared_down{8, 12, 0, 1, 1, true, 3}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1}, o{8, 10, 0, 1, 1, true, 2, 1}, up{16, 10, 0, 1, 1, true, 2, 1}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1},
+      shared_up{16, 10, 0, 1, 1, true, 2, 1}, shared_down{8, 12, 0, 1, 1, true, 2, 1}, expert_up{16, 10, 0, 2, 1, false, 1, 1}, expert_down{8, 6, 0, 2, 1, false, 3, 1};
 };
-struct Moe1Half : Moe1 {  // stages of half a tile
-  static constexpr ProductTiling expert_up{16, 10, 1280, 4, 1, false, 1}, expert_down{16, 6, 0, 2, 1, false, 2}, head{16, 10, 1280, 4, 1, false, 1};
+struct Moe1Small : Moe1 {  // more blocks a multiprocessor, experts by tiles of 8 rows for down and two blocks for up
+  static constexpr int expert_blocks = 264;
+  static constexpr ProductTiling expert_up{16, 10, 0, 1, 1, false, 2, 1}, expert_down{16, 6, 0, 2, 1, false, 2, 1}, qkv{16, 20, 0, 1, 1, true, 1, 1};
 };
 struct Moe16 : Moe1 {
   static constexpr int batch = 16, cluster = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 4, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 3, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
 };
 struct Moe64 : Moe1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 2, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_up{16, 10, 0, 1, 8, true, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 1, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_up{16, 10, 0, 1, 8, true, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
       expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2};
 };
 
@@ -384,19 +386,19 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
     }
     return;
   }
-  const double us = time_graph([&](cudaStream_t s) { decode.record(s); }, 4);
+  const double us = time_graph([&](cudaStream_t s) { decode.record(s); }, 2, 12);
   const double limit = decode.bytes() / measured_rate / 1e6;
   std::printf("%-10s batch %2d context %5d: %8.1f us, %8.0f tok/s, %.3f of the copy rate (limit %.1f us)%s  |logit| %.3f id %d\n", name, V::batch, context, us, V::batch * 1e6 / us, limit / us, limit,
               differ ? "  BITS DIFFER" : "", std::sqrt(size / want.size()), decode.next.host[0]);
   CK(cudaStreamDestroy(stream));
   if (!details) return;
-  const double serial = time_graph([&](cudaStream_t s) { decode.record(s, false); }, 4);
+  const double serial = time_graph([&](cudaStream_t s) { decode.record(s, false); }, 2, 12);
   std::printf("  without programmatic dependence: %.1f us\n", serial);
   const struct { const char* name; int part; double count; } parts[] = {{"qkv", kQkv, M::layers}, {"attention", kAttention, M::layers}, {"o", kO, M::layers}, {"up", kUp, M::dense_layers}, {"down", kDown, M::dense_layers},
                                                                       {"router", kRouter, M::layers}, {"shared", kShared, M::layers}, {"experts", kExperts, M::layers}, {"head", kHead, 1}};
   for (const auto& p : parts) {
     if (M::experts == 0 && (p.part & (kRouter | kShared | kExperts))) continue;
-    const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 4), without = time_graph([&](cudaStream_t s) { decode.record(s, true, kAll & ~p.part); }, 4);
+    const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 2, 12), without = time_graph([&](cudaStream_t s) { decode.record(s, true, kAll & ~p.part); }, 2, 12);
     std::printf("  %-10s alone %.2f us each, step without it %.1f us (saves %.2f each)\n", p.name, alone / p.count, without, (us - without) / p.count);
   }
 }
@@ -404,6 +406,7 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const std::string what = argc > 1 ? argv[1] : "dense";
   std::printf("copy engine %.2f TB/s, limits are for %.2f\n", copy_rate(), measured_rate);
   if (what == "empty") return time_empty(), 0;
@@ -411,19 +414,19 @@ int main(int argc, char** argv) {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
     run<Dense03, Dense1>("0.3B", weights, 128, true);
-    run<Dense03, Dense1Qkv32>("0.3B qkv32", weights, 128, false);
-    run<Dense03, Dense1Up8>("0.3B up8", weights, 128, false);
+    run<Dense03, Dense1Eight>("0.3B eight", weights, 128, false);
+    run<Dense03, Dense1Up16>("0.3B up16", weights, 128, false);
     run<Dense03, Dense1>("0.3B", weights, 8192, false);
     run<Dense03, Dense1Cluster16>("0.3B c16", weights, 8192, false);
     run<Dense03, Dense8>("0.3B", weights, 128, false);
-    run<Dense03, Dense16>("0.3B", weights, 128, true);
-    run<Dense03, Dense64>("0.3B", weights, 128, true);
+    run<Dense03, Dense16>("0.3B", weights, 128, false);
+    run<Dense03, Dense64>("0.3B", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
     run<Moe21, Moe1>("21B", weights, 128, true);
-    run<Moe21, Moe1Half>("21B half", weights, 128, true);
+    run<Moe21, Moe1Small>("21B small", weights, 128, false);
     run<Moe21, Moe16>("21B", weights, 128, false);
-    run<Moe21, Moe64>("21B", weights, 128, true);
+    run<Moe21, Moe64>("21B", weights, 128, false);
   }
 }

@@ -17,7 +17,7 @@
 //   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
 //           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
 //   shared  part[warps][8][head_dim + 4] f32, peak and mass of each; rotated q, fresh k and v
-// The first two tiles' K and V are fetched before the wait for inputs: entries of earlier steps stand still.
+// A warp's first K and V are loaded before the wait for inputs, and its next tiles are on their way to L2: entries of earlier steps stand still.
 // Softmax in f32 (base 2), p rounded to bf16. One order for a given context, whatever else is in the step.
 // Reference ops: rope_kv_append, attention.
 #pragma once
@@ -151,9 +151,22 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   int tile = rank < ranks ? rank * warps + warp : tiles;
   // What an earlier launch of this step appends is not there yet.
   if constexpr (!problem.fused) wait_for_inputs();
-  Tile ring[2];  // two tiles on the way
-  if (tile < tiles) load_tile(ring[0], tile);
-  if (tile + stride < tiles) load_tile(ring[1], tile + stride);
+  Tile now;
+  if (tile < tiles) load_tile(now, tile);
+  // What follows of the cache is brought into L2 while others still work; entries of a tile lie together.
+  const auto fetch_tile = [&](int later) {
+#if __CUDA_ARCH__ >= 900
+    if (lane < 2 && later < tiles) {
+      const int first = later * entries;
+      const int32_t slot = table[first / block_size] * block_size + first % block_size;
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(lane == 0 ? cache.key(slot, kv_head, 0) : cache.value(slot, kv_head, 0)),
+                   "r"(entries * head_dim * 2)
+                   : "memory");
+    }
+#endif
+  };
+  constexpr int fetched = 8;  // tiles ahead
+  for (int i = 1; i < fetched; ++i) fetch_tile(tile + i * stride);
   const int newest = tiles - 1;  // the tile that the new entry belongs to
   uint4 query[k_blocks];         // Q^T: head `group`, the dims as in K
   constexpr int q_width = problem.fused ? (heads + 2 * kv_heads) * head_dim : heads * head_dim;
@@ -227,7 +240,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   const float to_base2 = scale * log2_e;
   float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
   float acc[v_blocks * 4][4] = {};
-  const auto take = [&](Tile& at, int tile) {
+  for (; tile < tiles; tile += stride) {
     const int first = tile * entries;
     if constexpr (problem.fused) {
       if (tile == newest) {
@@ -236,8 +249,8 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
         for (int b = 0; b < k_blocks; ++b) {
           const int dim = b * k_block + quad * lane_k;
           if (head_dim % k_block != 0 && dim >= head_dim) continue;
-          if (newest_entry == group) at.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
-          if (newest_entry == group + 8) at.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group) now.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group + 8) now.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
         }
 #pragma unroll
         for (int b = 0; b < v_blocks; ++b) {
@@ -245,14 +258,14 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
           if (head_dim % 64 != 0 && dim >= head_dim) continue;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) at.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
+            if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) now.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
           }
         }
       }
     }
     float score[4] = {};
 #pragma unroll
-    for (int b = 0; b < k_blocks; ++b) mma_block(score, at.key_low[b], at.key_high[b], query[b]);
+    for (int b = 0; b < k_blocks; ++b) mma_block(score, now.key_low[b], now.key_high[b], query[b]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       score[i] = first + group + i / 2 * 8 < total ? score[i] * to_base2 : -__builtin_inff();
@@ -271,18 +284,15 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     const uint32_t p_low = transpose8(pack_bf16(p[0], p[1])), p_high = transpose8(pack_bf16(p[2], p[3]));
 #pragma unroll
     for (int b = 0; b < v_blocks; ++b) {
-      const uint32_t* const v[4] = {&at.value[b][0].x, &at.value[b][1].x, &at.value[b][2].x, &at.value[b][3].x};
+      const uint32_t* const v[4] = {&now.value[b][0].x, &now.value[b][1].x, &now.value[b][2].x, &now.value[b][3].x};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         mma(acc[b * 4 + j], __byte_perm(v[0][j], v[1][j], 0x5410), __byte_perm(v[0][j], v[1][j], 0x7632),
             __byte_perm(v[2][j], v[3][j], 0x5410), __byte_perm(v[2][j], v[3][j], 0x7632), p_low, p_high);
       }
     }
-    if (tile + 2 * stride < tiles) load_tile(at, tile + 2 * stride);
-  };
-  for (; tile < tiles; tile += 2 * stride) {
-    take(ring[0], tile);
-    if (tile + stride < tiles) take(ring[1], tile + stride);
+    if (tile + stride < tiles) load_tile(now, tile + stride);
+    fetch_tile(tile + fetched * stride);
   }
 
   // Each warp's part, then the block's in part[0].

@@ -17,7 +17,6 @@
 // Reference ops: rms_norm, moe_router.
 #pragma once
 
-#include "argmax.cuh"
 #include "attention_decode.cuh"
 #include "elementwise.cuh"
 
@@ -49,6 +48,12 @@ ERN_DEVICE void store_to_rank(float* at, float value, int rank) {
   *at = value;
 }
 
+// A float as an unsigned number: the same order, above 0 for all but what is no number. +0 and -0 are made equal first.
+ERN_DEVICE uint32_t ordered(float x) {
+  const uint32_t bits = __float_as_uint(x + 0.0f);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
 template <int count>
 ERN_DEVICE void choose_experts(const float* logits, const float* correction, int chosen, float norm_min, int32_t* indices,
                                float* weights) {
@@ -74,18 +79,25 @@ ERN_DEVICE void choose_experts(const float* logits, const float* correction, int
   }
   float chosen_sum = 0, mine = 0;
   for (int j = 0; j < chosen; ++j) {
-    Best best = no_best();
+    // As unsigned numbers of the same order, 0 for what is taken.
+    uint32_t best = 0;
 #pragma unroll
-    for (int i = 0; i < each; ++i) best = better(best, {score[i], lane_id() + i * warp_size});
-    best = warp_best(best);
+    for (int i = 0; i < each; ++i) best = max(best, ordered(score[i]));
+    best = __reduce_max_sync(~0u, best);
+    uint32_t id = ~0u;
+#pragma unroll
+    for (int i = each - 1; i >= 0; --i) {
+      if (ordered(score[i]) == best) id = lane_id() + i * warp_size;
+    }
+    id = __reduce_min_sync(~0u, id);
     float value = 0;
 #pragma unroll
     for (int i = 0; i < each; ++i) {
-      if (best.id == lane_id() + i * warp_size) value = p[i], score[i] = -__builtin_inff();
+      if (id == static_cast<uint32_t>(lane_id() + i * warp_size)) value = p[i], score[i] = -__builtin_inff();
     }
-    value = __shfl_sync(~0u, value, best.id % warp_size);
+    value = __shfl_sync(~0u, value, id % warp_size);
     chosen_sum += value;
-    if (lane_id() == j) mine = value, indices[j] = best.id;
+    if (lane_id() == j) mine = value, indices[j] = static_cast<int32_t>(id);
   }
   if (lane_id() < chosen) weights[lane_id()] = mine / fmaxf(chosen_sum, norm_min);
 }

@@ -4,18 +4,19 @@
 //   x       X [rows, K]        row-major; Bf16, or float with a norm in front (see Norm)
 //   weight  Bf16 [., K]        row-major, K a multiple of 8, rows aligned to 16 bytes
 //
-// A block goes through tiles of 8, 16, 32 or 48 weight rows, products of 16 rows (or 8) each: two runs of up to 8 rows, "low" and "high". One
-// thread copies a tile, or a part of it, `span` of its k, to a stage in shared memory: whole rows lie together in memory, so those are few
-// bulk copies (sm_90; cp.async by all threads elsewhere). The warps share out the k of a stage. Tokens are the 8 columns of a tensor-core product
-// (mma_block in kernel.cuh), so 8 cost what one costs; token_tiles products share each weight; more rows than 8 * token_tiles go round again.
+// A block goes through tiles of 8, 16, 32 or 48 weight rows: products of 16 rows (or 8) each, two runs of up to 8, "low" and "high". One
+// thread copies a tile, or a part of it, `span` of its k, to a stage in shared memory, a bulk copy a row (sm_90; cp.async by all
+// threads elsewhere). The warps share out the k of a stage. Tokens are the 8 columns of a tensor-core product (mma_block in kernel.cuh),
+// so 8 cost what one costs; token_tiles products share each weight; more rows than tokens() go round again.
 //   thread   warp w: blocks of 32 k w * each .. (w + 1) * each - 1 of a stage; lane 4 g + q: rows g and g + 8, k 8 q .. 8 q + 7 of a block
 //   x        in registers, loaded once for all tiles, if it fits there (`held`); else from L2 for each. A float x is normed on the way:
 //            a warp reads its k of each row in whole lines, scales, rounds and turns it over in shared memory
 //   ring     `stages` parts; one is filled again as soon as all warps have read it, over the borders of tiles; the first fill comes before
 //            the wait for inputs
-//   shared   dynamic, tiling.shared_bytes(K, normed): stages [stages][rows][span] Bf16, then sums [buffers][warps][rows][8 * token_tiles + 1] f32,
-//            squares [warps][8 * token_tiles] f32, a barrier a stage. A float x is turned over where the sums will lie.
-//   order    f32; a warp's k ascending in blocks of 32, then warps ascending: a row's bits don't depend on other rows
+//   shared   dynamic, tiling.shared_bytes(K, normed): stages [stages][rows][pitch] Bf16, whose pitch keeps reads free of bank conflicts; a barrier
+//            a stage; with a norm x [warps][tokens][each * 32 + 8] Bf16; sums [buffers][warps][rows][tokens + 1] f32, squares [warps][tokens] f32
+//   order    f32; a warp's k ascending in blocks of 32 (with token_tiles 1 and one product, even and odd blocks apart), then warps, four sums
+//            apart: with one tiling a row's bits depend neither on other rows nor on how many there are; another tiling has other bits
 #pragma once
 
 #include "kernel.cuh"
@@ -30,21 +31,23 @@ struct ProductTiling {
   int token_tiles = 1;  // of 8 rows of x
   bool once = false;    // the launch has a block a tile and no more rows than tokens(): no code for going round
   int residents = 2;    // blocks a multiprocessor that registers leave room for: who waits for inputs has its weights there already
+  int columns = 8;      // with token_tiles 1: rows of x that are taken at a time, 1 .. 8; fewer take less shared memory
 
   constexpr int threads() const { return warps * warp_size; }
-  constexpr int tokens() const { return 8 * token_tiles; }
+  constexpr int tokens() const { return token_tiles == 1 ? columns : 8 * token_tiles; }
   constexpr int span_of(int k) const { return span == 0 ? k : span; }
-  constexpr int stage_bytes(int k) const { return rows * span_of(k) * 2; }
+  constexpr int stage_pitch(int k) const { return static_cast<int>(ceil_div(span_of(k), 64)) * 64 + 32; }
+  constexpr int stage_bytes(int k) const { return rows * stage_pitch(k) * 2; }
   constexpr int buffers() const { return token_tiles == 1 && !once ? 2 : 1; }  // of sums: with two, one barrier a tile
   constexpr int products() const { return rows == 8 ? 1 : rows / 16; }
   // Of a warp: blocks of 32 k in a stage, and Bf16 from one row of x to the next where it is turned over.
   constexpr int each(int k) const { return static_cast<int>(ceil_div(span_of(k), k_block * warps)); }
   constexpr int turn_pitch(int k) const { return each(k) * k_block + 8; }
-  constexpr int sums_bytes(int k, bool normed) const {
-    const int sums = buffers() * warps * rows * (tokens() + 1) * 4, turned = normed ? warps * tokens() * turn_pitch(k) * 2 : 0;
-    return (sums > turned ? sums : turned) + warps * tokens() * 4;
+  constexpr int turned_bytes(int k, bool normed) const { return normed ? warps * tokens() * turn_pitch(k) * 2 : 0; }
+  constexpr int sums_bytes() const { return buffers() * warps * rows * (tokens() + 1) * 4; }
+  constexpr int shared_bytes(int k, bool normed) const {
+    return stages * (stage_bytes(k) + 8) + turned_bytes(k, normed) + sums_bytes() + warps * tokens() * 4;
   }
-  constexpr int shared_bytes(int k, bool normed) const { return stages * (stage_bytes(k) + 8) + sums_bytes(k, normed); }
 };
 
 // The norm that a float x goes through on its way into a product: x * weight is rounded to bf16, and 1 / rms, which is the
@@ -80,29 +83,34 @@ struct Product {
   static constexpr bool held = parts * each * tiling.token_tiles <= 16;                // x stays in registers
   static constexpr bool fixed = tiling.once && stages == parts;                        // all copies are made in begin()
   static constexpr int pitch = tokens + 1, buffers = tiling.buffers(), products = tiling.products(), product_rows = tiling.rows / products;
-  static constexpr int stage_elements = tiling.rows * span;
+  static constexpr int row_pitch = tiling.stage_pitch(K), stage_elements = tiling.rows * row_pitch;
   // A float x comes in groups of 4 k a lane: of each part, the warp's each * 32 k.
   static constexpr int lines = static_cast<int>(ceil_div(each * k_block, 4 * warp_size)), turn_pitch = tiling.turn_pitch(K);
   static_assert(tiling.rows == 8 || tiling.rows % 16 == 0);
   static_assert(!normed || held, "more warps, so that x fits in registers");
   static_assert(K % lane_k == 0 && span % lane_k == 0 && span <= K);
   static_assert(!tiling.once || stages <= parts);
+  static_assert(tiling.shared_bytes(K, normed) <= 227 * 1024, "more shared memory than a block of sm_90 can have");
 
   const int lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   Bf16* const ring;
+  uint64_t* const barriers;
+  Bf16* const turned;        // this warp's [tokens][turn_pitch]
   float* const all_sums;     // [buffers][warps][rows][pitch]
   float* const all_squares;  // [warps][tokens]
-  uint64_t* const barriers;
   int stage = 0, parity = 0, buffer = 0;
   uint4 x_held[held ? parts * each * tiling.token_tiles : 1];
   uint2 norm_held[normed ? parts * lines : 1];
+  float squares[normed ? tokens : 1];  // of what this lane brought
+  bool squares_due = false;
 
   // `memory`: dynamic shared memory, aligned to 16 bytes. Every thread calls it; thread 0 may copy at once, others after a barrier.
   ERN_DEVICE explicit Product(unsigned char* memory)
       : ring(reinterpret_cast<Bf16*>(memory)),
-        all_sums(reinterpret_cast<float*>(memory + stages * tiling.stage_bytes(K))),
-        all_squares(all_sums + (tiling.sums_bytes(K, normed) / 4 - warps * tokens)),
-        barriers(reinterpret_cast<uint64_t*>(all_squares + warps * tokens)) {
+        barriers(reinterpret_cast<uint64_t*>(memory + stages * tiling.stage_bytes(K) + tiling.turned_bytes(K, normed))),
+        turned(reinterpret_cast<Bf16*>(memory + stages * tiling.stage_bytes(K)) + warp * tokens * turn_pitch),
+        all_sums(reinterpret_cast<float*>(barriers + stages)),
+        all_squares(all_sums + buffers * warps * tiling.rows * pitch) {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) {
 #pragma unroll
@@ -136,26 +144,21 @@ struct Product {
 #pragma unroll
       for (int p = 0; p < products; ++p) {
         const TileRows rows = source(tile, p);
-        Bf16* const at = ring + to * stage_elements + p * product_rows * span;
-        if constexpr (parts == 1) {
-          if (products == 1 || rows.low_rows > 0) bulk_copy(at, rows.low, rows.low_rows * K * 2, barrier);
-          if (product_rows == 16 && rows.high_rows > 0) bulk_copy(at + 8 * K, rows.high, rows.high_rows * K * 2, barrier);
-        } else {
-          for (int i = 0; i < rows.low_rows; ++i) bulk_copy(at + i * span, rows.low + static_cast<int64_t>(i) * K + k, count * 2, barrier);
-          for (int i = 0; i < rows.high_rows; ++i) bulk_copy(at + (8 + i) * span, rows.high + static_cast<int64_t>(i) * K + k, count * 2, barrier);
-        }
+        Bf16* const at = ring + to * stage_elements + p * product_rows * row_pitch;
+        for (int i = 0; i < rows.low_rows; ++i) bulk_copy(at + i * row_pitch, rows.low + static_cast<int64_t>(i) * K + k, count * 2, barrier);
+        for (int i = 0; i < rows.high_rows; ++i) bulk_copy(at + (8 + i) * row_pitch, rows.high + static_cast<int64_t>(i) * K + k, count * 2, barrier);
       }
     }
 #else
 #pragma unroll
     for (int p = 0; p < products; ++p) {
       const TileRows rows = source(tile, p);
-      Bf16* const at = ring + to * stage_elements + p * product_rows * span;
+      Bf16* const at = ring + to * stage_elements + p * product_rows * row_pitch;
       for (int i = static_cast<int>(threadIdx.x); i < product_rows * (span / 8); i += tiling.threads()) {
         const int row = i / (span / 8), column = i % (span / 8) * 8;
         const bool in = (row < 8 ? row < rows.low_rows : row - 8 < rows.high_rows) && column < count;
         const Bf16* const from = (row < 8 ? rows.low + static_cast<int64_t>(row) * K : rows.high + static_cast<int64_t>(row - 8) * K) + k + column;
-        if (in) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(at + row * span + column)), "l"(from) : "memory");
+        if (in) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(at + row * row_pitch + column)), "l"(from) : "memory");
       }
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -221,9 +224,7 @@ struct Product {
   template <class RowOf>
   ERN_DEVICE void load_x(const RowOf& row, int count) {
     if constexpr (normed) {
-      if (!tiling.once) __syncthreads();  // sums and squares of before are read
-      Bf16* const turned = reinterpret_cast<Bf16*>(all_sums) + warp * tokens * turn_pitch;
-      float squares[tokens];
+      if (!tiling.once) __syncthreads();  // the squares of before are read
 #pragma unroll
       for (int t = 0; t < tokens; ++t) squares[t] = 0;
 #pragma unroll
@@ -233,15 +234,19 @@ struct Product {
           const int k = line_k(part, line);
           const uint2 scale = norm_held[part * lines + line];
           Bf16* const to = turned + (line * warp_size + lane) * 4;
-          float4 v[tokens];
+          constexpr int together = tokens < 8 ? tokens : 8;  // rows whose loads are under way at a time
 #pragma unroll
-          for (int t = 0; t < tokens; ++t) v[t] = t < count && k >= 0 ? load_fresh4(row(t) + k) : float4{0, 0, 0, 0};
+          for (int first = 0; first < tokens; first += together) {
+            float4 v[together];
 #pragma unroll
-          for (int t = 0; t < tokens; ++t) {
-            if (t >= count || (line * warp_size + lane) * 4 >= each * k_block) continue;
-            squares[t] += v[t].x * v[t].x + v[t].y * v[t].y + v[t].z * v[t].z + v[t].w * v[t].w;
-            *reinterpret_cast<uint2*>(to + t * turn_pitch) = {pack_bf16(v[t].x * low_bf16(scale.x), v[t].y * high_bf16(scale.x)),
-                                                              pack_bf16(v[t].z * low_bf16(scale.y), v[t].w * high_bf16(scale.y))};
+            for (int t = 0; t < together; ++t) v[t] = first + t < count && k >= 0 ? load_fresh4(row(first + t) + k) : float4{0, 0, 0, 0};
+#pragma unroll
+            for (int t = 0; t < together; ++t) {
+              if (first + t >= count || (line * warp_size + lane) * 4 >= each * k_block) continue;
+              squares[first + t] += v[t].x * v[t].x + v[t].y * v[t].y + v[t].z * v[t].z + v[t].w * v[t].w;
+              *reinterpret_cast<uint2*>(to + (first + t) * turn_pitch) = {pack_bf16(v[t].x * low_bf16(scale.x), v[t].y * high_bf16(scale.x)),
+                                                                          pack_bf16(v[t].z * low_bf16(scale.y), v[t].w * high_bf16(scale.y))};
+            }
           }
         }
         __syncwarp();
@@ -253,13 +258,7 @@ struct Product {
         }
         __syncwarp();
       }
-#pragma unroll
-      for (int t = 0; t < tokens; ++t) {
-        if (t >= count) continue;
-        const float sum = warp_sum(squares[t]);
-        if (lane == 0) all_squares[warp * tokens + t] = sum;
-      }
-      __syncthreads();  // sums will lie there
+      squares_due = true;
     } else if constexpr (held) {
 #pragma unroll
       for (int i = 0; i < parts * each * tiling.token_tiles; ++i) {
@@ -272,22 +271,23 @@ struct Product {
   // likes, until the next run() or load_x().
   template <class Source, class RowOf>
   ERN_DEVICE void run(const Source& source, int index, int total, int count, const RowOf& row) {
-    float acc[products][tiling.token_tiles][4] = {};
+    constexpr int chains = tiling.token_tiles == 1 && products == 1 ? 2 : 1;  // of products that wait for one another
+    float acc[chains][products][tiling.token_tiles][4] = {};
     const auto do_part = [&](int part) {
       wait_for_stage();
       const int first = warp * each * k_block + quad * lane_k;
-      const Bf16* const low_row = ring + stage * stage_elements + group * span + first;
+      const Bf16* const low_row = ring + stage * stage_elements + group * row_pitch + first;
 #pragma unroll
       for (int i = 0; i < each; ++i) {
         const bool in = exact || (first + i * k_block < span && part * span + first + i * k_block < K);
         uint4 low[products], high[products];
 #pragma unroll
         for (int p = 0; p < products; ++p) {
-          const Bf16* const at = low_row + p * product_rows * span + i * k_block;
+          const Bf16* const at = low_row + p * product_rows * row_pitch + i * k_block;
           low[p] = in ? *reinterpret_cast<const uint4*>(at) : uint4{0, 0, 0, 0};
           high[p] = {0, 0, 0, 0};
           if constexpr (product_rows == 16) {
-            if (in) high[p] = *reinterpret_cast<const uint4*>(at + 8 * span);
+            if (in) high[p] = *reinterpret_cast<const uint4*>(at + 8 * row_pitch);
           }
         }
 #pragma unroll
@@ -296,7 +296,7 @@ struct Product {
           if constexpr (held) x = x_held[(part * each + i) * tiling.token_tiles + t];
           else x = operand(row, count, t, part, i);
 #pragma unroll
-          for (int p = 0; p < products; ++p) mma_block(acc[p][t], low[p], high[p], x);
+          for (int p = 0; p < products; ++p) mma_block(acc[i % chains][p][t], low[p], high[p], x);
         }
       }
       if (part + 1 < parts) next_part(source, index, total, part, true);
@@ -308,6 +308,17 @@ struct Product {
 #pragma unroll 1
       for (int part = 0; part < parts; ++part) do_part(part);
     }
+    if constexpr (normed) {
+      if (squares_due) {
+#pragma unroll
+        for (int t = 0; t < tokens; ++t) {
+          if (t >= count) continue;
+          const float sum = warp_sum(squares[t]);
+          if (lane == 0) all_squares[warp * tokens + t] = sum;
+        }
+        squares_due = false;
+      }
+    }
     buffer = buffers == 2 ? buffer ^ 1 : 0;
     if (buffers == 1 && !tiling.once) __syncthreads();
     float* const sums = all_sums + (buffer * warps + warp) * tiling.rows * pitch;
@@ -316,8 +327,13 @@ struct Product {
 #pragma unroll
       for (int t = 0; t < tiling.token_tiles; ++t) {
         float* const at = sums + (p * product_rows + group) * pitch + t * 8 + 2 * quad;
-        at[0] = acc[p][t][0], at[1] = acc[p][t][1];
-        if constexpr (product_rows == 16) at[8 * pitch] = acc[p][t][2], at[8 * pitch + 1] = acc[p][t][3];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (i >= 2 && product_rows == 8) continue;
+          float sum = acc[0][p][t][i];
+          if constexpr (chains == 2) sum += acc[1][p][t][i];
+          if (tokens >= 8 || 2 * quad + i % 2 < tokens) at[i / 2 * 8 * pitch + i % 2] = sum;
+        }
       }
     }
     __syncthreads();
@@ -336,21 +352,24 @@ struct Product {
     if (++stage == stages) stage = 0, parity ^= 1;
   }
 
+  // Over warps, as four sums that need not wait for one another.
+  template <class At>
+  static ERN_DEVICE float over_warps(const At& at) {
+    float part[4] = {};
+#pragma unroll
+    for (int w = 0; w < warps; ++w) part[w % 4] += at(w);
+    return (part[0] + part[1]) + (part[2] + part[3]);
+  }
+
   // Of the last tile: weight row 0 .. rows - 1, row of x 0 .. count - 1.
   ERN_DEVICE float sum(int weight_row, int token) const {
-    float total = 0;
-#pragma unroll
-    for (int w = 0; w < warps; ++w) total += all_sums[((buffer * warps + w) * tiling.rows + weight_row) * pitch + token];
-    return total;
+    return over_warps([&](int w) { return all_sums[((buffer * warps + w) * tiling.rows + weight_row) * pitch + token]; });
   }
 
   // 1 / rms of a row of x; 1 without a norm.
   ERN_DEVICE float scale(int token, float eps) const {
     if constexpr (!normed) return 1;
-    float total = 0;
-#pragma unroll
-    for (int w = 0; w < warps; ++w) total += all_squares[w * tokens + token];
-    return rsqrtf(total / K + eps);
+    return rsqrtf(over_warps([&](int w) { return all_squares[w * tokens + token]; }) / K + eps);
   }
 };
 

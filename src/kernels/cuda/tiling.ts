@@ -57,6 +57,11 @@ const PARTS = { few: { longest: 8192, part: 3072 }, many: { longest: 2048, part:
 /** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
 const SHARED_BYTES = 224 * 1024;
 const BLOCK_BYTES = 1024;
+/** From one row of a stage to the next, more than a multiple of 64, so that neighbouring rows lie in other banks: `stage_pitch` of product.cuh. */
+const PITCH_STEP = 64;
+const PITCH_SHIFT = 32;
+/** Blocks of 32 k that a warp takes of a part: fewer warps have longer sums, more have more to add up. */
+const BLOCKS_A_WARP = 8;
 /** Of a thread, so that nothing spills: with so many blocks of so many threads a multiprocessor's registers give each no more. */
 const REGISTERS = 65_536;
 
@@ -92,19 +97,20 @@ export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedR
   const usualWarps = (params: KernelParams): number => {
     const heldBy8 = ceilDiv(k(params), K_BLOCK * 8) * tilesOf(params) <= MOST_HELD;
     if (params.norm === true && !heldBy8) return MOST_WARPS;
-    const most = tilesOf(params) > 2 || role === "expert" || (tilesOf(params) === 2 && rowsOf(params) > 8) ? 8 : 16;
-    return Math.min(most, blocks(params));
+    const most = tilesOf(params) > 2 || role === "expert" || (tilesOf(params) === 2 && rowsOf(params) > 8) ? 8 : MOST_WARPS;
+    return Math.min(most, Math.max(8, ceilDiv(blocks(params), BLOCKS_A_WARP)), blocks(params));
   };
   const warpsOf = (params: KernelParams): number => (typeof params.warps === "number" ? params.warps : usualWarps(params));
-  const stageBytes = (params: KernelParams): number => rowsOf(params) * span(params) * 2 + 8;
-  // `sums_bytes` of product.cuh.
+  const pitch = (params: KernelParams): number => ceilDiv(span(params), PITCH_STEP) * PITCH_STEP + PITCH_SHIFT;
+  const stageBytes = (params: KernelParams): number => rowsOf(params) * pitch(params) * 2 + 8;
+  // `turned_bytes`, `sums_bytes` and the squares of product.cuh.
   const sumsBytes = (params: KernelParams): number => {
     const [warps, tokens] = [warpsOf(params), 8 * tilesOf(params)];
     const buffers = tilesOf(params) === 1 && !onceOf(params) ? 2 : 1;
     const sums = buffers * warps * rowsOf(params) * (tokens + 1) * 4;
     const each = ceilDiv(span(params), K_BLOCK * warps);
     const turned = params.norm === true ? warps * tokens * (each * K_BLOCK + 8) * 2 : 0;
-    return Math.max(sums, turned) + warps * tokens * 4;
+    return sums + turned + warps * tokens * 4;
   };
   // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too.
   const usualStages = (params: KernelParams): number => {
@@ -120,7 +126,7 @@ export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedR
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
   const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
   const residents = (params: KernelParams): number => {
-    const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 || rowsOf(params) > 16 ? 80 : 64;
+    const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 ? 112 : 80;
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
     return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
   };

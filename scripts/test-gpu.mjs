@@ -1,0 +1,45 @@
+// The CUDA kernels on this machine's GPU, each against float64 on the host.
+//
+//   npm run test:gpu [-- filter] [-- --sanitize] [-- --build]         needs `npm run build` first
+//
+// Builds bench/gpu/check.cu with the nvcc that the compiler would use (CUDA_HOME, PATH, or the folder of `ernie-compile toolchain install cuda`) and runs it.
+// --sanitize: under compute-sanitizer's memcheck, racecheck and synccheck, on the small shapes. --build: no run, for a machine without a GPU.
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { execa } from "execa";
+import { findNvcc } from "../dist/toolchain/nvcc.js";
+
+const SMALL = ["linear 300", "linear_swiglu 256", "attention decode 8", "moe_ffn 128 64 8 3 3", "moe_router 16", "elementwise 7"];
+const root = fileURLToPath(new URL("../", import.meta.url));
+const args = process.argv.slice(2);
+const filter = args.find((arg) => !arg.startsWith("--")) ?? "";
+
+try {
+  const nvcc = await findNvcc();
+  const folder = join(root, "build", "gpu");
+  mkdirSync(folder, { recursive: true });
+  const program = join(folder, "check");
+  const flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-cudart", "static"];
+  await execa(nvcc.command, [...flags, ...libraryFlags(nvcc.command), "-o", program, join(root, "bench/gpu/check.cu")], {
+    stdio: "inherit",
+  });
+  if (args.includes("--build")) process.exit(0);
+  if (args.includes("--sanitize")) {
+    for (const tool of ["memcheck", "racecheck", "synccheck"]) {
+      for (const shape of SMALL) {
+        await execa("compute-sanitizer", ["--tool", tool, "--error-exitcode", "1", program, shape], { stdio: "inherit" });
+      }
+    }
+  } else {
+    await execa(program, [filter], { stdio: "inherit" });
+  }
+} catch (error) {
+  console.error(error.shortMessage ?? error.message);
+  process.exit(1);
+}
+
+/** nvcc from wheels has its libraries in lib, where it does not look by itself. */
+function libraryFlags(command) {
+  return command.includes("/") ? ["lib", "lib64"].map((name) => `-L${join(command, "../..", name)}`) : [];
+}
