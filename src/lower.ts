@@ -27,7 +27,7 @@ import { cloneBuckets } from "./passes/lower/clone-buckets.js";
 import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import type { Pass } from "./passes/pass.js";
-import { fusionPasses } from "./passes/pipeline.js";
+import { BUCKET_PASSES, fusionPasses } from "./passes/pipeline.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
@@ -71,7 +71,8 @@ export interface LoweredModel {
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
   const fusions = fusionPasses(targetOf(input.arch));
-  checkDisabled(options.disablePasses ?? [], fusions);
+  const bucketFusions = isCudaArch(input.arch) ? BUCKET_PASSES : [];
+  checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
   const programs = PROGRAM_KINDS.map((kind) =>
@@ -88,6 +89,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const passes: readonly Pass[] = [
     ...fusions,
     cloneBuckets(limits),
+    ...bucketFusions,
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
     planWeights((plan) => {

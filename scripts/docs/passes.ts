@@ -116,13 +116,17 @@ const BEFORE_LAUNCH_PASSES = "last-token-head";
 /** The array that lowering hands to the runner, with the fusions in their place. */
 function pipeline(): Step[] {
   const file = parseSource(PIPELINE);
-  const forGpus = arrayNamed(file, "LAUNCH_PASSES")
-    .map(step)
-    .map(({ pass, why }) => ({ pass, why: ["For GPUs", why && lowerFirst(why)].filter(Boolean).join(": ") }));
+  const forGpus = (name: string): Step[] =>
+    arrayNamed(file, name)
+      .map(step)
+      .map(({ pass, why }) => ({ pass, why: ["For GPUs", why && lowerFirst(why)].filter(Boolean).join(": ") }));
   const fusions = arrayNamed(file, "FUSION_PASSES")
     .map(step)
-    .flatMap((each) => (each.pass === BEFORE_LAUNCH_PASSES ? [each, ...forGpus] : [each]));
-  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => (ts.isSpreadElement(element) ? fusions : [step(element)]));
+    .flatMap((each) => (each.pass === BEFORE_LAUNCH_PASSES ? [each, ...forGpus("LAUNCH_PASSES")] : [each]));
+  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
+    if (!ts.isSpreadElement(element)) return [step(element)];
+    return element.expression.getText() === "fusions" ? fusions : forGpus("BUCKET_PASSES");
+  });
 }
 
 function step(element: ts.Expression): Step {

@@ -8,7 +8,7 @@ import { parseAll } from "../ir/parse.js";
 import { printAll } from "../ir/print.js";
 import { levelOf, verify } from "../ir/verify.js";
 import type { Pass } from "../passes/pass.js";
-import { FUSION_PASSES, fusionPasses } from "../passes/pipeline.js";
+import { BUCKET_PASSES, FUSION_PASSES, fusionPasses } from "../passes/pipeline.js";
 import { runPrograms } from "../passes/run.js";
 import { fileError, makeFolder } from "../weights/file.js";
 import { integer } from "./numbers.js";
@@ -65,7 +65,7 @@ function readText(file: string): string {
 
 function choosePasses(names: string | undefined): readonly Pass[] {
   if (names === undefined) return FUSION_PASSES;
-  const known = fusionPasses("cuda");
+  const known = [...fusionPasses("cuda"), ...BUCKET_PASSES];
   return names.split(",").map((name) => {
     const pass = known.find((candidate) => candidate.name === name.trim());
     if (!pass) {

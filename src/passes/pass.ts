@@ -17,7 +17,7 @@ interface PassHead {
 export interface RulePass extends PassHead {
   readonly rules: readonly Rule[];
   /** The programs that it is for; without it all. */
-  readonly programs?: readonly string[];
+  readonly applies?: (graph: Graph) => boolean;
 }
 
 /** Computes a new graph from each, or gives the same one back if there is nothing to do. */

@@ -33,12 +33,16 @@ export const FUSION_PASSES: readonly Pass[] = [
 
 /** Fewer launches in a decode step of a GPU, where each costs more than its work. */
 export const LAUNCH_PASSES: readonly Pass[] = [
-  // After last-token-head, before fuse-add-rms-norm, which wants the same norms and sums.
+  // After last-token-head.
   fuseRopeAttention,
-  // Here already, since fuse-norm takes the norm in front of it.
-  fuseHeadArgmax,
-  fuseNorm,
+  // Before fuse-add-rms-norm, which wants the same sums.
   fuseResidual,
+];
+
+/** Those that look at a bucket's size, after clone-buckets. */
+export const BUCKET_PASSES: readonly Pass[] = [
+  // Which norms are left for it depends on fuse-residual.
+  fuseNorm,
 ];
 
 export function fusionPasses(target: Target): readonly Pass[] {

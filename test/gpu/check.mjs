@@ -1,5 +1,5 @@
 /**
- * Holds GPU packages to the goldens and the mini models, on a machine that has nothing but Node, the packages and this file:
+ * Holds GPU packages to the goldens and the mini models, on a machine that has nothing but Node, the packages and this file (scripts/test-gpu-models.mjs lays them out):
  *
  *     node check.mjs <folder>        <folder>/goldens/<name>/{package,golden.json,golden.safetensors}, <folder>/mini/<name>/{package,expected.json}
  *

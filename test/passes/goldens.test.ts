@@ -7,11 +7,11 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { parse } from "../../src/ir/parse.js";
-import { fusionPasses } from "../../src/passes/pipeline.js";
+import { BUCKET_PASSES, fusionPasses } from "../../src/passes/pipeline.js";
 import { passText, runPipeline } from "../../src/passes/run.js";
 
 const SEPARATOR = "\n// ----\n";
-const passes = [...new Map(fusionPasses("cuda").map((pass) => [pass.name, pass])).values()];
+const passes = [...new Map([...fusionPasses("cuda"), ...BUCKET_PASSES].map((pass) => [pass.name, pass])).values()];
 
 describe.each(passes)("$name", (pass) => {
   const folder = fileURLToPath(new URL(`./${pass.name}/`, import.meta.url));

@@ -234,15 +234,19 @@ struct Product {
           const int k = line_k(part, line);
           const uint2 scale = norm_held[part * lines + line];
           Bf16* const to = turned + (line * warp_size + lane) * 4;
-          float4 v[tokens];
+          constexpr int together = tokens < 8 ? tokens : 8;  // rows whose loads are under way at a time
 #pragma unroll
-          for (int t = 0; t < tokens; ++t) v[t] = t < count && k >= 0 ? load_fresh4(row(t) + k) : float4{0, 0, 0, 0};
+          for (int first = 0; first < tokens; first += together) {
+            float4 v[together];
 #pragma unroll
-          for (int t = 0; t < tokens; ++t) {
-            if (t >= count || (line * warp_size + lane) * 4 >= each * k_block) continue;
-            squares[t] += v[t].x * v[t].x + v[t].y * v[t].y + v[t].z * v[t].z + v[t].w * v[t].w;
-            *reinterpret_cast<uint2*>(to + t * turn_pitch) = {pack_bf16(v[t].x * low_bf16(scale.x), v[t].y * high_bf16(scale.x)),
-                                                              pack_bf16(v[t].z * low_bf16(scale.y), v[t].w * high_bf16(scale.y))};
+            for (int t = 0; t < together; ++t) v[t] = first + t < count && k >= 0 ? load_fresh4(row(first + t) + k) : float4{0, 0, 0, 0};
+#pragma unroll
+            for (int t = 0; t < together; ++t) {
+              if (first + t >= count || (line * warp_size + lane) * 4 >= each * k_block) continue;
+              squares[first + t] += v[t].x * v[t].x + v[t].y * v[t].y + v[t].z * v[t].z + v[t].w * v[t].w;
+              *reinterpret_cast<uint2*>(to + (first + t) * turn_pitch) = {pack_bf16(v[t].x * low_bf16(scale.x), v[t].y * high_bf16(scale.x)),
+                                                                          pack_bf16(v[t].z * low_bf16(scale.y), v[t].w * high_bf16(scale.y))};
+            }
           }
         }
         __syncwarp();

@@ -1,6 +1,7 @@
 #include "cuda_executor.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -60,6 +61,9 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
   executor.kv_ = kv;
   const Sizes sizes = sizes_of(plan);
   executor.usual_arena_ = sizes.usual;
+  // Not the default until it was measured on a GPU: so far engines over the CPU and the stand-in driver went through it.
+  const char* const ahead = std::getenv("ERN_CUDA_AHEAD");
+  executor.runs_ahead_ = ahead && std::strcmp(ahead, "1") == 0;
   executor.large_bytes_ = sizes.large;
   auto arena = DeviceMemory::create(gpu, sizes.usual, "scratch of a step");
   if (!arena.ok()) return arena.status();

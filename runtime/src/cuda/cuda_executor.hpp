@@ -22,7 +22,7 @@ class CudaExecutor final : public Executor {
   int32_t most_rows(ProgramKind kind, int32_t sequences) const override;
   void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) override;
   StepResult end() override;
-  bool runs_ahead() const override { return true; }
+  bool runs_ahead() const override { return runs_ahead_; }
   float* logits(int32_t row) override;
   const std::byte* traced(const Output& output) override;
   uint64_t arena_bytes() const override { return usual_arena_; }
@@ -76,6 +76,7 @@ class CudaExecutor final : public Executor {
   Slot slots_[most_under_way];
   uint32_t first_ = 0, count_ = 0;  // slots of steps under way
   uint64_t usual_arena_ = 0, large_bytes_ = 0;
+  bool runs_ahead_ = false;
   std::vector<Bucket> buckets_;
 
   // Of the step begun last.

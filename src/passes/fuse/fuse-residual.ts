@@ -23,6 +23,6 @@ export const fuseResidual = definePass({
   name: "fuse-residual",
   needs: "fused",
   leaves: "fused",
-  programs: ["decode"],
+  applies: ({ name }) => name === "decode",
   rules: [projectionThenAdd],
 });

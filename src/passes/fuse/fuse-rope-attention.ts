@@ -36,6 +36,6 @@ export const fuseRopeAttention = definePass({
   name: "fuse-rope-attention",
   needs: "fused",
   leaves: "fused",
-  programs: ["decode"],
+  applies: ({ name }) => name === "decode",
   rules: [appendThenAttend],
 });
