@@ -234,7 +234,7 @@ struct Product {
           const int k = line_k(part, line);
           const uint2 scale = norm_held[part * lines + line];
           Bf16* const to = turned + (line * warp_size + lane) * 4;
-          constexpr int together = tokens < 8 ? tokens : 8;  // rows whose loads are under way at a time
+          constexpr int most = parts > 1 ? 4 : 8, together = tokens < most ? tokens : most;  // rows whose loads are under way at a time
 #pragma unroll
           for (int first = 0; first < tokens; first += together) {
             float4 v[together];
@@ -271,7 +271,8 @@ struct Product {
   // likes, until the next run() or load_x().
   template <class Source, class RowOf>
   ERN_DEVICE void run(const Source& source, int index, int total, int count, const RowOf& row) {
-    constexpr int chains = tiling.token_tiles == 1 && products == 1 ? 2 : 1;  // of products that wait for one another
+    // Of products that wait for one another; two where registers allow it.
+    constexpr int chains = tiling.token_tiles == 1 && products == 1 && parts * each < 16 ? 2 : 1;
     float acc[chains][products][tiling.token_tiles][4] = {};
     const auto do_part = [&](int part) {
       wait_for_stage();

@@ -53,7 +53,7 @@ const MOST_WARPS = 16;
 /** Blocks of x that a thread can keep: `held` of product.cuh. */
 const MOST_HELD = 16;
 /** Longer rows are taken in parts; with many rows of x, whose norm is taken in shared memory, sooner. */
-const PARTS = { few: { longest: 8192, part: 3072 }, many: { longest: 2048, part: 1024 } } as const;
+const PARTS = { few: { longest: 6144, parts: [3072, 2048] }, many: { longest: 2048, parts: [1024] } } as const;
 /** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
 const SHARED_BYTES = 224 * 1024;
 const BLOCK_BYTES = 1024;
@@ -66,8 +66,8 @@ const BLOCKS_A_WARP = 8;
 const REGISTERS = 65_536;
 
 function spanOf(k: number, tokenTiles: number): number {
-  const { longest, part } = PARTS[tokenTiles > 2 ? "many" : "few"];
-  return k > longest ? part : k;
+  const { longest, parts } = PARTS[tokenTiles > 2 ? "many" : "few"];
+  return k > longest ? (parts.find((part) => k % part === 0) ?? parts[0]) : k;
 }
 
 export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedRows, n, k, once: wantsOnce }: Product): Tiling {
