@@ -69,8 +69,13 @@ beforeAll(async () => {
 }, 400_000);
 
 describe("a package for a GPU", () => {
-  it.each(["dense", "moe"] as const)("%s: runs on the driver alone", async (name) => {
-    const { said, report } = await drive(packages[name], "works");
+  it.each([
+    ["dense", "0"],
+    ["moe", "0"],
+    // The next step begins before the host has seen the token.
+    ["dense", "1"],
+  ] as const)("%s, ahead %s: runs on the driver alone", async (name, ERN_CUDA_AHEAD) => {
+    const { said, report } = await drive(packages[name], "works", { ERN_CUDA_AHEAD });
     const { alone, together, sampled, logits, traced, long, shared, info } = said.result?.value ?? ({} as never);
     expect(alone).toEqual(continuation(7, 12));
     expect(together).toEqual([1, 2, 3, 4, 5, 6].map((id) => continuation(id, 12)));
@@ -166,7 +171,7 @@ describe("when the driver fails", () => {
     ["cuStreamEndCapture", 1],
     ["cuGraphInstantiateWithFlags", 1],
     ["cuGraphLaunch", 3],
-    ["cuStreamSynchronize", 6],
+    ["cuEventSynchronize", 3],
     ["cuTensorMapEncodeTiled", 1],
   ] as const)("%s in the middle: the engine ends, the process lives on", async (call, at) => {
     const { said, report } = await drive(packages.dense, "generates", { FAKE_CUDA_FAIL: `${call}:${at}:700` });
