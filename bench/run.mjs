@@ -37,6 +37,9 @@ const ROWS = [
   { name: "decode 64 tokens, batch 8", request: { kind: "tg", tokens: 64, batch: 8 }, peer: false },
 ];
 
+/** Tokens that the cache holds when memory is looked at, as in start.mjs. */
+const START_CONTEXT = 2048;
+
 class Side {
   constructor(file, args) {
     this.child = fork(file, args, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
@@ -117,8 +120,23 @@ for (const row of results) {
   ];
   console.log(`| ${cells.join(" | ")} |`);
 }
+const starts = Array.from({ length: reps }, () =>
+  JSON.parse(execFileSync(process.execPath, [join(HERE, "start.mjs"), folder, String(threads)], { encoding: "utf8" })),
+);
+const { memory } = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"));
+const allowed = memory.weights + memory.kvBytesPerToken * START_CONTEXT + 64 * 2 ** 20;
+const worst = (name) => Math.max(...starts.map((start) => start[name]));
+console.log(
+  `\nstart, the slowest of ${reps} processes, weights in the page cache: load ${worst("load").toFixed(0)} ms (bar 200), first token of 16 ${worst("first").toFixed(0)} ms (bar 400)`,
+);
+console.log(
+  `resident at context ${START_CONTEXT} above a bare node: ${(worst("resident") / 2 ** 20).toFixed(0)} MiB (bar ${(allowed / 2 ** 20).toFixed(0)})`,
+);
 const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { cwd: HERE, encoding: "utf8" }).trim();
 const file = join(HERE, "results", `${new Date().toISOString().slice(0, 10)}-cpu-0.3b.json`);
 mkdirSync(dirname(file), { recursive: true });
-writeFileSync(file, `${JSON.stringify({ device: cpus()[0].model.trim(), threads, commit, weightBytes, rows: results }, null, 1)}\n`);
+writeFileSync(
+  file,
+  `${JSON.stringify({ device: cpus()[0].model.trim(), threads, commit, weightBytes, rows: results, starts }, null, 1)}\n`,
+);
 console.log(`\nwritten: ${file}`);

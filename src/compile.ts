@@ -6,10 +6,11 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
+import { cubinAssembly, cudaUnits, extraCudaSources } from "./codegen/cuda-units.js";
 import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
 import { BuildFiles, copyFixedFiles, kernelList, rootFiles, rootList, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
 import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
-import { cmakeLists, kernelSources } from "./codegen/sources.js";
+import { cmakeLists, kernelPath, kernelSources } from "./codegen/sources.js";
 import { syntheticFill } from "./codegen/synthetic.js";
 import { Diagnostic } from "./diagnostics.js";
 import { countParameters } from "./frontend/count.js";
@@ -22,7 +23,7 @@ import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
 import type { PassReport } from "./passes/run.js";
 import { compilerVersion } from "./project.js";
-import { type ArchLevel, resolveArch } from "./toolchain/arch.js";
+import { type ArchLevel, isCudaArch, resolveArch } from "./toolchain/arch.js";
 import { Cache, sha256 } from "./toolchain/cache.js";
 import { checkText, compileTextCheck } from "./toolchain/check-text.js";
 import { findCompiler } from "./toolchain/compiler.js";
@@ -30,8 +31,10 @@ import { COMMON_FLAGS } from "./toolchain/cxx.js";
 import {
   buildAddon,
   buildPacker,
+  CUBIN_ASSEMBLY,
   compileLibrary,
   compilePlan,
+  embedCubins,
   KERNEL_FLAGS,
   LIBRARY_EXPORTS,
   linkLibrary,
@@ -39,6 +42,7 @@ import {
   PLAN_SOURCE,
   RUNTIME_FLAGS,
 } from "./toolchain/native.js";
+import { compileCubins, findNvcc, NVCC_FLAGS, type Nvcc } from "./toolchain/nvcc.js";
 import { deviceClass } from "./tune/device.js";
 import { type FoundTable, findTables, namedTable } from "./tune/tables.js";
 import { fileError, makeFolder } from "./weights/file.js";
@@ -70,6 +74,8 @@ export interface CompileOptions {
   readonly copyLimit?: number;
   /** The C++ compiler to use. */
   readonly cxx?: string;
+  /** Folder of the CUDA toolkit to use. */
+  readonly cuda?: string;
   readonly cacheRoot?: string;
   readonly signal?: AbortSignal;
 }
@@ -127,7 +133,7 @@ export async function compile(request: CompileRequest, options: CompileOptions =
       hint: "compile and run on a Linux x86-64 machine or container",
     });
   }
-  const arch = resolveArch(request.arch);
+  const arch = resolveArch(request.arch, request.target);
   if (!options.dryRun) {
     if (request.out === null)
       throw new Diagnostic({
@@ -179,7 +185,7 @@ async function makeDumpFolder(path: string): Promise<void> {
  */
 function resolveTuning({ tuning, threads }: CompileRequest, arch: ArchLevel): FoundTable | undefined {
   if (tuning === "none") return undefined;
-  return tuning === null ? findTables(deviceClass(arch, threads ?? availableParallelism())) : namedTable(tuning);
+  return tuning === null ? findTables(isCudaArch(arch) ? arch : deviceClass(arch, threads ?? availableParallelism())) : namedTable(tuning);
 }
 
 function lower(
@@ -243,14 +249,19 @@ interface BuildContext {
 async function build(context: BuildContext, staged: StagedPackage): Promise<{ readonly buildId: string; readonly path: string }> {
   const { request, model, lowered, arch, options, clock } = context;
   const compiler = await findCompiler(options.cxx);
+  const nvcc = isCudaArch(arch) ? await findNvcc({ cuda: options.cuda, cacheRoot: options.cacheRoot }) : undefined;
   const files = new BuildFiles(staged.dir);
   const packing = model.checkpoint ? resolvePackPlan(lowered.weights, model.checkpoint) : null;
 
   const { buildId, head } = await clock.run("generate", async () => {
-    await copyFixedFiles(files);
+    await copyFixedFiles(files, request.target);
     for (const [path, text] of kernelSources(lowered.kernels)) await files.write(path, text);
+    if (nvcc) {
+      for (const [path, text] of extraCudaSources(isSynthetic(request))) await files.write(path, text);
+      await files.write(CUBIN_ASSEMBLY, cubinAssembly(cudaUnits(lowered.kernels, isSynthetic(request))));
+    }
     await files.write("exports.map", LIBRARY_EXPORTS);
-    await files.write("CMakeLists.txt", cmakeLists(arch, { common: COMMON_FLAGS, kernel: KERNEL_FLAGS }));
+    await files.write("CMakeLists.txt", cmakeLists(arch, { common: COMMON_FLAGS, kernel: nvcc ? NVCC_FLAGS : KERNEL_FLAGS }));
     await files.write("text.json", `${JSON.stringify(model.text.text)}\n`);
     await files.write("chat.json", `${JSON.stringify(model.text.chat ?? { format: 1, form: "ernie-text" })}\n`);
     if (model.text.tokenizerModel) await files.copy("tokenizer.model", model.text.tokenizerModel);
@@ -258,8 +269,8 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     const draft = planSource(context, "draft", { kind: "synthetic", seed: 0, fills: [] });
     const weights = model.checkpoint ? await fingerprintCheckpoint(model.checkpoint) : request.weights;
     const parts = {
-      compiler: compiler.identity,
-      flags: [COMMON_FLAGS, KERNEL_FLAGS, RUNTIME_FLAGS],
+      compiler: nvcc ? [compiler.identity, nvcc.identity] : compiler.identity,
+      flags: [COMMON_FLAGS, nvcc ? NVCC_FLAGS : KERNEL_FLAGS, RUNTIME_FLAGS],
       sources: sourcesHash(files),
       draft,
       weights,
@@ -288,11 +299,11 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   };
   const tokenizer = model.text.tokenizerModel;
   const [objects, addon, textCheck] = await allOrFirst(failure, [
-    clock.run("compile", () => compileAll(context, native, staged.dir)),
+    clock.run("compile", () => compileAll(context, native, files, nvcc)),
     // Its compiler goes before the weights, since packing waits for it.
     buildAddon(native),
     tokenizer ? compileTextCheck(native) : Promise.resolve(undefined),
-    packing && head ? clock.run("pack", () => pack(native, packing, head, files, clock)) : Promise.resolve(),
+    packing && head ? pack(native, packing, head, files, clock) : Promise.resolve(),
   ] as const);
 
   await clock.run("link", async () => {
@@ -314,25 +325,42 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   return { buildId, path };
 }
 
-async function compileAll({ lowered, arch }: BuildContext, native: NativeOptions, root: string) {
-  const kernels = lowered.kernels.map(({ name }) => `kernels/${name}.cpp`);
-  const [plan, rest] = await Promise.all([compilePlan(root, native), compileLibrary(root, kernels, arch, native)]);
-  return [...rest, plan];
+async function compileAll({ request, lowered, arch }: BuildContext, native: NativeOptions, files: BuildFiles, nvcc: Nvcc | undefined) {
+  const root = files.dir;
+  if (!nvcc || !isCudaArch(arch)) {
+    const [plan, rest] = await Promise.all([
+      compilePlan(root, native),
+      compileLibrary(root, lowered.kernels.map(kernelPath), arch, native),
+    ]);
+    return [...rest, plan];
+  }
+  const { compiler: host, cache, signal, onUnit } = native;
+  // Kernels first: they take longest.
+  const cubins = compileCubins(cudaUnits(lowered.kernels, isSynthetic(request)), { nvcc, host, cache, root, arch, signal, onUnit });
+  const [made, plan, rest] = await Promise.all([cubins, compilePlan(root, native), compileLibrary(root, [], arch, native)]);
+  for (const { name, path } of made) await files.copy(`kernels/${name}.cubin`, path);
+  return [...rest, plan, await embedCubins(root, made, native)];
+}
+
+function isSynthetic({ weights }: CompileRequest): boolean {
+  return weights.kind === "synthetic";
 }
 
 async function pack(native: NativeOptions, plan: PackPlan, head: PackedHead, files: BuildFiles, clock: Clock): Promise<void> {
   const packer = await buildPacker(native);
   const { signal } = native;
-  await runPacker({
-    packer,
-    plan,
-    head,
-    out: `${files.dir}/${WEIGHTS_FILE}`,
-    onProgress: (done, total) => clock.step("pack", done, total),
-    ...(signal ? { signal } : {}),
+  await clock.run("pack", async () => {
+    await runPacker({
+      packer,
+      plan,
+      head,
+      out: `${files.dir}/${WEIGHTS_FILE}`,
+      onProgress: (done, total) => clock.step("pack", done, total),
+      ...(signal ? { signal } : {}),
+    });
+    // Its sum is taken while compilers still run.
+    await files.add(WEIGHTS_FILE);
   });
-  // Its sum is taken while compilers still run.
-  await files.add(WEIGHTS_FILE);
 }
 
 /** All results, or the first failure once everything has come to rest. */
@@ -374,6 +402,7 @@ function planSource(context: BuildContext, buildId: string, weights: PlanWeights
     weightsBytes: lowered.weights.bytes,
     weights,
     programs: lowered.programs,
+    kernels: lowered.kernels,
   });
 }
 

@@ -18,7 +18,7 @@ import {
   type KernelFunction,
   type KernelParams,
   type KernelTarget,
-  kernelFunction,
+  kernelFunctions,
   type UsedKernel,
 } from "./kernels/kernel-def.js";
 import { kernelByName } from "./kernels/table.js";
@@ -27,12 +27,12 @@ import { cloneBuckets } from "./passes/lower/clone-buckets.js";
 import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import type { Pass } from "./passes/pass.js";
-import { FUSION_PASSES } from "./passes/pipeline.js";
+import { fusionPasses } from "./passes/pipeline.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
 import { type PassReport, runPrograms } from "./passes/run.js";
-import type { ArchLevel } from "./toolchain/arch.js";
+import { type ArchLevel, isCudaArch, targetOf } from "./toolchain/arch.js";
 
 export interface LowerInput {
   readonly config: ModelConfig;
@@ -70,16 +70,23 @@ export interface LoweredModel {
 }
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
-  checkDisabled(options.disablePasses ?? []);
+  const fusions = fusionPasses(targetOf(input.arch));
+  checkDisabled(options.disablePasses ?? [], fusions);
   const { config, activations, limits } = input;
   const target = kernelTarget(input);
   const programs = PROGRAM_KINDS.map((kind) =>
-    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
+    // Tensor cores read bf16.
+    buildProgram(config, input.weights, {
+      kind,
+      activations,
+      attentionInput: isCudaArch(input.arch) ? activations : undefined,
+      bounds: programBounds(limits, kind),
+    }),
   );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
-    ...FUSION_PASSES,
+    ...fusions,
     cloneBuckets(limits),
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
@@ -117,13 +124,13 @@ export function kernelGraphs(input: LowerInput): readonly Graph[] {
   const programs = PROGRAM_KINDS.map((kind) =>
     buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
   );
-  const fused = runPrograms(programs, [...FUSION_PASSES, cloneBuckets(limits)]).graphs;
+  const fused = runPrograms(programs, [...fusionPasses(targetOf(input.arch)), cloneBuckets(limits)]).graphs;
   return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
-function checkDisabled(names: readonly string[]): void {
-  const known = [...new Set(FUSION_PASSES.map(({ name }) => name))];
+function checkDisabled(names: readonly string[], fusions: readonly Pass[]): void {
+  const known = [...new Set(fusions.map(({ name }) => name))];
   for (const name of names) {
     if (known.includes(name)) continue;
     throw new Diagnostic({
@@ -140,9 +147,13 @@ function kernelTarget({ config, activations, arch, limits }: LowerInput): Kernel
   return { arch, kvBlockSize: limits.blockSize, kvBlockBytes: layer * config.layers, maxContext: limits.maxContext };
 }
 
+const MOST_SCORED = 512;
+
 function programBounds({ maxBatch, maxContext, blockSize, prefillChunk }: Limits, kind: ProgramKind): SymbolBounds {
   const blocks = { min: 1, max: Math.ceil(maxContext / blockSize) };
-  const tokens = kind === "decode" ? maxBatch : Math.max(prefillChunk, kind === "prefill" ? maxBatch : 1);
+  // Logits of all rows are large: no more at once than keep the kernels busy.
+  const scored = Math.min(prefillChunk, MOST_SCORED);
+  const tokens = kind === "decode" ? maxBatch : kind === "prefill" ? Math.max(prefillChunk, maxBatch) : scored;
   // The runtime scores one sequence at a time.
   const sequences = kind === "score" || kind === "trace" ? 1 : maxBatch;
   return { T: { min: 1, max: tokens }, S: { min: 1, max: sequences }, C: blocks };
@@ -172,8 +183,7 @@ function collectKernels(graphs: readonly Graph[]): readonly UsedKernel[] {
       if (JSON.stringify(known.params) !== JSON.stringify(params)) {
         throw bug(`two kernels of the name ${name}: ${JSON.stringify(known.params)} and ${JSON.stringify(params)}`);
       }
-      const called = kernelFunction(kernel, node.attrs.params as KernelParams);
-      known.functions.set(called.name, called);
+      for (const called of kernelFunctions(kernel, node.attrs.params as KernelParams)) known.functions.set(called.name, called);
       known.launches[graph.name] = (known.launches[graph.name] ?? 0) + 1;
       used.set(name, known);
     }

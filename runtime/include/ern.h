@@ -30,7 +30,8 @@ typedef enum ern_status {
   ERN_BUSY,             /* the queue is full: try again later */
   ERN_CANCELLED,        /* the engine was destroyed meanwhile, or a callback said stop */
   ERN_IO,
-  ERN_INTERNAL
+  ERN_INTERNAL,
+  ERN_DEVICE            /* the GPU failed: the engine has ended, the process lives on */
 } ern_status;
 
 typedef struct ern_engine ern_engine;

@@ -31,6 +31,7 @@ inline const char* status_name(ern_status status) {
     case ERN_CANCELLED: return "CANCELLED";
     case ERN_IO: return "IO";
     case ERN_INTERNAL: return "INTERNAL";
+    case ERN_DEVICE: return "DEVICE";
   }
   return "INTERNAL";
 }

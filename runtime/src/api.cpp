@@ -23,7 +23,7 @@ static_assert(static_cast<int>(Code::ok) == ERN_OK &&
               static_cast<int>(Code::unsupported) == ERN_UNSUPPORTED &&
               static_cast<int>(Code::out_of_memory) == ERN_OUT_OF_MEMORY && static_cast<int>(Code::busy) == ERN_BUSY &&
               static_cast<int>(Code::cancelled) == ERN_CANCELLED && static_cast<int>(Code::io) == ERN_IO &&
-              static_cast<int>(Code::internal) == ERN_INTERNAL);
+              static_cast<int>(Code::internal) == ERN_INTERNAL && static_cast<int>(Code::device) == ERN_DEVICE);
 static_assert(static_cast<int>(WeightsMode::automatic) == ERN_WEIGHTS_AUTO &&
               static_cast<int>(WeightsMode::map) == ERN_WEIGHTS_MAP &&
               static_cast<int>(WeightsMode::copy) == ERN_WEIGHTS_COPY);

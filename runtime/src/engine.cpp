@@ -5,7 +5,7 @@
 #include <new>
 #include <system_error>
 
-#include "cpu_check.hpp"
+#include "device_failure.hpp"
 #include "plan_check.hpp"
 
 namespace ern {
@@ -21,8 +21,10 @@ Result<std::unique_ptr<Engine>> Engine::create(const std::string& folder, const 
   try {
     const int64_t begin = now_ns();
     if (Status status = check_plan(plan); !status.ok()) return status;
-    if (Status status = check_cpu(plan.arch); !status.ok()) return status;
+    auto backend = Backend::open(plan);
+    if (!backend.ok()) return backend.status();
     std::unique_ptr<Engine> engine(new Engine(plan, options));
+    engine->backend_ = std::move(backend.value());
     if (Status status = engine->load(folder); !status.ok()) return status;
     engine->counters_.load_ns = static_cast<uint64_t>(now_ns() - begin);
     const BlockSignals block;
@@ -37,7 +39,8 @@ Result<std::unique_ptr<Engine>> Engine::create(const std::string& folder, const 
 
 Status Engine::load(const std::string& folder) {
   EngineOptions& o = options_;
-  o.threads = std::min(o.threads > 0 ? o.threads : plan_.threads > 0 ? plan_.threads : available_cores(), max_team);
+  const int usual = plan_.threads > 0 ? plan_.threads : backend_->usual_threads(available_cores());
+  o.threads = std::min(o.threads > 0 ? o.threads : usual, max_team);
   o.max_batch = limited(o.max_batch, plan_.max_batch);
   o.prefill_chunk = limited(o.prefill_chunk, plan_.prefill_chunk);
   if (o.kv_tokens <= 0) o.kv_tokens = plan_.kv_tokens;
@@ -51,6 +54,7 @@ Status Engine::load(const std::string& folder) {
 
   auto package = Package::open(folder, plan_);
   if (!package.ok()) return package.status();
+  if (Status room = backend_->check_room(blocks); !room.ok()) return room;
   auto threads = ThreadPool::create(o.threads);
   if (!threads.ok()) return threads.status();
   threads_ = std::move(threads.value());
@@ -66,23 +70,22 @@ Status Engine::load(const std::string& folder) {
       }
     });
   }
-  Result<std::shared_ptr<const Weights>> weights = Status{Code::out_of_memory, "no memory for the weights"};
+  Status weights{Code::out_of_memory, "no memory for the weights"};
   try {
-    weights = Weights::load(plan_, package.value(), o.weights, o.verify, *threads_);
+    weights = backend_->load_weights(package.value(), o.weights, o.verify, *threads_);
   } catch (const std::bad_alloc&) {
   }
   reader.join();
-  if (!weights.ok()) return weights.status();
+  if (!weights.ok()) return weights;
   if (!text.ok()) return text.status();
-  weights_ = std::move(weights.value());
   text_ = std::move(text.value());
 
-  auto pool = KvPool::create(blocks, plan_.kv_block_size, plan_.kv_block_bytes);
+  auto pool = backend_->make_pool(blocks);
   if (!pool.ok()) return pool.status();
   pool_.emplace(std::move(pool.value()));
-  auto executor = Executor::create(plan_, weights_->data(), pool_->base(), *threads_);
+  auto executor = backend_->make_executor(*threads_);
   if (!executor.ok()) return executor.status();
-  executor_.emplace(std::move(executor.value()));
+  executor_ = std::move(executor.value());
   const SchedulerLimits limits{o.max_batch, o.prefill_chunk, executor_->most_rows(ProgramKind::prefill, o.max_batch)};
   scheduler_.emplace(*pool_, limits);
   generation_.emplace(
@@ -117,6 +120,7 @@ int64_t Engine::most_tokens() const { return std::min<int64_t>(plan_.max_context
 Status Engine::submit(std::unique_ptr<Sequence> sequence, uint64_t* number) {
   const std::lock_guard lock(mutex_);
   if (stopping_) return {Code::cancelled, "the engine is going"};
+  if (!lost_.ok()) return lost_;
   if (queued_.load(std::memory_order_relaxed) >= options_.max_queue) {
     return {Code::busy, std::to_string(options_.max_queue) + " requests wait already; try again when some are done"};
   }
@@ -145,6 +149,7 @@ Status Engine::logits(const ern_logits_request& request) {
   {
     const std::lock_guard lock(mutex_);
     if (stopping_) return {Code::cancelled, "the engine is going"};
+    if (!lost_.ok()) return lost_;
     inbox_.push_back(Message(Message::Kind::pass));
     inbox_.back().pass = &pass;
     ++callers_;
@@ -179,11 +184,17 @@ void Engine::run() {
     for (Message& message : messages) handle(message);
     messages.clear();
     try {
+      if (!passes_.empty()) generation_->settle();
       moved = advance_passes();
-      moved = generation_->step() || moved;
+      moved = generation_->step(passes_.empty()) || moved;
     } catch (const std::bad_alloc&) {
+      generation_->abandon(false);
       end_passes(Code::out_of_memory, "memory ran out");
       generation_->end_all(ERN_FINISH_ERROR, "memory ran out");
+      moved = false;
+    } catch (const DeviceFailure& failure) {
+      generation_->abandon(true);
+      lose(failure.status());
       moved = false;
     }
     generation_->publish_counters();
@@ -192,6 +203,19 @@ void Engine::run() {
   for (Message& message : inbox_) handle(message);
   end_passes(Code::cancelled, "the engine was destroyed");
   generation_->end_all(ERN_FINISH_CANCELLED, "");
+}
+
+// Everybody hears why, those who come later too.
+void Engine::lose(const Status& status) {
+  std::vector<Message> messages;
+  {
+    const std::lock_guard lock(mutex_);
+    lost_ = status;
+    messages.swap(inbox_);
+  }
+  for (Message& message : messages) handle(message);
+  end_passes(status.code(), lost_.message().c_str());
+  generation_->end_all(ERN_FINISH_ERROR, lost_.message().c_str());
 }
 
 void Engine::handle(Message& message) {

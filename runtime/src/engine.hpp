@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend.hpp"
 #include "counters.hpp"
 #include "engine_options.hpp"
 #include "executor.hpp"
@@ -48,7 +49,7 @@ class Engine {
   const TextParts& text() const { return text_; }
   const EngineOptions& options() const { return options_; }  // after defaults: no zeros left
   const Counters& counters() const { return counters_; }
-  WeightsMode weights_mode() const { return weights_->mode(); }
+  WeightsMode weights_mode() const { return backend_->weights_mode(); }
   int32_t kv_blocks() const { return pool_->blocks(); }
   uint64_t arena_bytes() const { return executor_->arena_bytes(); }
   // The longest that a sequence may get, prompt and completion: the context, or the cache if that is smaller.
@@ -74,6 +75,7 @@ class Engine {
   bool advance_passes();
   void end_pass(LogitsPass& pass, Code code, const char* message);
   void end_passes(Code code, const char* message);
+  void lose(const Status& status);
   LogitsPass::Parts pass_parts();
   std::span<const uint32_t> allowed() const;
   void send(Message message);
@@ -82,12 +84,12 @@ class Engine {
   EngineOptions options_;
   Counters counters_;
   TextParts text_;
-  std::shared_ptr<const Weights> weights_;
+  std::unique_ptr<Backend> backend_;
 
   // The engine's thread, once it runs.
   std::unique_ptr<ThreadPool> threads_;
   std::optional<KvPool> pool_;
-  std::optional<Executor> executor_;
+  std::unique_ptr<Executor> executor_;
   std::optional<Scheduler> scheduler_;
   std::optional<Generation> generation_;
   std::vector<LogitsPass*> passes_;
@@ -98,6 +100,7 @@ class Engine {
   std::vector<Message> inbox_;
   bool nudged_ = false;  // a pass may go on
   bool stopping_ = false;
+  Status lost_;  // why the device is of no use any more
   uint64_t last_number_ = 0;
   int32_t callers_ = 0;  // in logits()
 

@@ -1,18 +1,13 @@
-// Runs programs of a plan: chooses the bucket, fills the inputs, and walks the launches with the team. Knows rows,
-// blocks and offsets; what a launch computes, which sequences there are and what becomes of the logits is others'
-// business. For the engine's thread.
+// Runs programs of a plan: what the engine asks for and gets, whatever device computes it. Knows rows, blocks and
+// offsets; which sequences there are and what becomes of the logits is others' business. cpu_executor.hpp and
+// cuda/executor.hpp do it. For the engine's thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
-#include <vector>
 
-#include "memory.hpp"
 #include "plan.hpp"
-#include "status.hpp"
-#include "team_choice.hpp"
-#include "threads.hpp"
 
 namespace ern {
 
@@ -24,53 +19,47 @@ struct StepItem {
   std::span<const int32_t> blocks;  // of the sequence, enough for first + rows tokens
 };
 
-// What a step left in the arena; valid until the next one.
+// What a step left for the host; valid until the next one ends or, if none is under way, is begun.
 struct StepResult {
   const Program* program;
-  std::byte* arena;
   int32_t rows;             // of the logits: the items, or all tokens (score, trace)
-  float* logits;            // row r at r * logits_stride; the caller may overwrite it
-  uint64_t logits_stride;
   const int32_t* next_ids;  // [rows], or nullptr where the program doesn't find them
 };
 
 class Executor {
  public:
-  // `plan` and `weights` must outlive it, and so must the pool.
-  static Result<Executor> create(const Plan& plan, const std::byte* weights, std::byte* kv, ThreadPool& threads);
+  virtual ~Executor() = default;
 
   // The most rows of a step of this kind; 0 if the plan has no such program. `sequences`: the fewest that its bucket
   // must hold.
-  int32_t most_rows(ProgramKind kind, int32_t sequences) const;
+  virtual int32_t most_rows(ProgramKind kind, int32_t sequences) const = 0;
 
-  // A bucket of this kind must hold the items: see most_rows.
-  StepResult run(ProgramKind kind, std::span<const StepItem> items);
+  // Begins a step. A bucket of this kind must hold the items: see most_rows. Throws DeviceFailure when the device is
+  // lost.
+  //
+  // With `ids_of_last` it is a step of decode behind the one begun last, over as many sequences in the same order, which
+  // may be under way still: each row's token is what that step finds for its row, and `tokens` of the items is not read.
+  // So the device goes on before the host has seen a token. At most two steps are under way; only where runs_ahead().
+  virtual void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) = 0;
+  // The oldest step under way, once it is done.
+  virtual StepResult end() = 0;
+  virtual bool runs_ahead() const = 0;
 
-  uint64_t arena_bytes() const { return usual_arena_; }
+  StepResult run(ProgramKind kind, std::span<const StepItem> items) {
+    begin(kind, items, false);
+    return end();
+  }
+
+  // One row of the logits [vocab] of the step begun last, which has ended; the caller may overwrite it. Fetched when it
+  // is first asked for.
+  virtual float* logits(int32_t row) = 0;
+  // A traced tensor of that step, as the plan describes it.
+  virtual const std::byte* traced(const Output& output) = 0;
+
+  // Scratch of prefill and decode.
+  virtual uint64_t arena_bytes() const = 0;
   // Gives back the memory that only score and trace need: their logits are hundreds of megabytes.
-  void trim() const { arena_.discard(usual_arena_); }
-
- private:
-  // A bucket with its arguments as pointers: made when it is first used, since most buckets of a large plan never are.
-  struct Bucket {
-    const Program* program;
-    std::vector<void*> args;            // of all launches, one after the other
-    std::vector<void* const*> launches; // where those of each launch begin
-    TeamChoice team = {};
-  };
-
-  Executor() = default;
-  Bucket& choose(ProgramKind kind, int32_t tokens, int32_t sequences);
-  void launch(Bucket& bucket, const Step& step);
-  void resolve(Bucket& bucket);
-  Step fill(const Program& program, std::span<const StepItem> items);
-
-  const Plan* plan_ = nullptr;
-  std::byte* bases_[4] = {};  // by Space
-  ThreadPool* threads_ = nullptr;
-  Mapping arena_, inputs_;
-  uint64_t usual_arena_ = 0;  // what prefill and decode need of the arena
-  std::vector<Bucket> buckets_;
+  virtual void trim() = 0;
 };
 
 }  // namespace ern

@@ -42,39 +42,116 @@ void Generation::end_all(ern_finish reason, const char* message) {
   while (!sequences_.empty()) end(*sequences_.begin()->second, reason, message, nullptr);
 }
 
-bool Generation::step() {
-  const auto entries = parts_.scheduler.next_step();
-  if (entries.empty()) return false;
-  const int64_t begin = now_ns();
-  items_.clear();
+bool Generation::step(bool alone) {
+  if (under_way_ == 0) {
+    const auto entries = parts_.scheduler.next_step();
+    if (entries.empty()) return false;
+    begun_at_ = now_ns();
+    begin(entries, false);
+  }
+  const bool ahead = alone && go_ahead();
+  StepResult result = parts_.executor.end();
+  --under_way_;
+  collect(result);
+  if (ahead && std::ranges::any_of(draws_, [this](const Draw& draw) { return reads_logits(draw); })) {
+    // Only now it shows that the argmax won't do, and the step ahead is over these logits: both once more.
+    parts_.executor.end();
+    --under_way_;
+    parts_.scheduler.drop_ahead();
+    begin(parts_.scheduler.step(), false);
+    result = parts_.executor.end();
+    --under_way_;
+    collect(result);
+  }
+  const int64_t ended = now_ns();
+  for (Draw& draw : draws_)
+    if (reads_logits(draw)) draw.logits = parts_.executor.logits(draw.row);
   int64_t rows = 0;
-  for (const auto& [sequence, count] : entries) {
-    items_.push_back({sequence->tokens.data() + sequence->computed, sequence->computed, count, sequence->blocks});
-    rows += count;
-    if (sequence->started_at != 0) continue;
-    sequence->started_at = begin;
-    parts_.queued.fetch_sub(1, std::memory_order_relaxed);
-    parts_.counters.cached_tokens += static_cast<uint64_t>(sequence->cached);
-  }
-  const bool decode = rows == static_cast<int64_t>(entries.size());
-  const StepResult result = parts_.executor.run(decode ? ProgramKind::decode : ProgramKind::prefill, items_);
-  const int64_t ran = now_ns();
-  draws_.clear();
-  for (size_t i = 0; i < entries.size(); ++i) {
-    Sequence* const sequence = entries[i].sequence;
-    if (sequence->pending() > entries[i].rows) continue;  // more of its prompt is to come
-    draws_.push_back(
-        {sequence, result.logits + i * result.logits_stride, result.next_ids ? result.next_ids[i] : -1, {}});
-  }
+  for (const StepEntry& entry : parts_.scheduler.step()) rows += entry.rows;
+  const bool decode = rows == static_cast<int64_t>(parts_.scheduler.step().size());
   parts_.scheduler.commit();
   sample(draws_);
   Counters& counters = parts_.counters;
   (decode ? counters.decode_steps : counters.prefill_steps) += 1;
   (decode ? counters.decode_tokens : counters.prefill_tokens) += static_cast<uint64_t>(rows);
-  (decode ? counters.decode_ns : counters.prefill_ns) += static_cast<uint64_t>(ran - begin);
-  counters.sample_ns += static_cast<uint64_t>(now_ns() - ran);
+  (decode ? counters.decode_ns : counters.prefill_ns) += static_cast<uint64_t>(ended - std::max(begun_at_, looked_at_));
+  looked_at_ = ended;
+  counters.sample_ns += static_cast<uint64_t>(now_ns() - ended);
   for (Draw& draw : draws_) accept(*draw.sequence, std::move(draw.result));
   return true;
+}
+
+void Generation::settle() {
+  while (under_way_ > 0) step(false);
+}
+
+void Generation::abandon(bool device_lost) {
+  for (; under_way_ > 0; --under_way_) {
+    if (!device_lost) parts_.executor.end();
+  }
+  parts_.scheduler.drop();
+}
+
+void Generation::begin(std::span<const StepEntry> entries, bool ids_of_last) {
+  items_.clear();
+  int64_t rows = 0;
+  // One row further than the step at hand, which is not committed yet.
+  const int64_t further = ids_of_last ? 1 : 0;
+  for (const auto& [sequence, count] : entries) {
+    const int64_t first = sequence->computed + further;
+    items_.push_back({ids_of_last ? nullptr : sequence->tokens.data() + first, first, count, sequence->blocks});
+    rows += count;
+    if (sequence->started_at != 0) continue;
+    sequence->started_at = begun_at_;
+    parts_.queued.fetch_sub(1, std::memory_order_relaxed);
+    parts_.counters.cached_tokens += static_cast<uint64_t>(sequence->cached);
+  }
+  const bool decode = rows == static_cast<int64_t>(entries.size());
+  parts_.executor.begin(decode ? ProgramKind::decode : ProgramKind::prefill, items_, ids_of_last);
+  ++under_way_;
+}
+
+// Begins the step after the one under way, where nothing but its tokens is missing.
+bool Generation::go_ahead() {
+  if (!parts_.executor.runs_ahead()) return false;
+  for (const StepEntry& entry : parts_.scheduler.step())
+    if (!entry.sequence || wants_logits(*entry.sequence)) return false;
+  const auto entries = parts_.scheduler.step_ahead();
+  if (entries.empty()) return false;
+  begin(entries, true);
+  return true;
+}
+
+// The rows of the step at hand that a token follows from.
+void Generation::collect(const StepResult& result) {
+  draws_.clear();
+  const auto entries = parts_.scheduler.step();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    Sequence* const sequence = entries[i].sequence;
+    if (!sequence || sequence->pending() > entries[i].rows) continue;  // it left, or more of its prompt is to come
+    draws_.push_back({sequence, static_cast<int32_t>(i), nullptr, result.next_ids ? result.next_ids[i] : -1, {}});
+  }
+}
+
+// Whether the kernels' argmax can't be all that there is to say, whatever it is.
+bool Generation::wants_logits(const Sequence& sequence) const {
+  const SamplingParams& params = sequence.sampling;
+  return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() || too_short(sequence);
+}
+
+// Whether the kernels' argmax is not all that there is to say: then the row is brought to the host.
+bool Generation::reads_logits(const Draw& draw) const {
+  const Sequence& sequence = *draw.sequence;
+  const SamplingParams& params = sequence.sampling;
+  const int32_t id = draw.next_id;
+  if (id < 0 || params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty()) return true;
+  const auto word = static_cast<size_t>(id) / 32;
+  if (!parts_.allowed.empty() && (word >= parts_.allowed.size() || (parts_.allowed[word] >> (id % 32) & 1) == 0)) return true;
+  return too_short(sequence) && std::ranges::find(sequence.stop_ids, id) != sequence.stop_ids.end();
+}
+
+bool Generation::too_short(const Sequence& sequence) {
+  return static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
 }
 
 void Generation::sample(std::vector<Draw>& draws) {
@@ -104,12 +181,11 @@ void Generation::sample(std::vector<Draw>& draws) {
 
 Sampled Generation::sample(const Draw& draw, Sampler& sampler) const {
   const Sequence& sequence = *draw.sequence;
-  const bool too_short = static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
   return sampler.sample(
       {.logits = draw.logits,
        .next_id = draw.next_id,
        .allowed = parts_.allowed,
-       .suppressed = too_short ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
+       .suppressed = too_short(sequence) ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
        .params = sequence.sampling,
        .counts = sequence.counts,
        .position = sequence.tokens.size()});

@@ -42,8 +42,13 @@ class Generation {
   // Ends every sequence.
   void end_all(ern_finish reason, const char* message);
 
-  // One step of the model for whoever can go on. False if nobody can.
-  bool step();
+  // One step of the model for whoever can go on. False if nobody can. `alone`: nobody else wants the executor soon, so
+  // that the step after it may be begun before its tokens are looked at.
+  bool step(bool alone);
+  // Ends what is under way: whoever else uses the executor or the pool's blocks comes after it.
+  void settle();
+  // After a failure in mid-step: what was begun is waited for, if the device still answers, and forgotten.
+  void abandon(bool device_lost);
 
   // The scheduler's and the pool's numbers, for everybody.
   void publish_counters();
@@ -52,11 +57,18 @@ class Generation {
  private:
   struct Draw {  // one row to sample from
     Sequence* sequence;
-    float* logits;
+    int32_t row;
+    float* logits;  // nullptr where next_id is all that is asked
     int32_t next_id;
     Sampled result;
   };
 
+  void begin(std::span<const StepEntry> entries, bool ids_of_last);
+  bool go_ahead();
+  void collect(const StepResult& result);
+  bool wants_logits(const Sequence& sequence) const;
+  bool reads_logits(const Draw& draw) const;
+  static bool too_short(const Sequence& sequence);
   void sample(std::vector<Draw>& draws);
   Sampled sample(const Draw& draw, Sampler& sampler) const;
   void accept(Sequence& sequence, Sampled sampled);
@@ -66,6 +78,9 @@ class Generation {
   Parts parts_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;
   std::vector<Sampler> samplers_;  // one a thread
+  int32_t under_way_ = 0;      // steps that were begun and have not ended; the first of them is the scheduler's step
+  int64_t looked_at_ = 0;      // when the last one ended
+  int64_t begun_at_ = 0;       // the step at hand
   // Of the step at hand; kept for their memory.
   std::vector<StepItem> items_;
   std::vector<Draw> draws_;

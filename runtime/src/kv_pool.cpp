@@ -29,7 +29,6 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 }  // namespace
 
 Result<KvPool> KvPool::create(int32_t blocks, int32_t block_size, uint64_t block_bytes) {
-  KvPool pool;
   if (block_bytes > (uint64_t{1} << 47) / static_cast<uint64_t>(blocks))
     return Status{Code::out_of_memory, "KV cache: more than an address space"};
   // Pages come as they are used, so nothing else would say that they can't all come.
@@ -40,9 +39,18 @@ Result<KvPool> KvPool::create(int32_t blocks, int32_t block_size, uint64_t block
   }
   auto memory = Mapping::anonymous(bytes, "KV cache");
   if (!memory.ok()) return memory.status();
+  std::byte* const base = memory.value().data();
+  KvPool pool = over(blocks, block_size, [base, block_bytes](int32_t to, int32_t from) {
+    std::memcpy(base + static_cast<uint64_t>(to) * block_bytes, base + static_cast<uint64_t>(from) * block_bytes, block_bytes);
+  });
   pool.memory_ = std::move(memory.value());
+  return pool;
+}
+
+KvPool KvPool::over(int32_t blocks, int32_t block_size, std::function<void(int32_t to, int32_t from)> copy) {
+  KvPool pool;
+  pool.copy_ = std::move(copy);
   pool.block_size_ = block_size;
-  pool.block_bytes_ = block_bytes;
   pool.blocks_.resize(static_cast<size_t>(blocks));
   pool.tokens_.resize(static_cast<size_t>(blocks) * static_cast<size_t>(block_size));
   // With these nothing is allocated on the way of a step but the nodes of the two tables.
@@ -197,8 +205,7 @@ void KvPool::match_partly(std::span<const int32_t> tokens, int64_t limit, Match&
   retain(best);  // or allocate() might take this very block
   const int32_t copy = allocate();
   if (copy >= 0) {
-    std::memcpy(base() + static_cast<uint64_t>(copy) * block_bytes_,
-                base() + static_cast<uint64_t>(best) * block_bytes_, block_bytes_);
+    copy_(copy, best);
     match.blocks.push_back(copy);
     match.tokens += longest;
   }

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -27,6 +28,8 @@ class KvPool {
 
   // `bytes` of each block. Memory is reserved, not touched.
   static Result<KvPool> create(int32_t blocks, int32_t block_size, uint64_t block_bytes);
+  // The account alone, for blocks that lie elsewhere: `copy(to, from)` copies one there.
+  static KvPool over(int32_t blocks, int32_t block_size, std::function<void(int32_t to, int32_t from)> copy);
 
   std::byte* base() const { return memory_.data(); }
   int32_t block_size() const { return block_size_; }
@@ -81,8 +84,8 @@ class KvPool {
   void uncache(int32_t block);
 
   Mapping memory_;
+  std::function<void(int32_t to, int32_t from)> copy_;
   int32_t block_size_ = 0;
-  uint64_t block_bytes_ = 0;
   std::vector<Block> blocks_;
   std::vector<int32_t> tokens_;  // [blocks, block_size]: what is published
   std::vector<int32_t> empty_;   // taken from the back; low numbers last, so memory is touched from the start

@@ -92,7 +92,7 @@ void LogitsPass::run(const Parts& parts, ProgramKind kind, const int32_t* tokens
   const SamplingParams greedy;
   const TokenCounts counts;
   for (size_t row = 0; row < static_cast<size_t>(rows); ++row) {
-    float* const logits = result.logits + row * result.logits_stride;
+    float* const logits = parts.executor.logits(static_cast<int32_t>(row));
     std::copy_n(logits, vocab, logits_.begin() + static_cast<ptrdiff_t>(row * vocab));
     next_ids_[row] = parts.sampler
                          .sample({.logits = logits,
@@ -106,10 +106,10 @@ void LogitsPass::run(const Parts& parts, ProgramKind kind, const int32_t* tokens
   }
   // A row without a number has no choice; what follows it is as meaningless as it is.
   for (int32_t& id : next_ids_) id = std::max(id, 0);
-  if (kind == ProgramKind::trace) copy_trace(result, rows);
+  if (kind == ProgramKind::trace) copy_trace(parts.executor, result, rows);
 }
 
-void LogitsPass::copy_trace(const StepResult& result, int32_t rows) {
+void LogitsPass::copy_trace(Executor& executor, const StepResult& result, int32_t rows) {
   const std::span outputs(result.program->outputs, result.program->output_count);
   floats_.resize(outputs.size());
   ints_.resize(outputs.size());
@@ -125,7 +125,7 @@ void LogitsPass::copy_trace(const StepResult& result, int32_t rows) {
         given[e] = convert(stored[e / output.columns * output.row_stride + e % output.columns]);
       return given.data();
     };
-    const std::byte* const data = result.arena + output.offset;
+    const std::byte* const data = executor.traced(output);
     const auto same = [](auto value) { return value; };
     switch (output.dtype) {
       case Dtype::f32: tensor.f32 = gather(reinterpret_cast<const float*>(data), floats_[i], same); break;

@@ -49,7 +49,7 @@ class LogitsPass {
 
  private:
   void run(const Parts& parts, ProgramKind kind, const int32_t* tokens, int32_t rows);
-  void copy_trace(const StepResult& result, int32_t rows);
+  void copy_trace(Executor& executor, const StepResult& result, int32_t rows);
   int32_t rows_of_next_chunk(const Parts& parts, ProgramKind kind) const;
 
   const ern_logits_request request_;

@@ -13,11 +13,12 @@
 #include <cstdint>
 
 #include "device/cpu/kernel.hpp"
+#include "device_plan.hpp"
 
 namespace ern {
 
 // Raised when a field changes its meaning; Engine::create refuses a plan of another number.
-inline constexpr uint32_t plan_abi = 1;
+inline constexpr uint32_t plan_abi = 2;
 
 // Memory that arguments point into. Bases are aligned to 4096, so an offset's alignment is the pointer's up to that.
 enum class Space : uint32_t {
@@ -34,12 +35,13 @@ struct Arg {
 
 // One call of one generated function by every thread of the team; a barrier follows. The runtime chooses the team's
 // size from step to step, so kernels give the same bits whatever it is. `args` become the void* const* of KernelFn, in
-// order.
+// order. On a GPU: one launch, whose parameters are the step and then the pointers.
 struct Launch {
   const char* name;  // for people and profiles; static text
-  KernelFn fn;
+  KernelFn fn;       // nullptr on a GPU
   const Arg* args;
   uint32_t arg_count;
+  const DeviceLaunch* device = nullptr;
 };
 
 enum class ProgramKind : uint32_t {
@@ -129,7 +131,7 @@ struct SyntheticWeight {
 
 struct Plan {
   uint32_t abi;           // plan_abi
-  ArchLevel arch;         // what the kernels were compiled for
+  ArchLevel arch;         // what the kernels were compiled for, on a CPU
   const char* build_id;   // equals manifest.json's "build_id"
   // A JSON object of what only the compiler knows ("model", "target", "arch", "activations", "version"...): ern_info
   // adds its members to it and looks no deeper. Numbers and words of the compiler's own; text from a model folder must
@@ -156,6 +158,8 @@ struct Plan {
 
   const Program* programs;  // decode and prefill, at least; without score or trace, ern_logits refuses what needs them
   uint32_t program_count;
+
+  const DevicePlan* device = nullptr;  // of a GPU; without it kernels are functions of this library
 };
 
 // Defined by the generated src/plan.cpp.

@@ -9,6 +9,8 @@ namespace {
 constexpr uint64_t most =
     uint64_t{1} << 46;  // bytes; products and sums of what is checked against it stay far below 2^64
 
+constexpr uint32_t most_arguments = 64, most_maps = 8;
+
 class Checker {
  public:
   explicit Checker(const Plan& plan) : plan_(plan) {}
@@ -97,7 +99,7 @@ class Checker {
     if (logits != 1 || next_ids > 1) return bug("expected logits [rows, vocab] once and next_ids [rows] at most once");
     for (uint32_t i = 0; i < program.launch_count; ++i) {
       const Launch& launch = program.launches[i];
-      if (!launch.fn) return bug("a launch without a function");
+      if (plan_.device ? !fits_device(launch) : !launch.fn) return bug("a launch without a function, or with a wrong one");
       for (uint32_t a = 0; a < launch.arg_count; ++a) {
         const Arg& arg = launch.args[a];
         const uint64_t space = arg.space == Space::weights  ? plan_.weights_bytes
@@ -110,6 +112,18 @@ class Checker {
       }
     }
     return {};
+  }
+
+  bool fits_device(const Launch& launch) const {
+    const DeviceLaunch* const device = launch.device;
+    if (!device || device->function >= plan_.device->function_count || launch.arg_count > most_arguments) return false;
+    for (uint32_t i = 0; i < device->map_count; ++i) {
+      const DeviceMap& map = device->maps[i];
+      if (map.argument >= launch.arg_count || map.rank < 1 || map.rank > 5) return false;
+    }
+    for (const GridCount& count : device->grid)
+      if (count.constant == 0 || count.per == 0 || count.times == 0) return false;
+    return device->map_count <= most_maps;
   }
 
   const Plan& plan_;

@@ -28,7 +28,9 @@ void Scheduler::add(Sequence& sequence) {
   for (auto* list : {&waiting_, &resident_, &active_}) {
     if (list->capacity() < everybody) list->reserve(2 * everybody);
   }
-  if (step_.capacity() < everybody) step_.reserve(2 * everybody);
+  for (auto* list : {&step_, &ahead_}) {
+    if (list->capacity() < everybody) list->reserve(2 * everybody);
+  }
   insert(waiting_, sequence);
 }
 
@@ -106,12 +108,42 @@ std::span<const StepEntry> Scheduler::next_step() {
   return step_;
 }
 
+std::span<const StepEntry> Scheduler::step_ahead() {
+  if (!waiting_.empty() || resident_.size() != step_.size()) return {};
+  int32_t wanted = 0;
+  for (const auto& [sequence, rows] : step_) {
+    if (!sequence || rows != 1 || sequence->pending() != 1) return {};
+    // The token of the step at hand must leave room for another, in the request and in its reader's queue.
+    if (static_cast<int64_t>(sequence->tokens.size()) + 1 >= sequence->most) return {};
+    if (sequence->unread + 1 >= sequence->most_unread) return {};
+    wanted += std::max(0, blocks_for(sequence->computed + 2) - static_cast<int32_t>(sequence->blocks.size()));
+  }
+  if (wanted > pool_.free_blocks()) return {};
+  for (const StepEntry& entry : step_) {
+    std::vector<int32_t>& blocks = entry.sequence->blocks;
+    if (static_cast<int32_t>(blocks.size()) < blocks_for(entry.sequence->computed + 2)) blocks.push_back(pool_.allocate());
+  }
+  ahead_ = step_;
+  return ahead_;
+}
+
 void Scheduler::commit() {
   for (const StepEntry& entry : step_) {
+    if (!entry.sequence) continue;
     entry.sequence->computed += entry.rows;
     publish(*entry.sequence);
   }
-  step_.clear();
+  step_.swap(ahead_);
+  ahead_.clear();
+}
+
+// What a step under way still writes for it goes behind what was published, into blocks that whoever gets them next writes
+// after that step.
+void Scheduler::leave_steps(const Sequence& sequence) {
+  for (auto* list : {&step_, &ahead_}) {
+    for (StepEntry& entry : *list)
+      if (entry.sequence == &sequence) entry.sequence = nullptr;
+  }
 }
 
 // Room for one more row. False if the sequence itself had to make way.
@@ -156,6 +188,7 @@ void Scheduler::publish(Sequence& sequence) {
 }
 
 void Scheduler::release(Sequence& sequence) {
+  leave_steps(sequence);
   if (!sequence.resident) return;
   const int64_t size = pool_.block_size();
   const size_t whole = sequence.serials.size();

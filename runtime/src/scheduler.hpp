@@ -23,7 +23,7 @@ struct SchedulerLimits {
 };
 
 struct StepEntry {
-  Sequence* sequence;
+  Sequence* sequence;  // nullptr: it left, and what is computed for it is nobody's
   int32_t rows;  // tokens[computed, computed + rows)
 };
 
@@ -37,10 +37,21 @@ class Scheduler {
   void remove(Sequence& sequence);
 
   // The next step: admits who fits, then one row of each sequence that has one left, then prompts in chunks, oldest
-  // first. Each entry's blocks hold its rows. Empty when nobody can go on. Valid until the next call.
+  // first. Each entry's blocks hold its rows. Empty when nobody can go on. Valid until the next call; entries of sequences
+  // that leave meanwhile, or lose their blocks, become null. The step before was committed.
   std::span<const StepEntry> next_step();
-  // The step was run: its rows are in the cache, whole blocks are published.
+  // The step after the one at hand, as far as it is certain before its tokens are known: the same sequences with one row
+  // each, the token after their last one. Empty if anybody else could have a say in it, or somebody is about to end or to
+  // stall. Blocks are at hand for it; once it is made, the step at hand may be run and committed, and this one is then the
+  // step at hand.
+  std::span<const StepEntry> step_ahead();
+  // The step at hand was run: its rows are in the cache, whole blocks are published.
   void commit();
+  // The step at hand. Empty if there is none.
+  std::span<const StepEntry> step() const { return step_; }
+  // Forgets the step ahead, or both: what was run of them is not in the cache.
+  void drop_ahead() { ahead_.clear(); }
+  void drop() { step_.clear(), ahead_.clear(); }
 
   // Takes `count` blocks for a use of its own, making sequences wait if it must. False, and nothing taken, if there are
   // not so many.
@@ -61,12 +72,13 @@ class Scheduler {
   void preempt(Sequence& sequence);
   void publish(Sequence& sequence);
   void release(Sequence& sequence);
+  void leave_steps(const Sequence& sequence);
 
   KvPool& pool_;
   const SchedulerLimits limits_;
   std::vector<Sequence*> waiting_, resident_;  // each by number
   std::vector<Sequence*> active_;
-  std::vector<StepEntry> step_;
+  std::vector<StepEntry> step_, ahead_;
   uint64_t preemptions_ = 0;
 };
 

@@ -9,7 +9,7 @@
 namespace ern {
 
 // Same order as ern_status in include/ern.h (static_asserted there where both are seen).
-enum class Code : int { ok = 0, invalid_argument, not_found, corrupt, unsupported, out_of_memory, busy, cancelled, io, internal };
+enum class Code : int { ok = 0, invalid_argument, not_found, corrupt, unsupported, out_of_memory, busy, cancelled, io, internal, device };
 
 class [[nodiscard]] Status {
  public:

@@ -52,6 +52,10 @@ class Filler {
     }
   }
 
+  // What fill() draws with, for those who draw elsewhere.
+  uint64_t stream() const { return stream_; }
+  const std::vector<Element>& table() const { return table_; }
+
   // Elements [begin, end) of the weight that starts at `data`; begin is a multiple of 4.
   void fill(Element* data, uint64_t begin, uint64_t end) const {
     const Element* table = table_.data();

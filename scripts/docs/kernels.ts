@@ -10,10 +10,10 @@ const TABLE = "src/kernels/table.ts";
 
 export function kernelsPage(): string {
   const names = [...new Set(KERNELS.map(({ name }) => name))];
-  const rows = KERNELS.map(({ op, name, order }) => `| [${op}](ops.md#${op}) | [${name}](#${name}) | ${order} |`);
+  const rows = KERNELS.map(({ op, target, name, order }) => `| [${op}](ops.md#${op}) | ${target} | [${name}](#${name}) | ${order} |`);
   const intro = [
-    `What [${TABLE}](../${TABLE}) offers for each op, the default first. A kernel is a header in [runtime/device/cpu](../runtime/device/cpu); a template in`,
-    "[templates/cpu](../templates/cpu) fixes its sizes and types and makes one function of it, which is one file of the generated package.",
+    `What [${TABLE}](../${TABLE}) offers for each op and target, the default first. A kernel is a header in [runtime/device](../runtime/device); a template in`,
+    "[templates](../templates) fixes its sizes and types and makes functions of it, which are one file of the generated package.",
     "",
     "Kernels of one *order* sum in the same order, whatever the number of rows, sequences and threads: their results are equal bit for bit.",
   ];
@@ -23,12 +23,13 @@ export function kernelsPage(): string {
       KERNELS.filter((kernel) => kernel.name === name),
     ),
   );
-  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | kernel | order of sums |\n|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n`;
+  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | target | kernel | order of sums |\n|---|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n`;
 }
 
 function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
-  const template = `templates/cpu/${name}.hbs`;
-  const header = /#include "(device\/cpu\/[^"]+)"/.exec(readText(template))?.[1];
+  const [{ target, template: file = name }] = kernels as readonly [AnyKernel];
+  const template = `templates/${target}/${file}.hbs`;
+  const header = /#include "(device\/(?:cpu|cuda)\/[^"]+)"/.exec(readText(template))?.[1];
   if (!header || !existsSync(join(ROOT, "runtime", header))) throw new Error(`${template} includes no kernel header that exists`);
   const path = `runtime/${header}`;
   const facts = kernels.flatMap((kernel) => [

@@ -2,7 +2,7 @@
 
 import ts from "typescript";
 import { LEVELS, type Level, OP_NAMES, type OpName, opDef, type Trait } from "../../src/ir/ops.js";
-import { kernelsFor } from "../../src/kernels/table.js";
+import { KERNELS } from "../../src/kernels/table.js";
 import { commentAbove, GENERATED, parseSource, properties, toMarkdown } from "./source.js";
 
 const TABLE = "src/ir/ops.ts";
@@ -41,7 +41,7 @@ function opSection(name: OpName, comment: string): string {
   const { operands, attrs, results, traits } = opDef(name);
   const attributes = Object.entries(attrs).map(([key, kind]) => (kind.endsWith("?") ? `${key}?: ${kind.slice(0, -1)}` : `${key}: ${kind}`));
   const braces = attributes.length > 0 ? ` {${attributes.join(", ")}}` : "";
-  const kernels = [...new Set(kernelsFor(name).map((kernel) => kernel.name))];
+  const kernels = [...new Set(KERNELS.filter(({ op }) => op === name).map((kernel) => kernel.name))];
   const notes = [
     traits.length > 0 ? `Traits: ${traits.map((trait) => `\`${trait}\``).join(", ")}.` : "Not pure.",
     kernels.length > 0 ? `Kernels: ${kernels.map((kernel) => `[\`${kernel}\`](kernels.md#${kernel})`).join(", ")}.` : "",

@@ -110,13 +110,21 @@ function guardsOf(file: ts.SourceFile): string[] {
   return found;
 }
 
+/** The arrays that fusionPasses() joins; the second is for GPUs alone. */
+const FUSIONS = ["FIRST_PASSES", "LAUNCH_PASSES", "LAST_PASSES"];
+const ON_GPUS = "LAUNCH_PASSES";
+
 /** The array that lowering hands to the runner, with the fusions in their place. */
 function pipeline(): Step[] {
-  const fusions = arrayNamed(parseSource(PIPELINE), "FUSION_PASSES");
-  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
-    if (ts.isSpreadElement(element)) return fusions.map(step);
-    return [step(element)];
-  });
+  const file = parseSource(PIPELINE);
+  const fusions = FUSIONS.flatMap((name) =>
+    arrayNamed(file, name)
+      .map(step)
+      .map((each) =>
+        name === ON_GPUS ? { ...each, why: ["For GPUs", each.why && lowerFirst(each.why)].filter(Boolean).join(": ") } : each,
+      ),
+  );
+  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => (ts.isSpreadElement(element) ? fusions : [step(element)]));
 }
 
 function step(element: ts.Expression): Step {

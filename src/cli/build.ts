@@ -26,6 +26,7 @@ interface BuildFlags {
   blockSize?: number;
   tuning?: string;
   cxx?: string;
+  cuda?: string;
   disablePass: string[];
   limit?: number;
   dryRun?: boolean;
@@ -40,8 +41,8 @@ export function registerBuild(program: Command): void {
     .description("compile a model into a package")
     .argument("<input>", "model.json, config.json, model folder, or a preset such as ernie-4.5-0.3b")
     .option("-o, --out <dir>", "folder of the package")
-    .option("--target <target>", "cpu")
-    .option("--arch <arch>", "native, x86-64-v3, x86-64-v4, x86-64-v4-vnni or x86-64-v4-bf16")
+    .option("--target <target>", "cpu or cuda")
+    .option("--arch <arch>", "native, x86-64-v3, x86-64-v4, x86-64-v4-vnni or x86-64-v4-bf16; for cuda native, sm_80 or sm_90a")
     .option("--activations <type>", "bf16 or f32")
     .option("--deterministic", "bit-equal results whatever the batch, chunks and threads")
     .option("--weights <source>", "pack, or synthetic:<seed> for random weights made when the package is loaded")
@@ -53,6 +54,7 @@ export function registerBuild(program: Command): void {
     .option("--block-size <n>", "tokens in a block of the KV cache, a multiple of 16", integer(1))
     .option("--tuning <file>", "table of measured kernel variants, or none (default: what was measured on machines like this one)")
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
+    .option("--cuda <dir>", "CUDA toolkit (default: CUDA_HOME, then PATH, then what `toolchain install cuda` made)")
     .option("--disable-pass <name>", "leave a pass out; may be given again", (name: string, all: string[]) => [...all, name], [])
     .option("--limit <n>", "stop the passes after n rewrites, to find the guilty one by halving", integer(0))
     .option("--dry-run", "stop before anything is written")
@@ -108,7 +110,7 @@ function requestFlags(flags: BuildFlags): RequestFlags {
   return Object.fromEntries(REQUEST_FLAGS.map((name) => [name, flags[name]]));
 }
 
-function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: BuildFlags) {
+function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx, cuda }: BuildFlags) {
   return {
     dryRun: dryRun ?? false,
     disablePasses: disablePass,
@@ -116,6 +118,7 @@ function compileFlags({ dryRun, disablePass, limit, dumpDir, printIr, cxx }: Bui
     ...(dumpDir === undefined ? {} : { dumpDir }),
     ...(printIr === undefined ? {} : { levels: levelsUpTo(printIr === true ? undefined : printIr) }),
     ...(cxx === undefined ? {} : { cxx }),
+    ...(cuda === undefined ? {} : { cuda }),
   };
 }
 

@@ -12,6 +12,7 @@ import { registerInspect } from "./inspect.js";
 import { registerLogits } from "./logits.js";
 import { registerOpt } from "./opt.js";
 import { registerRun } from "./run.js";
+import { registerToolchain } from "./toolchain.js";
 import { registerTune } from "./tune.js";
 import { registerVerify } from "./verify.js";
 
@@ -28,6 +29,7 @@ const VERBS = [
   registerOpt,
   registerDoctor,
   registerCache,
+  registerToolchain,
 ];
 
 /** All verbs with their options and help; nothing runs before `parseAsync`. */

@@ -7,7 +7,7 @@ import { loadModel } from "../frontend/load-model.js";
 import { type CompileRequest, resolveRequest } from "../frontend/model-json.js";
 import { kernelGraphs } from "../lower.js";
 import { peakOperations } from "../passes/lower/cost.js";
-import { type ArchLevel, isArchLevel, missingFlags, readCpuFlags, resolveArch } from "../toolchain/arch.js";
+import { type CpuArch, isCpuArch, missingFlags, readCpuFlags, resolveArch } from "../toolchain/arch.js";
 import { measureBandwidth } from "../toolchain/bandwidth.js";
 import { Cache } from "../toolchain/cache.js";
 import { findCompiler } from "../toolchain/compiler.js";
@@ -134,7 +134,7 @@ export function withModelOptions(command: Command): Command {
 export async function tasksFor(
   input: string,
   flags: ModelFlags,
-): Promise<{ readonly tasks: readonly Task[]; readonly arch: ArchLevel; readonly request: CompileRequest }> {
+): Promise<{ readonly tasks: readonly Task[]; readonly arch: CpuArch; readonly request: CompileRequest }> {
   if (flags.quantization !== undefined)
     throw new Diagnostic({
       code: "request-quantization-unsupported",
@@ -145,6 +145,14 @@ export async function tasksFor(
     });
   const { target, arch: level, threads } = flags;
   const request = await resolveRequest(input, { target, arch: level, threads, dryRun: true });
+  if (request.target === "cuda")
+    throw new Diagnostic({
+      code: "tune-target-unsupported",
+      kind: "unsupported",
+      message: "found target cuda, expected cpu",
+      place: "--target",
+      hint: "kernels for GPUs are timed by the programs in bench/gpu until the tuner can measure there",
+    });
   const arch = resolveArch(request.arch);
   const { weights } = await loadModel(request);
   const graphs = kernelGraphs({ ...request, weights, arch, tuning: undefined });
@@ -160,7 +168,7 @@ async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
     tasks: all,
     arch,
     request,
-  } = await tasksFor(input, recorded !== undefined && isArchLevel(recorded) ? { ...flags, arch: recorded } : flags);
+  } = await tasksFor(input, recorded !== undefined && isCpuArch(recorded) ? { ...flags, arch: recorded } : flags);
   const machine = replay?.sweep.machine ?? describeMachine(arch, request.threads ?? undefined);
   const device = replay?.sweep.device ?? deviceClass(arch, machine.threads);
   const tasks = flags.shard ? shardOf(all, flags.shard.index, flags.shard.count) : all;
@@ -192,7 +200,7 @@ async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
 }
 
 /** A level that this CPU lacks can be built for, but not measured. */
-export function checkRuns(arch: ArchLevel): void {
+export function checkRuns(arch: CpuArch): void {
   const missing = missingFlags(arch, readCpuFlags());
   if (missing.length === 0) return;
   throw new Diagnostic({
@@ -204,7 +212,7 @@ export function checkRuns(arch: ArchLevel): void {
   });
 }
 
-async function limitsOf(arch: ArchLevel, { threads }: Machine) {
+async function limitsOf(arch: CpuArch, { threads }: Machine) {
   return { bytesPerSecond: await measureBandwidth(threads), operationsPerSecond: threads * peakOperations(arch) };
 }
 

@@ -11,6 +11,7 @@ import { copyFile, cp, mkdir, readdir, stat, writeFile } from "node:fs/promises"
 import { basename, dirname, join } from "node:path";
 import type { UsedKernel } from "../kernels/kernel-def.js";
 import { projectPath } from "../project.js";
+import type { Target } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Bindings } from "./bindings.js";
 import type { RootFile } from "./output-folder.js";
@@ -60,15 +61,23 @@ export class BuildFiles {
 }
 
 /** Copies what every package of this compiler has: the runtime's sources and the JavaScript of the host. */
-export async function copyFixedFiles(files: BuildFiles): Promise<void> {
+export async function copyFixedFiles(files: BuildFiles, target: Target): Promise<void> {
   for (const folder of RUNTIME_FOLDERS) {
-    await cp(projectPath(`runtime/${folder}`), join(files.dir, folder), {
+    const from = projectPath(`runtime/${folder}`);
+    await cp(from, join(files.dir, folder), {
       recursive: true,
-      filter: (path) => !basename(path).includes(".") || /\.(h|hpp|cpp)$/.test(path),
+      filter: (path) =>
+        (!basename(path).includes(".") || /\.(h|hpp|cpp|cuh)$/.test(path)) && belongs(`${folder}${path.slice(from.length)}`, target),
     });
   }
   for (const path of await sourcesBelow(files.dir)) await files.add(path);
   for (const name of HOST_FILES) await files.copy(name, projectPath(`dist/host/bundle/${name}`));
+}
+
+/** A package has the code of its own device; the runtime shares the CPU's idea of a step and a team. */
+function belongs(path: string, target: Target): boolean {
+  if (target === "cpu") return path !== "src/cuda" && path !== "device/cuda";
+  return !path.startsWith("device/cpu/") || path === "device/cpu/kernel.hpp";
 }
 
 async function sourcesBelow(dir: string, prefix = ""): Promise<string[]> {
@@ -81,7 +90,7 @@ async function sourcesBelow(dir: string, prefix = ""): Promise<string[]> {
 
 /** Hash of all sources that the library is made of; with the flags and the compiler it names a build. */
 export function sourcesHash(files: BuildFiles): string {
-  return sha256(JSON.stringify(Object.entries(files.list()).filter(([path]) => /\.(h|hpp|cpp|txt|map)$/.test(path))));
+  return sha256(JSON.stringify(Object.entries(files.list()).filter(([path]) => /\.(h|hpp|cpp|cu|cuh|S|txt|map)$/.test(path))));
 }
 
 export function rootFiles({ types, esm, cjs }: Bindings): ReadonlyMap<RootFile, string> {

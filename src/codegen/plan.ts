@@ -6,9 +6,11 @@
 import { bug } from "../diagnostics.js";
 import type { Graph, NodeOf, Value } from "../ir/graph.js";
 import { type DType, maxDim, type TensorType } from "../ir/types.js";
+import type { UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { placeInputs, STEP_INPUTS } from "../passes/plan/step-inputs.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import { type ArchLevel, isCudaArch } from "../toolchain/arch.js";
+import { type DeviceTables, deviceTables, deviceView, launchView } from "./device-plan.js";
 import { renderTemplate } from "./render.js";
 
 export type ProgramKind = "prefill" | "decode" | "score" | "trace";
@@ -49,17 +51,22 @@ export interface PlanInput {
   readonly weightsBytes: number;
   readonly weights: PlanWeights;
   readonly programs: readonly PlanProgram[];
+  /** By name: what a GPU launches. */
+  readonly kernels: readonly UsedKernel[];
 }
 
 export function renderPlan(input: PlanInput): string {
-  const programs = input.programs.map(programView);
+  const device = isCudaArch(input.arch) ? deviceTables(input.arch, input.kernels, input.weights.kind === "synthetic") : undefined;
+  const programs = input.programs.map((program) => programView(program, device));
   const kernels = [...new Set(input.programs.flatMap(({ graph }) => callsOf(graph).map(({ attrs }) => attrs.kernel)))].sort();
   return renderTemplate("package/plan", {
     version: input.version,
     kernels: kernels.map((name) => ({ name: identifier(name) })),
     programs,
     program_count: programs.length,
-    arch: identifier(input.arch.replaceAll("-", "_")),
+    ...deviceView(device),
+    // The runtime of a GPU package runs on any x86-64.
+    arch: device ? "x86_64_v3" : identifier(input.arch.replaceAll("-", "_")),
     build_id: identifier(input.buildId),
     info_json: rawString(JSON.stringify(input.info)),
     vocab_size: input.vocabSize,
@@ -110,7 +117,7 @@ export function arenaBytes(graph: Graph): number {
   );
 }
 
-function programView({ kind, graph }: PlanProgram): View {
+function programView({ kind, graph }: PlanProgram, device: DeviceTables | undefined): View {
   const id = identifier(graph.name);
   const buffers = buffersOf(graph);
   const place = (value: Value): { space: string; offset: number } => {
@@ -118,6 +125,10 @@ function programView({ kind, graph }: PlanProgram): View {
     if (!buffer) throw bug(`a call of @${graph.name} has an argument that is no buffer`);
     return { space: identifier(buffer.attrs.space), offset: buffer.attrs.offset };
   };
+  const [maxTokens, maxSequences] = (["T", "S"] as const).map((symbol) => maxDim({ symbol, times: 1, plus: 0 }, graph.bounds)) as [
+    number,
+    number,
+  ];
   let first = 0;
   const launches = callsOf(graph).map((node, number) => {
     const args = node.operands.args.map(place);
@@ -129,6 +140,8 @@ function programView({ kind, graph }: PlanProgram): View {
       first,
       count: args.length,
       program: id,
+      is_device: device !== undefined,
+      ...launchView(device, node.attrs.kernel, { tokens: maxTokens, sequences: maxSequences }),
     };
     first += args.length;
     return launch;
@@ -141,8 +154,10 @@ function programView({ kind, graph }: PlanProgram): View {
   return {
     id,
     kind,
-    max_tokens: maxDim({ symbol: "T", times: 1, plus: 0 }, graph.bounds),
-    max_sequences: maxDim({ symbol: "S", times: 1, plus: 0 }, graph.bounds),
+    is_device: device !== undefined,
+    map_count: launches.reduce((sum, { maps }) => sum + (maps as readonly View[]).length, 0),
+    max_tokens: maxTokens,
+    max_sequences: maxSequences,
     launches,
     launch_count: launches.length,
     arena_bytes: arenaBytes(graph),

@@ -6,14 +6,13 @@ import { layerPrefix } from "./weights.js";
 
 /** h [T, H] f32 -> the residual stream after attention, and the cache with this step's keys and values. */
 export function attentionBlock(context: Context, layer: number, h: Value, cache: Value): { readonly h: Value; readonly cache: Value } {
-  const { b, config, weights, act, positions } = context;
+  const { b, config, weights, act, attentionInput: dtype, positions } = context;
   const { heads, kvHeads, headDim } = config;
   const prefix = layerPrefix(layer);
   const norm = `${prefix}input_layernorm.weight`;
   const weight = weights.get(norm);
   // Rounding what q, k and v read is the largest error of all: attention's exponentials amplify it. Routers turn it into other experts, so with
   // experts these projections read f32; they are a small part of such a model (test/e2e/goldens-bf16.test.ts holds the choices).
-  const dtype = config.moe ? "f32" : act;
   const x = b.at(fromWeight(norm)).value("rms_norm", { x: h, weight }, { eps: config.normEps, dtype });
 
   const rotated = (name: string, count: number): Value => {

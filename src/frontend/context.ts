@@ -12,6 +12,8 @@ export interface Context {
   readonly weights: WeightEmitter;
   /** What matmuls read. */
   readonly act: DType;
+  /** What q, k and v read. */
+  readonly attentionInput: DType;
   readonly positions: Value;
   readonly slots: Value;
   readonly queryStart: Value;

@@ -5,6 +5,7 @@
 
 import { basename, dirname, join, resolve } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
+import type { Target } from "../toolchain/arch.js";
 import { openCheckpoint } from "../weights/checkpoint.js";
 import { type ModelConfig, parseConfig, readConfig } from "./config.js";
 import { isFile, isFolder, type Json, type JsonObject, readJsonObject } from "./json.js";
@@ -44,7 +45,7 @@ export interface CompileRequest {
   readonly source: ModelSource;
   readonly config: ModelConfig;
   readonly warnings: readonly Diagnostic[];
-  readonly target: "cpu";
+  readonly target: Target;
   /** A level, or `native`. */
   readonly arch: string;
   readonly activations: "bf16" | "f32";
@@ -63,6 +64,7 @@ export async function resolveRequest(input: string, flags: RequestFlags = {}, cw
   const written = await readRequest(input, cwd);
   const request = merge(written, flags);
   const place = (key: string): string => placeOf(written, flags, key);
+  const target = request.target ?? "cpu";
   refuseUnsupported(request, place);
   const { source, config, warnings } = await findModel(written, cwd);
   const weights = parseWeights(request.weights ?? "pack");
@@ -78,11 +80,11 @@ export async function resolveRequest(input: string, flags: RequestFlags = {}, cw
     source,
     config,
     warnings,
-    target: "cpu",
+    target,
     arch: request.arch ?? "native",
     activations: request.activations ?? "bf16",
     deterministic: request.deterministic ?? false,
-    limits: resolveLimits(request, config, place),
+    limits: resolveLimits(request, config, place, target),
     weights,
     tuning: pathOf("tuning"),
     threads: request.threads ?? null,
@@ -144,11 +146,12 @@ function placeOf({ file }: WrittenRequest, flags: RequestFlags, path: string): s
   return flags[key] !== undefined || file === null ? flagOf(path) : `${file}: ${path}`;
 }
 
-function refuseUnsupported({ target, quantization, adapters }: RequestFile, place: (key: string) => string): void {
+function refuseUnsupported({ target, activations, quantization, adapters }: RequestFile, place: (key: string) => string): void {
   const refuse = (key: string, message: string, hint: string): never => {
     throw new Diagnostic({ code: `request-${key}-unsupported`, kind: "unsupported", message, place: place(key), hint });
   };
-  if (target === "cuda") refuse("target", "found cuda, expected cpu", "leave target out, or say cpu");
+  if (target === "cuda" && activations === "f32")
+    refuse("activations", "found f32 with target cuda, expected bf16", "leave activations out: GPU kernels read bf16, and add in f32");
   if (quantization !== undefined && quantization !== null)
     refuse("quantization", "found a quantization, expected null", "leave it out: weights stay bf16");
   if (adapters !== undefined && adapters.length > 0)
@@ -211,8 +214,14 @@ function parseWeights(text: string): CompileRequest["weights"] {
   return seed === undefined ? { kind: "pack" } : { kind: "synthetic", seed: Number(seed) };
 }
 
-function resolveLimits({ limits = {} }: RequestFile, config: ModelConfig, place: (key: string) => string): Limits {
-  const { blockSize = 32, maxBatch = 8, prefillChunk = 512 } = limits;
+/** A GPU needs more rows at once to be busy, and reads its cache in longer runs. */
+const DEFAULT_SIZES = {
+  cpu: { blockSize: 32, maxBatch: 8, prefillChunk: 512 },
+  cuda: { blockSize: 64, maxBatch: 64, prefillChunk: 2048 },
+} as const;
+
+function resolveLimits({ limits = {} }: RequestFile, config: ModelConfig, place: (key: string) => string, target: Target): Limits {
+  const { blockSize, maxBatch, prefillChunk } = { ...DEFAULT_SIZES[target], ...limits };
   const maxContext = limits.maxContext ?? Math.min(config.maxPositions, DEFAULT_MAX_CONTEXT, limits.kvTokens ?? DEFAULT_MAX_CONTEXT);
   if (maxContext > config.maxPositions) {
     throw new Diagnostic({

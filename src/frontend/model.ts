@@ -26,11 +26,17 @@ export type ProgramKind = (typeof PROGRAM_KINDS)[number];
 export interface ProgramOptions {
   readonly kind: ProgramKind;
   readonly activations: "bf16" | "f32";
+  /** What q, k and v of a model with experts read (attention.ts); without it f32. */
+  readonly attentionInput?: "bf16" | "f32" | undefined;
   /** Of T, S and C in this program. */
   readonly bounds: SymbolBounds;
 }
 
-export function buildProgram(config: ModelConfig, weights: WeightSet, { kind, activations, bounds }: ProgramOptions): Graph {
+export function buildProgram(
+  config: ModelConfig,
+  weights: WeightSet,
+  { kind, activations, attentionInput, bounds }: ProgramOptions,
+): Graph {
   for (const symbol of ["T", "S", "C"] as const) {
     if (!bounds[symbol]) throw bug(`no bounds for ${symbol} in program ${kind}`);
   }
@@ -57,6 +63,7 @@ export function buildProgram(config: ModelConfig, weights: WeightSet, { kind, ac
     config,
     weights: emitter,
     act: activations,
+    attentionInput: attentionInput ?? (config.moe ? "f32" : activations),
     positions,
     slots,
     queryStart,

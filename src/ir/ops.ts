@@ -135,6 +135,10 @@ function linearShape(x: TensorType, weight: TensorType, bias: TensorType | undef
   return [rows, num(n, "weight rows")];
 }
 
+function checkNorm(x: TensorType, norm: TensorType | undefined): void {
+  if (norm) expect(sameShape(norm.shape, [rowsCols(x, "x")[1]]), "the norm must have one value a column of x");
+}
+
 function checkKv(cache: Type, kvHeads?: number, headDim?: number): asserts cache is ReturnType<typeof kvCache> {
   if (cache.kind !== "kv") throw new TypeMismatch("cache must be a kv value");
   if (kvHeads !== undefined) expect(cache.heads === kvHeads, `cache has ${cache.heads} heads, expected ${kvHeads}`);
@@ -506,15 +510,35 @@ export const OPS = {
       return [one("residual"), tensor(dtype("dtype"), [rows, width])];
     },
   },
-  /** silu(x . gate^T) * (x . up^T), gate and up interleaved in groups of rows. */
+  /**
+   * y = n . weight^T + bias + residual, where n is x, or with a norm rms_norm(x) rounded to `norm_dtype`. A norm costs each reader of x little where
+   * rows are few, and saves a launch that all of them would wait for.
+   */
+  projection: {
+    level: "fused",
+    summary: "y = rms_norm(x) . weight^T + bias + residual",
+    operands: ["x", "weight", "bias?", "norm?", "residual?"],
+    attrs: { eps: "float?", norm_dtype: "dtype?", dtype: "dtype" },
+    results: ["out"],
+    traits: ["pure", "rowwise"],
+    infer: ({ one, maybe, dtype }) => {
+      checkNorm(one("x"), maybe("norm"));
+      const out = tensor(dtype("dtype"), linearShape(one("x"), one("weight"), maybe("bias")));
+      const residual = maybe("residual");
+      if (residual) expect(sameType(residual, out), "residual and result differ in type");
+      return [out];
+    },
+  },
+  /** silu(x . gate^T) * (x . up^T), gate and up interleaved in groups of rows; a norm as in projection. */
   linear_swiglu: {
     level: "fused",
     summary: "silu(x . gate^T) * (x . up^T)",
-    operands: ["x", "weight", "bias?"],
-    attrs: { group: "int", dtype: "dtype" },
+    operands: ["x", "weight", "bias?", "norm?"],
+    attrs: { group: "int", eps: "float?", norm_dtype: "dtype?", dtype: "dtype" },
     results: ["out"],
     traits: ["pure", "rowwise"],
     infer: ({ one, maybe, int, dtype }) => {
+      checkNorm(one("x"), maybe("norm"));
       const [rows, n] = linearShape(one("x"), one("weight"), maybe("bias"));
       expect(n % (2 * int("group")) === 0, `${n} rows are not whole pairs of groups of ${int("group")}`);
       return [tensor(dtype("dtype"), [rows, n / 2])];
@@ -527,6 +551,24 @@ export const OPS = {
     operands: ["qkv", "positions", "slots", "cache"],
     attrs: { heads: "int", theta: "float", sections: "ints", dtype: "dtype" },
     results: ["q", "cache"],
+    traits: [],
+    infer: ({ one, any, int, dtype }) => {
+      const cache = any("cache");
+      checkKv(cache);
+      const [rows, width] = rowsCols(one("qkv"), "qkv");
+      const expected = (int("heads") + 2 * cache.heads) * cache.headDim;
+      expect(width === expected, `qkv has width ${width}, expected ${expected}`);
+      checkPositions(one("positions"), rows);
+      return [tensor(dtype("dtype"), [rows, int("heads") * cache.headDim]), cache];
+    },
+  },
+  /** rope_kv_append, then attention over the cache with what it appended. */
+  rope_attention: {
+    level: "fused",
+    summary: "rope_kv_append, then attention",
+    operands: ["qkv", "positions", "slots", "cache", "query_start", "context", "block_table"],
+    attrs: { heads: "int", theta: "float", sections: "ints", scale: "float", dtype: "dtype" },
+    results: ["out", "cache"],
     traits: [],
     infer: ({ one, any, int, dtype }) => {
       const cache = any("cache");
@@ -557,15 +599,16 @@ export const OPS = {
       return [out];
     },
   },
-  /** logits = x . weight^T + bias; ids = argmax(logits). */
+  /** logits = x . weight^T + bias; ids = argmax(logits); a norm as in projection. */
   head_argmax: {
     level: "fused",
     summary: "logits = x . weight^T; ids = argmax(logits)",
-    operands: ["x", "weight", "bias?"],
-    attrs: {},
+    operands: ["x", "weight", "bias?", "norm?"],
+    attrs: { eps: "float?", norm_dtype: "dtype?" },
     results: ["logits", "ids"],
     traits: ["pure", "rowwise"],
     infer: ({ one, maybe }) => {
+      checkNorm(one("x"), maybe("norm"));
       const [rows, n] = linearShape(one("x"), one("weight"), maybe("bias"));
       return [tensor("f32", [rows, n]), tensor("i32", [rows])];
     },

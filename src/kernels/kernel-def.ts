@@ -7,7 +7,8 @@ import { bug } from "../diagnostics.js";
 import type { Node, NodeOf } from "../ir/graph.js";
 import type { OpName } from "../ir/ops.js";
 import { type Dim, DTYPES, type DType, type Layout, type TensorType, type Type } from "../ir/types.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import type { ArchLevel, CpuArch, Target } from "../toolchain/arch.js";
+import type { CudaLaunch } from "./cuda-launch.js";
 import type { View } from "./view.js";
 
 /** What kernels depend on besides their node. */
@@ -61,13 +62,20 @@ export interface Footprint {
 /** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */
 export interface TuningPlace {
   readonly rows: number;
-  readonly arch: ArchLevel;
+  readonly arch: CpuArch;
 }
 
 export interface KernelDef<K extends OpName> {
   readonly op: K;
-  /** Name of the variant; also of its template in templates/cpu and its header in runtime/device/cpu, unless those are given. */
+  readonly target: Target;
+  /** Name of the variant, with the op the only one in the table; also of its template, unless that is given. */
   readonly name: string;
+  /** Within templates/<target>. */
+  readonly template?: string;
+  /** It is no default for buckets of more rows. */
+  readonly mostRows?: number;
+  /** The only programs that it computes right; without it all. */
+  readonly programs?: readonly string[];
   readonly order: ReductionOrder;
   /** What it can read for each operand that is a weight, best first. */
   readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
@@ -91,8 +99,19 @@ export interface KernelDef<K extends OpName> {
   readonly cost: (params: KernelParams, rows: number) => Cost;
   /** Base name of the generated file and of its function; how rows are counted is no part of it. */
   readonly file: (params: KernelParams) => string;
+  /** Where one op takes several launches in a row; without it one, with all `args`. */
+  readonly phases?: readonly Phase[];
+  /** How a GPU launches it, or a phase of it: block, grid, shared memory. */
+  readonly launch?: (params: KernelParams, phase: string) => CudaLaunch;
   /** What its template sees, besides `args` and `functions`. */
   readonly view: (params: KernelParams) => View;
+}
+
+export interface Phase {
+  /** Of its function's name. */
+  readonly suffix: string;
+  /** Names of arguments, in order; those that a launch lacks are left out. */
+  readonly args: readonly string[];
 }
 
 /** A generated file: one kernel, with a function for each way in which its rows are counted, so that it is compiled once. */
@@ -110,6 +129,7 @@ export interface KernelFunction {
   readonly name: string;
   /** Which field of Step counts the rows; undefined where the kernel's own code says so. */
   readonly rows: Rows["step"] | undefined;
+  readonly phase?: Phase;
 }
 
 export interface Argument {
@@ -121,9 +141,9 @@ export interface Argument {
 
 export type AnyKernel = { [K in OpName]: KernelDef<K> }[OpName];
 
-/** Keeps the op's own types inside a definition. */
-export function defineKernel<K extends OpName>(kernel: KernelDef<K>): AnyKernel {
-  return Object.freeze(kernel) as unknown as AnyKernel;
+/** Keeps the op's own types inside a definition; of a kernel for the CPU. */
+export function defineKernel<K extends OpName>(kernel: Omit<KernelDef<K>, "target" | "launch">): AnyKernel {
+  return Object.freeze({ ...kernel, target: "cpu" }) as unknown as AnyKernel;
 }
 
 /** The parameters of `kernel` for a node of its op, or why it does not fit. */
@@ -159,10 +179,17 @@ export function rowsOf(dim: Dim | undefined): Rows | undefined {
       : undefined;
 }
 
-/** The function of a kernel's file that a launch with these parameters calls: `_last` is for the last row of each sequence. */
-export function kernelFunction(kernel: AnyKernel, params: KernelParams): KernelFunction {
+/** The functions of a kernel's file that a launch with these parameters calls, one after the other: `_last` is for the last row of each sequence. */
+export function kernelFunctions(kernel: AnyKernel, params: KernelParams): readonly KernelFunction[] {
   const rows = params.rows === "tokens" || params.rows === "sequences" ? params.rows : undefined;
-  return { name: `${kernel.file(params)}${rows === "sequences" ? "_last" : ""}`, rows };
+  const name = `${kernel.file(params)}${rows === "sequences" ? "_last" : ""}`;
+  return kernel.phases?.map((phase) => ({ name: `${name}_${phase.suffix}`, rows, phase })) ?? [{ name, rows }];
+}
+
+/** What a function takes, in order. */
+export function functionArgs(kernel: AnyKernel, params: KernelParams, phase: Phase | undefined): readonly Argument[] {
+  const all = kernel.args(params);
+  return phase === undefined ? all : phase.args.flatMap((name) => all.find((arg) => arg.name === name) ?? []);
 }
 
 export function bytesOf(dtype: DType): number {

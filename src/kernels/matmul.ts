@@ -1,7 +1,7 @@
 /** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
 
 import type { NodeOf, Value } from "../ir/graph.js";
-import { type ArchLevel, vectorLanes } from "../toolchain/arch.js";
+import { type CpuArch, vectorLanes } from "../toolchain/arch.js";
 import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import {
   type AnyKernel,
@@ -34,7 +34,7 @@ export const TILING: readonly Tunable[] = [
 const FEW_TILES = 12;
 
 /** `tile_height` of matmul.hpp: rows of a tile where tile_rows is 0. */
-function tileHeight(params: KernelParams, arch: ArchLevel): number {
+function tileHeight(params: KernelParams, arch: CpuArch): number {
   const wide = params.x === "f32";
   if (vectorLanes(arch) === 16) return arch === "x86-64-v4-bf16" || wide ? 6 : 5;
   return wide ? 5 : 4;
@@ -167,6 +167,7 @@ const linearSwiglu = defineKernel({
     const { group, dtype } = node.attrs;
     const params = productParams(x, weight, x);
     if (typeof params === "string") return params;
+    if (node.operands.norm) return "a norm in front";
     if (![8, 16, 32].includes(group)) return `groups of ${group}, expected 8, 16 or 32`;
     if (dtype !== "f32" && dtype !== "bf16") return `writes no ${dtype}`;
     return { ...params, group, out: dtype, bias: hasBias(node) };
@@ -221,6 +222,7 @@ const headArgmax = defineKernel({
   weights: { weight: PANELS, bias: F32_ROW },
   fit: (node) => {
     const { x, weight } = node.operands;
+    if (node.operands.norm) return "a norm in front";
     const params = productParams(x, weight, x);
     return typeof params === "string" ? params : { ...params, bias: hasBias(node) };
   },

@@ -1,17 +1,16 @@
-/** The table of kernels: which there are for each op, the default first. A kernel is found by its op and name alone, so names may come again. */
+/** The table of kernels: which there are for each op and target, the default first. A kernel is found by its op and name alone, so names may come again for other ops. */
 
 import { bug } from "../diagnostics.js";
 import type { OpName } from "../ir/ops.js";
-import { ATTENTION_KERNELS } from "./attention.js";
+import type { Target } from "../toolchain/arch.js";
+import { CPU_KERNELS } from "./cpu-table.js";
+import { CUDA_KERNELS } from "./cuda/table.js";
 import type { AnyKernel } from "./kernel-def.js";
-import { MATMUL_KERNELS } from "./matmul.js";
-import { MOE_KERNELS } from "./moe.js";
-import { ROW_KERNELS } from "./rows.js";
 
-export const KERNELS: readonly AnyKernel[] = [...MATMUL_KERNELS, ...MOE_KERNELS, ...ATTENTION_KERNELS, ...ROW_KERNELS];
+export const KERNELS: readonly AnyKernel[] = [...CPU_KERNELS, ...CUDA_KERNELS];
 
-export function kernelsFor(op: OpName): readonly AnyKernel[] {
-  return KERNELS.filter((kernel) => kernel.op === op);
+export function kernelsFor(op: OpName, target: Target): readonly AnyKernel[] {
+  return KERNELS.filter((kernel) => kernel.op === op && kernel.target === target);
 }
 
 export function kernelByName(op: string, name: string): AnyKernel {

@@ -16,6 +16,8 @@ interface PassHead {
 /** Rewrites each graph by rules until none matches. */
 export interface RulePass extends PassHead {
   readonly rules: readonly Rule[];
+  /** The programs that it is for; without it all. */
+  readonly programs?: readonly string[];
 }
 
 /** Computes a new graph from each, or gives the same one back if there is nothing to do. */

@@ -97,6 +97,7 @@ function runPass(pass: Pass, graphs: readonly Graph[], limit: number): Outcome {
   const applied: Applied[] = [];
   const refused: Refused[] = [];
   const rewritten = graphs.map((graph) => {
+    if (pass.programs !== undefined && !pass.programs.includes(graph.name)) return graph;
     const result = applyRules(graph, pass.rules, { pass: pass.name, limit: limit - applied.length });
     applied.push(...result.applied);
     refused.push(...result.refused);

@@ -11,7 +11,7 @@ function append(cache: KvStore, k: RefTensor, v: RefTensor, slots: RefTensor): v
   for (let r = 0; r < rows; r++) cache.put(slots.data[r] as number, row(k, r), row(v, r));
 }
 
-export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_append"> = {
+const meanings: Meanings<"kv_append" | "attention" | "rope_kv_append"> = {
   kv_append: ({ cache, k, v, slots }) => {
     append(cache, k, v, slots);
     return [cache];
@@ -43,6 +43,17 @@ export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_ap
       }
     }
     return [refTensor(dtype, q.shape, out)];
+  },
+};
+
+export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_append" | "rope_attention"> = {
+  ...meanings,
+
+  rope_attention: (operands, attrs, environment, types) => {
+    const { qkv, positions, slots, cache, query_start, context, block_table } = operands;
+    const [q, kept] = meanings.rope_kv_append({ qkv, positions, slots, cache }, attrs, environment, types);
+    const [out] = meanings.attention({ q: q as RefTensor, cache, query_start, context, block_table }, attrs, environment, types);
+    return [out as RefTensor, kept as KvStore];
   },
 };
 

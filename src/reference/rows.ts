@@ -12,6 +12,16 @@ function pickRows(table: RefTensor, picks: RefTensor, dtype: RefTensor["dtype"])
   return castTo(dtype, out);
 }
 
+interface NormAttrs {
+  readonly eps?: number | undefined;
+  readonly norm_dtype?: RefTensor["dtype"] | undefined;
+}
+
+/** x as a product reads it: through the norm in front of it, if there is one. */
+function normed(x: RefTensor, norm: RefTensor | undefined, { eps = 0, norm_dtype = "f32" }: NormAttrs): RefTensor {
+  return norm ? rmsNorm(x, norm, eps, norm_dtype) : x;
+}
+
 export const rowMeanings: Meanings<
   | "embedding"
   | "rms_norm"
@@ -24,6 +34,7 @@ export const rowMeanings: Meanings<
   | "gather_rows"
   | "argmax"
   | "add_rms_norm"
+  | "projection"
   | "linear_swiglu"
   | "head_argmax"
 > = {
@@ -55,13 +66,20 @@ export const rowMeanings: Meanings<
     return [sum, rmsNorm(sum, weight, eps, dtype)];
   },
 
-  linear_swiglu: ({ x, weight, bias }, { group, dtype }) => {
-    const [rows, width] = [matrix(x)[0], matrix(weight)[0]];
-    return [refTensor(dtype, [rows, width / 2], swigluInterleaved(product(x, weight, bias), rows, width, group))];
+  projection: ({ x, weight, bias, norm, residual }, attrs) => {
+    const out = product(normed(x, norm, attrs), weight, bias);
+    if (residual) for (const [i, value] of residual.data.entries()) out[i] = (out[i] as number) + value;
+    return [refTensor(attrs.dtype, [matrix(x)[0], matrix(weight)[0]], out)];
   },
 
-  head_argmax: ({ x, weight, bias }) => {
-    const logits = refTensor("f32", [matrix(x)[0], matrix(weight)[0]], product(x, weight, bias));
+  linear_swiglu: ({ x, weight, bias, norm }, attrs) => {
+    const [rows, width] = [matrix(x)[0], matrix(weight)[0]];
+    const sums = product(normed(x, norm, attrs), weight, bias);
+    return [refTensor(attrs.dtype, [rows, width / 2], swigluInterleaved(sums, rows, width, attrs.group))];
+  },
+
+  head_argmax: ({ x, weight, bias, norm }, attrs) => {
+    const logits = refTensor("f32", [matrix(x)[0], matrix(weight)[0]], product(normed(x, norm, attrs), weight, bias));
     return [logits, argmaxRows(logits)];
   },
 };

@@ -100,6 +100,22 @@ async function compileUnit(unit: Unit, options: CompileOptions, scanner: Include
   return { source: unit.source, key, ...made, cached: false };
 }
 
+/** Assembles a source that takes in other files, whose hashes are `parts`. */
+export async function assemble(source: string, parts: readonly string[], options: CompileOptions): Promise<ObjectFile> {
+  const { compiler, cache, root, signal } = options;
+  const start = performance.now();
+  const text = await readFile(join(root, source), "utf8");
+  const key = sha256(JSON.stringify({ what: "assembly", compiler: compiler.identity, text, parts }));
+  const hit = await cache.get(key);
+  const made =
+    hit ??
+    (await cache.put(key, "object", source, "object.o", (out) =>
+      runTool(compiler, ["-c", source, "-I.", "-o", out], { cwd: root, what: source, signal }),
+    ));
+  options.onUnit?.({ source, cached: hit !== undefined, ms: performance.now() - start });
+  return { source, key, ...made, cached: hit !== undefined };
+}
+
 export interface LinkOptions {
   readonly compiler: Compiler;
   readonly cache: Cache;
@@ -143,7 +159,7 @@ export async function link(options: LinkOptions): Promise<{ path: string; sha256
 /** Compilers of this process that run at once, whatever they work for: one a core. */
 const slots = { free: availableParallelism(), waiting: [] as (() => void)[] };
 
-async function withSlot<T>(work: () => Promise<T>): Promise<T> {
+export async function withSlot<T>(work: () => Promise<T>): Promise<T> {
   if (slots.free > 0) slots.free--;
   else await new Promise<void>((resolve) => slots.waiting.push(resolve));
   try {
@@ -193,7 +209,7 @@ async function runTool(compiler: Compiler, args: readonly string[], { cwd, what,
 }
 
 /** The project headers that a source reaches, by following `#include` lines. Conditional includes count whether taken or not: a key may say too much, never too little. */
-class IncludeScanner {
+export class IncludeScanner {
   readonly #files = new Map<string, Promise<{ hash: string; includes: readonly string[] } | undefined>>();
 
   constructor(

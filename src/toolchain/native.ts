@@ -8,10 +8,11 @@ import { readdir } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { projectPath } from "../project.js";
-import { type ArchLevel, archFlags } from "./arch.js";
+import { type ArchLevel, archFlags, isCudaArch } from "./arch.js";
 import type { Cache } from "./cache.js";
 import type { Compiler } from "./compiler.js";
-import { type CompileOptions, compileUnits, link, type ObjectFile, type Unit } from "./cxx.js";
+import { assemble, type CompileOptions, compileUnits, link, type ObjectFile, type Unit } from "./cxx.js";
+import type { CubinFile } from "./nvcc.js";
 
 export type UnitReport = Parameters<NonNullable<CompileOptions["onUnit"]>>[0];
 
@@ -34,7 +35,8 @@ const ADDON_EXPORTS = "{ global: napi_register_module_v1; node_api_module_get_ap
  */
 const TOGETHER: readonly (readonly string[])[] = [
   ["api", "logits_pass", "manifest", "request", "sampler", "scheduler"],
-  ["engine", "executor", "generation", "kv_pool"],
+  ["backend", "cpu_executor", "engine", "generation", "kv_pool", "step_inputs"],
+  ["cuda/cuda_backend", "cuda/cuda_executor", "cuda/device_weights", "cuda/driver", "cuda/gpu"],
   ["control_groups", "cpu_check", "info", "json", "plan_check", "sha256", "text_config"],
   ["loader", "memory", "packed_file", "sentencepiece", "threads", "weights"],
   ["bpe", "detokenizer", "piece_table", "prefix_matcher", "stop_strings", "tokenizer"],
@@ -54,7 +56,7 @@ function groupRuntime(sources: readonly string[]): readonly Unit[] {
 
 /** Names of the sources in a folder of `root`, sorted. */
 async function sourcesIn(root: string, folder: string): Promise<readonly string[]> {
-  const names = await readdir(join(root, folder));
+  const names = await readdir(join(root, folder)).catch(() => [] as string[]);
   return names
     .filter((name) => name.endsWith(".cpp"))
     .sort()
@@ -68,11 +70,22 @@ export async function compileLibrary(
   arch: ArchLevel,
   options: NativeOptions,
 ): Promise<readonly ObjectFile[]> {
-  const runtime = (await sourcesIn(root, "src")).filter((source) => source !== PLAN_SOURCE);
-  const kernelFlags = [...KERNEL_FLAGS, ...archFlags(arch)];
+  const runtime = [...(await sourcesIn(root, "src")), ...(await sourcesIn(root, "src/cuda"))].filter((source) => source !== PLAN_SOURCE);
+  const kernelFlags = isCudaArch(arch) ? [] : [...KERNEL_FLAGS, ...archFlags(arch)];
   // The longest first.
   const units: Unit[] = [...groupRuntime(runtime), ...kernels.map((source) => ({ source, flags: kernelFlags }))];
   return await compileUnits(units, compileOptions(root, options));
+}
+
+export const CUBIN_ASSEMBLY = "kernels/cubins.S";
+
+/** Machine code of kernels as an object of the library; the files lie where the assembly says. */
+export async function embedCubins(root: string, cubins: readonly CubinFile[], options: NativeOptions): Promise<ObjectFile> {
+  return await assemble(
+    CUBIN_ASSEMBLY,
+    cubins.map(({ sha256 }) => sha256),
+    { ...compileOptions(root, options) },
+  );
 }
 
 export const PLAN_SOURCE = "src/plan.cpp";

@@ -2,7 +2,7 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, release, type } from "node:os";
-import type { ArchLevel } from "../toolchain/arch.js";
+import type { CpuArch } from "../toolchain/arch.js";
 import type { Machine } from "./records.js";
 
 const CPUINFO = "/proc/cpuinfo";
@@ -14,7 +14,7 @@ const VENDORS: { readonly [id: string]: string } = {
 };
 
 /** `x86-64-v4-bf16-amd-1a-02-2t`: level, maker, family and model in hexadecimal, threads. */
-export function deviceClass(arch: ArchLevel, threads: number, cpuinfo = readText(CPUINFO)): string {
+export function deviceClass(arch: CpuArch, threads: number, cpuinfo = readText(CPUINFO)): string {
   const [family, model] = ["cpu family", "model"].map((key) =>
     Number(field(cpuinfo, key) ?? "0")
       .toString(16)
@@ -29,7 +29,7 @@ export function isDeviceClass(name: string): boolean {
   return /^[a-z0-9][a-z0-9_.-]{0,99}$/.test(name);
 }
 
-export function describeMachine(arch: ArchLevel, threads = availableParallelism()): Machine {
+export function describeMachine(arch: CpuArch, threads = availableParallelism()): Machine {
   const cpuinfo = readText(CPUINFO);
   const megahertz = Math.round(Number(field(cpuinfo, "cpu MHz")));
   return {

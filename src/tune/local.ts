@@ -6,7 +6,7 @@
 import { availableParallelism, freemem } from "node:os";
 import { join } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import type { CpuArch } from "../toolchain/arch.js";
 import type { NativeOptions } from "../toolchain/native.js";
 import { makeFolder } from "../weights/file.js";
 import type { Backend, FinalRequest, TrialRequest } from "./backend.js";
@@ -22,7 +22,7 @@ import { Turns } from "./turns.js";
 import { buildHarness, compileVariant, type RenderVariant, renderVariant } from "./variants.js";
 
 export interface LocalOptions {
-  readonly arch: ArchLevel;
+  readonly arch: CpuArch;
   readonly machine: Machine;
   readonly native: NativeOptions;
   /** Of one command to a process: more than the slowest variant takes. */

@@ -5,7 +5,7 @@
  */
 
 import { bug } from "../diagnostics.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import type { CpuArch } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Backend, Incumbent } from "./backend.js";
 import { Known } from "./known.js";
@@ -18,7 +18,7 @@ import { defaultVariant, indexOf, paramsOf, type Task, taskSpace, variantKey } f
 
 export interface SweepOptions {
   readonly tasks: readonly Task[];
-  readonly arch: ArchLevel;
+  readonly arch: CpuArch;
   readonly device: string;
   /** What the machine gives, if it was measured. */
   readonly limits?: TaskRecord["limits"] | undefined;

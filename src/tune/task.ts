@@ -6,7 +6,7 @@
 import { Diagnostic } from "../diagnostics.js";
 import { type AnyKernel, type KernelParams, type TuningPlace } from "../kernels/kernel-def.js";
 import { KERNELS } from "../kernels/table.js";
-import { type ArchLevel } from "../toolchain/arch.js";
+import { type CpuArch } from "../toolchain/arch.js";
 import { elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
 import { type Configuration, parameter, Space } from "./space.js";
 
@@ -117,7 +117,7 @@ export function defaultVariant({ kernel, problem }: Task): Configuration {
 }
 
 /** The variants that are worth measuring. The default is always one of them. */
-export function taskSpace(task: Task, arch: ArchLevel): Space {
+export function taskSpace(task: Task, arch: CpuArch): Space {
   const { kernel, problem, rows } = task;
   const place: TuningPlace = { rows, arch };
   const parameters = (kernel.tunables ?? []).map(({ name, values }) => parameter(name, values(problem)));

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { renderKernel } from "../codegen/sources.js";
 import { compilerVersion, projectPath } from "../project.js";
-import { type ArchLevel, archFlags } from "../toolchain/arch.js";
+import { archFlags, type CpuArch } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import { compileUnits, link } from "../toolchain/cxx.js";
 import { KERNEL_FLAGS, type NativeOptions } from "../toolchain/native.js";
@@ -18,7 +18,7 @@ export type RenderVariant = (task: Task, variant: Configuration) => string;
 export function renderVariant(task: Task, variant: Configuration): string {
   const params = paramsOf(task, variant);
   const name = task.kernel.file(params);
-  const text = renderKernel({ kernel: task.kernel, params, functions: [{ name, rows: "tokens" }] });
+  const text = renderKernel({ name, kernel: task.kernel, params, functions: [{ name, rows: "tokens" }] });
   return `${text}
 // What the tuner calls.
 extern "C" [[gnu::visibility("default")]] void ern_tune_kernel(const ern::Step& step, void* const* args, ern::Team& team) {
@@ -28,7 +28,7 @@ extern "C" [[gnu::visibility("default")]] void ern_tune_kernel(const ern::Step& 
 }
 
 /** Path of the compiled variant in the cache. */
-export async function compileVariant(source: string, arch: ArchLevel, options: NativeOptions): Promise<string> {
+export async function compileVariant(source: string, arch: CpuArch, options: NativeOptions): Promise<string> {
   const { compiler, cache, signal } = options;
   const dir = await mkdtemp(join(tmpdir(), "ernie-compile-variant-"));
   try {

@@ -44,6 +44,7 @@ function plan(lowered: LoweredModel, vocabSize: number): string {
     weightsBytes: lowered.weights.bytes,
     weights: { kind: "synthetic", seed: 1, fills: lowered.weights.weights.map(syntheticFill) },
     programs: lowered.programs,
+    kernels: lowered.kernels,
   });
 }
 

@@ -348,8 +348,9 @@ describe("text that means something elsewhere", () => {
 describe("a command line that asks for what there is not", () => {
   it.each([
     [["--arch", "x86-64-v9"], 2, "request-value"],
-    [["--arch", "sm_90a"], 1, "arch-unsupported"],
-    [["--target", "cuda"], 1, "request-target-unsupported"],
+    [["--arch", "sm_90a"], 2, "arch-other-target"],
+    [["--target", "cuda", "--activations", "f32"], 1, "request-activations-unsupported"],
+    [["--target", "cuda", "--arch", "sm_90a", "--cuda", "/nowhere"], 1, "nvcc-missing"],
     [["--activations", "f16"], 2, "request-value"],
     [["--weights", "synthetic:-1"], 2, "request-value"],
     [["--block-size", "17"], 2, "request-value"],

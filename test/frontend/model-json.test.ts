@@ -177,7 +177,7 @@ describe("bad requests", () => {
     ["a bad seed", { weights: "synthetic:-1" }, "request-value", "weights", undefined],
     ["an endless seed", { weights: "synthetic:99999999999" }, "request-value", "weights", undefined],
     ["an empty path", { out: "" }, "request-value", "out", undefined],
-    ["cuda", { target: "cuda" }, "request-target-unsupported", "target", undefined],
+    ["f32 on a GPU", { target: "cuda", activations: "f32" }, "request-activations-unsupported", "activations", undefined],
     ["a quantisation", { quantization: "wint4" }, "request-quantization-unsupported", "quantization", undefined],
     ["adapters", { adapters: ["a"] }, "request-adapters-unsupported", "adapters", undefined],
     ["a context longer than the model's", { limits: { maxContext: 5000 } }, "request-context-too-long", "limits.maxContext", undefined],
@@ -193,7 +193,8 @@ describe("bad requests", () => {
     [{ activations: "f16" }, "--activations"],
     [{ threads: 0 }, "--threads"],
     [{ maxContext: 5000 }, "--max-context"],
-    [{ target: "cuda" }, "--target"],
+    [{ target: "rocm" }, "--target"],
+    [{ target: "cuda", activations: "f32" }, "--activations"],
     [{ weights: "none" }, "--weights"],
     [{ out: "" }, "-o"],
   ])("a flag: %j", async (flags, place) => {

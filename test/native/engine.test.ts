@@ -41,6 +41,8 @@ const ENGINE_CASES = {
 describe.each([
   { name: "optimised", flags: [] },
   ...(sanitizers ? [] : [{ name: "under the address and undefined-behaviour sanitizers", flags: SANITIZED }]),
+  // As on a GPU: the next step begins before the host has seen the token of the last one.
+  { name: "running ahead", flags: sanitizers ? ["-DERN_RUN_AHEAD"] : ["-DERN_RUN_AHEAD", ...SANITIZED] },
 ])("engine, $name", ({ flags }) => {
   describe.each(Object.entries(ENGINE_CASES))("%s", (test, cases) => {
     let binary = "";
@@ -63,6 +65,10 @@ describe("runtime, under the sanitizers", () => {
     ["fault", "memory may run out anywhere"],
   ])("%s: %s", async (test) => {
     await run(await build(test, SANITIZED));
+  });
+
+  it("fault: memory may run out anywhere, with two steps under way too", async () => {
+    await run(await build("fault", [...SANITIZED, "-DERN_RUN_AHEAD"]));
   });
 });
 

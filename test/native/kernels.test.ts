@@ -5,14 +5,14 @@
 
 import { execa } from "execa";
 import { describe, expect, it } from "vitest";
-import { type ArchLevel, archFlags, bestArch, missingFlags, readCpuFlags } from "../../src/toolchain/arch.js";
+import { archFlags, bestArch, type CpuArch, missingFlags, readCpuFlags } from "../../src/toolchain/arch.js";
 import { buildNative, sanitizers } from "./build-native.js";
 
 const tests = ["attention", "rope", "rms_norm", "elementwise", "linear", "linear_swiglu", "head_argmax", "moe"] as const;
 const cpu = readCpuFlags();
 
 // x86-64-v4-vnni has nothing that these kernels would use: it is x86-64-v4 here.
-const all: readonly (ArchLevel | "plain")[] = ["plain", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"];
+const all: readonly (CpuArch | "plain")[] = ["plain", "x86-64-v3", "x86-64-v4", "x86-64-v4-bf16"];
 const best = bestArch(cpu)?.replace("-vnni", "") ?? "plain";
 const levels = all.filter((level) => !sanitizers || level === best);
 

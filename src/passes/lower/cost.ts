@@ -8,21 +8,28 @@ import { maxDim } from "../../ir/types.js";
 import type { Cost } from "../../kernels/kernel-def.js";
 import type { ArchLevel } from "../../toolchain/arch.js";
 
-const BYTES_PER_SECOND = 40e9;
-const OPERATIONS_PER_SECOND: { readonly [level in ArchLevel]: number } = {
-  "x86-64-v3": 115e9,
-  "x86-64-v4": 240e9,
-  "x86-64-v4-vnni": 240e9,
-  "x86-64-v4-bf16": 420e9,
+interface Rates {
+  readonly bytes: number;
+  readonly operations: number;
+}
+
+/** A second; GPUs as measured with a device-to-device copy and a large matrix product. */
+const RATES: { readonly [level in ArchLevel]: Rates } = {
+  "x86-64-v3": { bytes: 40e9, operations: 115e9 },
+  "x86-64-v4": { bytes: 40e9, operations: 240e9 },
+  "x86-64-v4-vnni": { bytes: 40e9, operations: 240e9 },
+  "x86-64-v4-bf16": { bytes: 40e9, operations: 420e9 },
+  sm_80: { bytes: 1.5e12, operations: 250e12 },
+  sm_90a: { bytes: 3.0e12, operations: 790e12 },
 };
 
-/** Of one thread. */
+/** Of one thread of a CPU, or of a whole GPU. */
 export function peakOperations(arch: ArchLevel): number {
-  return OPERATIONS_PER_SECOND[arch];
+  return RATES[arch].operations;
 }
 
 export function costInSeconds({ bytes, operations }: Cost, arch: ArchLevel): number {
-  return Math.max(bytes / BYTES_PER_SECOND, operations / OPERATIONS_PER_SECOND[arch]);
+  return Math.max(bytes / RATES[arch].bytes, operations / RATES[arch].operations);
 }
 
 /** The most rows that a node has in its program. */

@@ -1,6 +1,6 @@
 /**
- * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits and reads the
- * weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
+ * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits, takes so many rows and reads
+ * the weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
  * `deterministic` only kernels of the default's reduction order are taken, so that results do not depend on bucket, batch or threads.
  */
 
@@ -10,6 +10,7 @@ import { type AttrRecord, hasTrait, opDef } from "../../ir/ops.js";
 import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget } from "../../kernels/kernel-def.js";
 import { kernelsFor } from "../../kernels/table.js";
 import { bestRow, type TuningTable } from "../../kernels/tuning.js";
+import { targetOf } from "../../toolchain/arch.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { BucketCopies, copyGraph } from "./copy-graph.js";
 import { launchRows } from "./cost.js";
@@ -43,8 +44,9 @@ function run(graphs: readonly Graph[], options: KernelOptions): readonly Graph[]
       chosen.set(node, chooseKernel(kernels, launchRows(node, graph), options));
     }
     if (chosen.size === 0) return graph;
-    // Only measured rows look at a bucket's size.
-    const alike = options.tuning ? JSON.stringify([...chosen.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
+    // Measured rows look at a bucket's size, and so do kernels that are for few rows.
+    const sized = options.tuning !== undefined || targetOf(options.target.arch) === "cuda";
+    const alike = sized ? JSON.stringify([...chosen.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
     return copies.copy(graph, alike, () => insertLaunches(graph, chosen));
   });
 }
@@ -72,9 +74,9 @@ function definedAttrs(attrs: LooseAttrs): AttrRecord {
 function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): readonly ChosenKernel[] {
   const reasons: string[] = [];
   const fitting: ChosenKernel[] = [];
-  for (const kernel of kernelsFor(node.op)) {
+  for (const kernel of kernelsFor(node.op, targetOf(target.arch))) {
     const params = fitKernel(kernel, node, target);
-    const unread = typeof params === "string" ? params : unreadWeight(kernel, node);
+    const unread = typeof params === "string" ? params : (otherProgram(kernel, graph) ?? unreadWeight(kernel, node));
     if (unread !== undefined || typeof params === "string") reasons.push(`${kernel.name}: ${unread}`);
     else fitting.push({ kernel, params: withDefaults(kernel, { ...params, ...weightParams(kernel, node) }) });
   }
@@ -90,9 +92,15 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  const preferred = fitting[0] as ChosenKernel;
+  const preferred = fitting.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (fitting.at(-1) as ChosenKernel);
   const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
   return bestRow(tuning, allowed, rows) ?? preferred;
+}
+
+/** Clones of a program are named after it. */
+function otherProgram({ programs }: AnyKernel, { name }: Graph): string | undefined {
+  if (programs === undefined || programs.some((program) => name === program || name.startsWith(`${program}_`))) return undefined;
+  return `is for ${programs.join(", ")}`;
 }
 
 /** Why a kernel can't read a weight as it is packed. */

@@ -11,6 +11,7 @@ import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/gra
 import { maxDim, type TensorType } from "../../ir/types.js";
 import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget, type WeightFormat } from "../../kernels/kernel-def.js";
 import { kernelsFor } from "../../kernels/table.js";
+import { targetOf } from "../../toolchain/arch.js";
 import { packedBytes } from "../../weights/pack-plan.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { BucketCopies, copyGraph, mapOperands } from "./copy-graph.js";
@@ -106,7 +107,7 @@ function candidatesFor({ node, operand, value }: WeightRead, graph: Graph, targe
   const candidates: Candidate[] = [];
   const reasons: string[] = [];
   const dtype = (value.type as TensorType).dtype;
-  for (const kernel of kernelsFor(node.op)) {
+  for (const kernel of kernelsFor(node.op, targetOf(target.arch))) {
     const params = fitKernel(kernel, node, target);
     if (typeof params === "string") {
       reasons.push(`${kernel.name}: ${params}`);

@@ -13,7 +13,7 @@ import { bug } from "../../diagnostics.js";
 import { type Graph, type NodeOf, operandValues, type Value } from "../../ir/graph.js";
 import { isOpName, opDef } from "../../ir/ops.js";
 import { DTYPES, type KvType, type Type, tensor } from "../../ir/types.js";
-import { type KernelParams, kernelFunction } from "../../kernels/kernel-def.js";
+import { functionArgs, type KernelFunction, type KernelParams, kernelFunctions } from "../../kernels/kernel-def.js";
 import { kernelByName } from "../../kernels/table.js";
 import { copyGraph } from "../lower/copy-graph.js";
 import { launchRows } from "../lower/cost.js";
@@ -60,14 +60,10 @@ function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
       buffers.set(key, made);
       return made;
     };
-    const args = callArguments(node).map(bufferOf);
-    build.nodeUnchecked(
-      "call",
-      { args },
-      { kernel: kernelFunction(kernelByName(node.attrs.op, node.attrs.kernel), node.attrs.params as KernelParams).name },
-      [],
-      node.origin,
-    );
+    for (const called of kernelFunctions(kernelByName(node.attrs.op, node.attrs.kernel), node.attrs.params as KernelParams)) {
+      const args = callArguments(node, called).map(bufferOf);
+      build.nodeUnchecked("call", { args }, { kernel: called.name }, [], node.origin);
+    }
     return null;
   });
   // Results are named by the buffers that hold them; the cache is the runtime's own.
@@ -77,8 +73,8 @@ function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
   return Object.freeze({ ...planned, returns: Object.freeze(returns) });
 }
 
-/** What a launch passes to its kernel, in order; its scratch is named by the node itself. */
-function callArguments(node: NodeOf<"launch">): readonly unknown[] {
+/** What a launch passes to a function of its kernel, in order; its scratch is named by the node itself. */
+function callArguments(node: NodeOf<"launch">, { phase }: KernelFunction): readonly unknown[] {
   const { op, kernel: name, params } = node.attrs;
   const values = new Map<string, unknown>([["workspace", node], ...namedOperands(node)]);
   const names = isOpName(op) ? opDef(op).results : [];
@@ -86,13 +82,11 @@ function callArguments(node: NodeOf<"launch">): readonly unknown[] {
     const many = names.find((entry) => entry.endsWith("*"));
     values.set(many ? `${many.slice(0, -1)}.${i}` : (names[i] as string), result);
   }
-  return kernelByName(op, name)
-    .args(params as KernelParams)
-    .map((arg) => {
-      const value = values.get(arg.name);
-      if (value === undefined) throw bug(`${name} takes ${arg.name}, which its launch lacks`);
-      return value;
-    });
+  return functionArgs(kernelByName(op, name), params as KernelParams, phase).map((arg) => {
+    const value = values.get(arg.name);
+    if (value === undefined) throw bug(`${name} takes ${arg.name}, which its launch lacks`);
+    return value;
+  });
 }
 
 function placeParams(graph: Graph, kvBlockSize: number): Map<Value, Place> {

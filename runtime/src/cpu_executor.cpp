@@ -1,13 +1,16 @@
-#include "executor.hpp"
+#include "cpu_executor.hpp"
 
 #include <algorithm>
 
 #include "counters.hpp"
+#include "step_inputs.hpp"
 
 namespace ern {
 
-Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, std::byte* kv, ThreadPool& threads) {
-  Executor executor;
+Result<std::unique_ptr<Executor>> CpuExecutor::create(const Plan& plan, const std::byte* weights, std::byte* kv,
+                                                      ThreadPool& threads) {
+  std::unique_ptr<CpuExecutor> made(new CpuExecutor);
+  CpuExecutor& executor = *made;
   executor.plan_ = &plan;
   executor.threads_ = &threads;
   uint64_t arena = 0, inputs = 0;
@@ -34,10 +37,10 @@ Result<Executor> Executor::create(const Plan& plan, const std::byte* weights, st
     return a.program->max_tokens != b.program->max_tokens ? a.program->max_tokens < b.program->max_tokens
                                                           : a.program->max_sequences < b.program->max_sequences;
   });
-  return executor;
+  return std::unique_ptr<Executor>(std::move(made));
 }
 
-int32_t Executor::most_rows(ProgramKind kind, int32_t sequences) const {
+int32_t CpuExecutor::most_rows(ProgramKind kind, int32_t sequences) const {
   int32_t most = 0;
   for (const Bucket& bucket : buckets_) {
     if (bucket.program->kind == kind && bucket.program->max_sequences >= sequences)
@@ -46,7 +49,7 @@ int32_t Executor::most_rows(ProgramKind kind, int32_t sequences) const {
   return most;
 }
 
-Executor::Bucket& Executor::choose(ProgramKind kind, int32_t tokens, int32_t sequences) {
+CpuExecutor::Bucket& CpuExecutor::choose(ProgramKind kind, int32_t tokens, int32_t sequences) {
   const auto found = std::ranges::find_if(buckets_, [&](const Bucket& bucket) {
     return bucket.program->kind == kind && bucket.program->max_tokens >= tokens &&
            bucket.program->max_sequences >= sequences;
@@ -55,7 +58,7 @@ Executor::Bucket& Executor::choose(ProgramKind kind, int32_t tokens, int32_t seq
   return *found;
 }
 
-void Executor::resolve(Bucket& bucket) {
+void CpuExecutor::resolve(Bucket& bucket) {
   const std::span launches(bucket.program->launches, bucket.program->launch_count);
   size_t count = 0;
   for (const Launch& launch : launches) count += launch.arg_count;
@@ -70,40 +73,7 @@ void Executor::resolve(Bucket& bucket) {
   bucket.launches = std::move(starts);
 }
 
-// The inputs as plan.hpp describes them.
-Step Executor::fill(const Program& program, std::span<const StepItem> items) {
-  const auto at = [&](uint64_t offset) { return reinterpret_cast<int32_t*>(inputs_.data() + offset); };
-  const Inputs& in = program.inputs;
-  int32_t *ids = at(in.ids), *positions = at(in.positions), *slots = at(in.slots), *kinds = at(in.kinds);
-  int32_t *query_start = at(in.query_start), *context = at(in.context), *last_rows = at(in.last_rows),
-          *table = at(in.block_table);
-  const int64_t block_size = plan_->kv_block_size;
-  int64_t stride = 1;
-  for (const StepItem& item : items) stride = std::max(stride, (item.first + item.rows + block_size - 1) / block_size);
-  int32_t row = 0;
-  for (size_t s = 0; s < items.size(); ++s) {
-    const StepItem& item = items[s];
-    query_start[s] = row;
-    for (int32_t i = 0; i < item.rows; ++i, ++row) {
-      const int64_t position = item.first + i;
-      ids[row] = item.tokens[i];
-      std::fill_n(positions + 3 * row, 3, static_cast<int32_t>(position));
-      slots[row] = static_cast<int32_t>(item.blocks[static_cast<size_t>(position / block_size)] * block_size +
-                                        position % block_size);
-      kinds[row] = 0;
-    }
-    last_rows[s] = row - 1;
-    context[s] = static_cast<int32_t>(item.first + item.rows);
-    const int64_t used = (item.first + item.rows + block_size - 1) / block_size;
-    int32_t* const entries = table + static_cast<int64_t>(s) * stride;
-    std::copy_n(item.blocks.begin(), used, entries);
-    std::fill(entries + used, entries + stride, item.blocks[static_cast<size_t>(used - 1)]);
-  }
-  query_start[items.size()] = row;
-  return {row, static_cast<int32_t>(items.size()), static_cast<int32_t>(stride)};
-}
-
-void Executor::launch(Bucket& bucket, const Step& step) {
+void CpuExecutor::launch(Bucket& bucket, const Step& step) {
   const Program& program = *bucket.program;
   auto walk = [&](Team& team) {
     for (uint32_t i = 0; i < program.launch_count; ++i) {
@@ -124,21 +94,44 @@ void Executor::launch(Bucket& bucket, const Step& step) {
   bucket.team.note(alone, now_ns() - begin, step.tokens);
 }
 
-StepResult Executor::run(ProgramKind kind, std::span<const StepItem> items) {
+// Nothing is gained by it on a CPU, where steps don't wait for the host; tests of the engine turn it on.
+bool CpuExecutor::runs_ahead() const {
+#ifdef ERN_RUN_AHEAD
+  return true;
+#else
+  return false;
+#endif
+}
+
+void CpuExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) {
   int32_t tokens = 0;
   for (const StepItem& item : items) tokens += item.rows;
   Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
   const Program& program = *bucket.program;
-  const Step step = fill(program, items);
+  const Step step = fill_inputs(*plan_, program, items, inputs_.data(), ids_of_last);
+  if (ids_of_last) {
+    const std::vector<int32_t>& last = begun_[(first_ + count_ + 1) % 2].ids;
+    std::ranges::copy(last, reinterpret_cast<int32_t*>(inputs_.data() + program.inputs.ids));
+  }
   launch(bucket, step);
   const bool all_rows = kind == ProgramKind::score || kind == ProgramKind::trace;
-  StepResult result{&program, arena_.data(), all_rows ? step.tokens : step.sequences, nullptr, 0, nullptr};
+  Begun& begun = begun_[(first_ + count_) % 2];
+  begun.result = {&program, all_rows ? step.tokens : step.sequences, nullptr};
   for (const Output& output : std::span(program.outputs, program.output_count)) {
     std::byte* const data = arena_.data() + output.offset;
-    if (output.role == Role::logits)
-      result.logits = reinterpret_cast<float*>(data), result.logits_stride = output.row_stride;
-    if (output.role == Role::next_ids) result.next_ids = reinterpret_cast<const int32_t*>(data);
+    if (output.role == Role::logits) logits_ = reinterpret_cast<float*>(data), logits_stride_ = output.row_stride;
+    if (output.role != Role::next_ids) continue;
+    const auto* const ids = reinterpret_cast<const int32_t*>(data);
+    begun.ids.assign(ids, ids + begun.result.rows);
+    begun.result.next_ids = begun.ids.data();
   }
+  ++count_;  // when nothing can fail any more: what began also ends
+}
+
+StepResult CpuExecutor::end() {
+  const StepResult result = begun_[first_].result;
+  first_ = (first_ + 1) % 2;
+  --count_;
   return result;
 }
 

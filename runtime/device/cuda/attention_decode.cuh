@@ -1,0 +1,354 @@
+// attention where each sequence has one new token: out[s, h] = sum over j of softmax_j(scale * q[s, h] . k[j, g]) * v[j, g],
+// g = h / (heads / kv_heads), over all context[s] entries of the cache. With problem.fused also the rotation of q and k and the append
+// of k and v in front (rope_kv_append), so that a step needs no launch between projection and attention.
+//
+//   q          Bf16 [S, heads * head_dim], rotated; with problem.fused instead qkv float [S, (heads + 2 kv_heads) * head_dim]
+//   positions, slots, frequencies   as in rope.cuh; if problem.fused, else not read
+//   kv         Bf16, this layer's part of pool block 0, layout kv_rows; block b is b * kv_block_bytes further
+//   block_table  int32 [S, step->block_stride]: the blocks of each sequence in cache order
+//   context    int32 [S]: tokens in the cache, the new one included
+//   out        Bf16 [S, heads * head_dim]
+//
+// Launch: problem.warps warps; grid (problem.cluster, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
+// A cluster is one (sequence, kv head): its blocks' warps take tiles of 16 cache entries in turns, all query heads of the
+// group at once, and results are merged in the block's, then in the cluster's shared memory. A short context, up to 16 * warps entries,
+// is one block's and needs no second merge. heads / kv_heads <= 8.
+//   scores  S^T[16 entries, 8 heads] = K . Q^T: rows of K come straight from memory (mma_block in kernel.cuh)
+//   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
+//           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
+//   shared  part[warps][8][head_dim + 4] f32, peak and mass of each; rotated q, fresh k and v
+// The first two tiles' K and V are fetched before the wait for inputs: entries of earlier steps stand still.
+// Softmax in f32 (base 2), p rounded to bf16. One order for a given context, whatever else is in the step.
+// Reference ops: rope_kv_append, attention.
+#pragma once
+
+#include "rope.cuh"
+
+namespace ern::cuda {
+
+struct DecodeAttention {
+  int heads;
+  KvAppend cache;
+  bool fused = false;
+  int spatial_pairs = 0;
+  int cluster = 8;
+  int warps = 8;
+};
+
+constexpr float log2_e = 1.4426950408889634f;
+
+// The transpose of an 8x8 matrix of bf16 that is spread over a warp, two of a row a lane.
+ERN_DEVICE uint32_t transpose8(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// The largest, and the sum, over the lanes that differ in `group` only.
+ERN_DEVICE float group_max(float x) {
+#pragma unroll
+  for (int mask = 4; mask < warp_size; mask *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, mask));
+  return x;
+}
+ERN_DEVICE float group_sum(float x) {
+#pragma unroll
+  for (int mask = 4; mask < warp_size; mask *= 2) x += __shfl_xor_sync(~0u, x, mask);
+  return x;
+}
+
+// --- clusters: all right, and nothing, for one block ------------------------------------------------------------------
+
+template <int size>
+ERN_DEVICE void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (size > 1) {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    return;
+  }
+#endif
+  __syncthreads();
+}
+
+// *at in block `rank` of the cluster.
+template <int size>
+ERN_DEVICE float load_from_rank(const float* at, int rank) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (size > 1) {
+    uint32_t there;
+    float value;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(at)), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there));
+    return value;
+  }
+#endif
+  return *at;
+}
+
+template <DecodeAttention problem, class Q>
+ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* positions, const int32_t* slots,
+                                 const RopeFrequencies<problem.cache.head_dim>& frequencies, Bf16* kv, const int32_t* block_table,
+                                 const int32_t* context, float scale, Bf16* out) {
+  constexpr int head_dim = problem.cache.head_dim, kv_heads = problem.cache.kv_heads, heads = problem.heads;
+  constexpr int block_size = problem.cache.block_size, group_heads = heads / kv_heads, warps = problem.warps, cluster = problem.cluster;
+  constexpr int entries = 16;                                                 // of a tile
+  constexpr int k_blocks = static_cast<int>(ceil_div(head_dim, k_block));     // of a row of K
+  constexpr int v_blocks = static_cast<int>(ceil_div(head_dim, 64));          // of a row of V: 8 groups of 8 dims
+  constexpr int pitch = head_dim + 4;
+  static_assert(heads % kv_heads == 0 && group_heads <= 8 && head_dim % 8 == 0 && block_size % entries == 0);
+  static_assert(problem.fused == (sizeof(Q) == 4));
+
+  __shared__ __align__(16) float part[warps][8][pitch];
+  __shared__ float part_peak[warps][8], part_mass[warps][8];
+  __shared__ float peak_of_block[8], mass_of_block[8];
+  __shared__ __align__(16) Bf16 query_rows[problem.fused ? group_heads : 1][head_dim + 32];  // a pitch free of bank conflicts
+  __shared__ __align__(16) Bf16 fresh_key[head_dim], fresh_value[head_dim];
+
+  start_dependents();
+  const int rank = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
+  if (sequence >= step->sequences) {
+    wait_for_inputs();
+    return;
+  }
+  const int lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
+  const KvCache<problem.cache> cache{kv};
+  const int32_t* const table = block_table + static_cast<int64_t>(sequence) * step->block_stride;
+  const int total = context[sequence], known = problem.fused ? total - 1 : total;  // entries; those that are in the cache already
+  const int tiles = (total + entries - 1) / entries;
+  const int wanted = (tiles + warps - 1) / warps, ranks = wanted < cluster ? wanted : cluster;  // blocks that take part
+  const int stride = warps * ranks;
+  if (cluster > 1 && ranks == 1 && rank > 0) {  // nobody will wait for it
+    wait_for_inputs();
+    return;
+  }
+
+  // K: rows `group` and `group` + 8, 8 dims of each block of 32. V: entries 2 quad, + 1, + 8, + 9, 8 dims of each block of 64.
+  struct Tile {
+    uint4 key_low[k_blocks], key_high[k_blocks], value[v_blocks][4];
+  };
+  const auto load_tile = [&](Tile& to, int tile) {
+    const int first = tile * entries;
+    const int32_t slot = table[first / block_size] * block_size + first % block_size;
+    const Bf16* const key = cache.key(slot, kv_head, 0);
+    const Bf16* const values = cache.value(slot, kv_head, 0);
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) {
+      const int dim = b * k_block + quad * lane_k;
+      const bool in = head_dim % k_block == 0 || dim < head_dim;
+      to.key_low[b] = in && first + group < known ? load_still(key + group * head_dim + dim) : uint4{0, 0, 0, 0};
+      to.key_high[b] = in && first + group + 8 < known ? load_still(key + (group + 8) * head_dim + dim) : uint4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (int b = 0; b < v_blocks; ++b) {
+      const int dim = b * 64 + group * 8;
+      const bool in = head_dim % 64 == 0 || dim < head_dim;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int entry = 2 * quad + i % 2 + i / 2 * 8;
+        to.value[b][i] = in && first + entry < known ? load_still(values + entry * head_dim + dim) : uint4{0, 0, 0, 0};
+      }
+    }
+  };
+  int tile = rank < ranks ? rank * warps + warp : tiles;
+  // What an earlier launch of this step appends is not there yet.
+  if constexpr (!problem.fused) wait_for_inputs();
+  Tile ring[2];  // two tiles on the way
+  if (tile < tiles) load_tile(ring[0], tile);
+  if (tile + stride < tiles) load_tile(ring[1], tile + stride);
+  const int newest = tiles - 1;  // the tile that the new entry belongs to
+  uint4 query[k_blocks];         // Q^T: head `group`, the dims as in K
+  constexpr int q_width = problem.fused ? (heads + 2 * kv_heads) * head_dim : heads * head_dim;
+  const Q* const row = q + static_cast<int64_t>(sequence) * q_width;
+  if constexpr (problem.fused) {
+    // Each thread rotates 4 dims at a time of q, and in the block of the new entry of its key; they meet in shared memory.
+    constexpr int threads = warps * warp_size, pieces = head_dim / 4;
+    constexpr int q_turns = static_cast<int>(ceil_div(group_heads * pieces, threads)), new_turns = static_cast<int>(ceil_div(2 * pieces, threads));
+    const bool appends = rank == newest / warps % ranks, takes_part = rank < ranks;
+    const int32_t* const position = positions + sequence * 3;
+    const auto pair_turn = [&](int piece, int pair) {
+      const int p = piece % pieces * 2 + pair;
+      return turn_by(position[rope_coordinate(p, problem.spatial_pairs)], frequencies.of[p]);
+    };
+    Turn q_turn[q_turns][2], new_turn[new_turns][2];
+#pragma unroll
+    for (int i = 0; i < q_turns; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * threads;
+      if (piece < group_heads * pieces) q_turn[i][0] = pair_turn(piece, 0), q_turn[i][1] = pair_turn(piece, 1);
+    }
+#pragma unroll
+    for (int i = 0; i < new_turns; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * threads;
+      new_turn[i][0] = new_turn[i][1] = {1, 0};
+      if (piece < pieces) new_turn[i][0] = pair_turn(piece, 0), new_turn[i][1] = pair_turn(piece, 1);
+    }
+    const int32_t slot = slots[sequence];
+    wait_for_inputs();
+    if (takes_part) {
+      float4 v[q_turns], fresh[new_turns];
+#pragma unroll
+      for (int i = 0; i < q_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (piece < group_heads * pieces) v[i] = load_fresh4(row + kv_head * group_heads * head_dim + piece * 4);
+      }
+#pragma unroll
+      for (int i = 0; i < new_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (appends && piece < 2 * pieces) fresh[i] = load_fresh4(row + (heads + piece / pieces * kv_heads + kv_head) * head_dim + piece % pieces * 4);
+      }
+      const auto turned = [](const float4& x, const Turn (&t)[2]) {
+        return uint2{pack_bf16(x.x * t[0].cosine - x.y * t[0].sine, x.y * t[0].cosine + x.x * t[0].sine),
+                     pack_bf16(x.z * t[1].cosine - x.w * t[1].sine, x.w * t[1].cosine + x.z * t[1].sine)};
+      };
+#pragma unroll
+      for (int i = 0; i < q_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads;
+        if (piece < group_heads * pieces) *reinterpret_cast<uint2*>(query_rows[piece / pieces] + piece % pieces * 4) = turned(v[i], q_turn[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < new_turns; ++i) {
+        const int piece = static_cast<int>(threadIdx.x) + i * threads, dim = piece % pieces * 4;
+        if (!appends || piece >= 2 * pieces) continue;
+        const uint2 x = turned(fresh[i], new_turn[i]);
+        *reinterpret_cast<uint2*>((piece < pieces ? fresh_key : fresh_value) + dim) = x;
+        *reinterpret_cast<uint2*>(piece < pieces ? cache.key(slot, kv_head, dim) : cache.value(slot, kv_head, dim)) = x;
+      }
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int b = 0; b < k_blocks; ++b) {
+    const int dim = b * k_block + quad * lane_k;
+    query[b] = {0, 0, 0, 0};
+    if (tile >= tiles || group >= group_heads || (head_dim % k_block != 0 && dim >= head_dim)) continue;
+    if constexpr (problem.fused) query[b] = *reinterpret_cast<const uint4*>(query_rows[group] + dim);
+    else query[b] = load_fresh(row + (kv_head * group_heads + group) * head_dim + dim);
+  }
+
+  // Columns 2 quad and 2 quad + 1 are this lane's heads.
+  const float to_base2 = scale * log2_e;
+  float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
+  float acc[v_blocks * 4][4] = {};
+  const auto take = [&](Tile& at, int tile) {
+    const int first = tile * entries;
+    if constexpr (problem.fused) {
+      if (tile == newest) {
+        const int newest_entry = known - first;
+#pragma unroll
+        for (int b = 0; b < k_blocks; ++b) {
+          const int dim = b * k_block + quad * lane_k;
+          if (head_dim % k_block != 0 && dim >= head_dim) continue;
+          if (newest_entry == group) at.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group + 8) at.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+        }
+#pragma unroll
+        for (int b = 0; b < v_blocks; ++b) {
+          const int dim = b * 64 + group * 8;
+          if (head_dim % 64 != 0 && dim >= head_dim) continue;
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) at.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
+          }
+        }
+      }
+    }
+    float score[4] = {};
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) mma_block(score, at.key_low[b], at.key_high[b], query[b]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      score[i] = first + group + i / 2 * 8 < total ? score[i] * to_base2 : -__builtin_inff();
+    }
+    float p[4];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float top = fmaxf(peak[h], group_max(fmaxf(score[h], score[2 + h])));  // finite: a tile has an entry
+      const float shrink = exp2f(peak[h] - top);
+      peak[h] = top;
+      p[h] = exp2f(score[h] - top), p[2 + h] = exp2f(score[2 + h] - top);
+      mass[h] = mass[h] * shrink + p[h] + p[2 + h];
+#pragma unroll
+      for (int j = 0; j < v_blocks * 4; ++j) acc[j][h] *= shrink, acc[j][2 + h] *= shrink;
+    }
+    const uint32_t p_low = transpose8(pack_bf16(p[0], p[1])), p_high = transpose8(pack_bf16(p[2], p[3]));
+#pragma unroll
+    for (int b = 0; b < v_blocks; ++b) {
+      const uint32_t* const v[4] = {&at.value[b][0].x, &at.value[b][1].x, &at.value[b][2].x, &at.value[b][3].x};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        mma(acc[b * 4 + j], __byte_perm(v[0][j], v[1][j], 0x5410), __byte_perm(v[0][j], v[1][j], 0x7632),
+            __byte_perm(v[2][j], v[3][j], 0x5410), __byte_perm(v[2][j], v[3][j], 0x7632), p_low, p_high);
+      }
+    }
+    if (tile + 2 * stride < tiles) load_tile(at, tile + 2 * stride);
+  };
+  for (; tile < tiles; tile += 2 * stride) {
+    take(ring[0], tile);
+    if (tile + stride < tiles) take(ring[1], tile + stride);
+  }
+
+  // Each warp's part, then the block's in part[0].
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    mass[h] = group_sum(mass[h]);
+    const int head = 2 * quad + h;
+    if (group == 0) part_peak[warp][head] = peak[h], part_mass[warp][head] = mass[h];
+#pragma unroll
+    for (int b = 0; b < v_blocks; ++b) {
+      const int dim = b * 64 + group * 8;
+      if (head_dim % 64 != 0 && dim >= head_dim) continue;
+      float* const at = part[warp][head] + dim;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float(&x)[4] = acc[b * 4 + half * 2];
+        const float(&y)[4] = acc[b * 4 + half * 2 + 1];
+        *reinterpret_cast<float4*>(at + half * 4) = {x[h], x[2 + h], y[h], y[2 + h]};
+      }
+    }
+  }
+  __syncthreads();
+  const int left = tiles - rank * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
+  constexpr int elements = group_heads * head_dim;
+  Bf16* const to = out + static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements;
+  for (int i = static_cast<int>(threadIdx.x); i < elements; i += warps * warp_size) {
+    const int head = i / head_dim, dim = i % head_dim;
+    float top = -__builtin_inff();
+    for (int w = 0; w < active; ++w) top = fmaxf(top, part_peak[w][head]);
+    float sum = 0, total_mass = 0;
+    for (int w = 0; w < active; ++w) {
+      const float shrink = exp2f(part_peak[w][head] - top);
+      sum += part[w][head][dim] * shrink;
+      total_mass += part_mass[w][head] * shrink;
+    }
+    if (ranks == 1) {
+      to[i] = __float2bfloat16_rn(sum / total_mass);
+    } else {
+      part[0][head][dim] = sum;
+      if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
+    }
+  }
+  if (cluster == 1 || ranks == 1) return;
+  cluster_barrier<cluster>();
+
+  // The cluster's: each block finishes a share of the elements.
+  constexpr int share = static_cast<int>(ceil_div(elements, cluster));
+  for (int i = rank * share + static_cast<int>(threadIdx.x); i < elements && i < (rank + 1) * share; i += warps * warp_size) {
+    const int head = i / head_dim, dim = i % head_dim;
+    float peaks[cluster], top = -__builtin_inff();
+#pragma unroll
+    for (int r = 0; r < cluster; ++r) {
+      peaks[r] = r < ranks ? load_from_rank<cluster>(peak_of_block + head, r) : -__builtin_inff();
+      top = fmaxf(top, peaks[r]);
+    }
+    float sum = 0, total_mass = 0;
+#pragma unroll
+    for (int r = 0; r < cluster; ++r) {
+      if (r >= ranks) continue;
+      const float shrink = exp2f(peaks[r] - top);
+      sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
+      total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
+    }
+    to[i] = __float2bfloat16_rn(sum / total_mass);
+  }
+  cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
+}
+
+}  // namespace ern::cuda

@@ -1,0 +1,342 @@
+// linear and linear_swiglu for many rows: y = x . W^T (+ bias) (+ residual), or silu(gate) * up of it. Tensor maps, wgmma, sm_90a only.
+//
+//   x         bf16 [rows, k]     by tensor map: boxes of 64 k x tiling.rows rows, 128-byte swizzle
+//   weight    bf16 [n, k]        by tensor map: boxes of 64 k x tiling.columns / tiling.cluster rows, 128-byte swizzle. With swiglu the rows of gate and up
+//                                alternate in groups of problem.group
+//   bias      float [n]          if problem.bias, else not read
+//   residual  float [rows, n]    if problem.residual, else not read; may be y
+//   y         Y [rows, n], or [rows, n / 2] with swiglu; float, or Bf16 rounded to nearest even
+//
+// Launch: gemm_threads threads, as many blocks as fit the device (one a multiprocessor) in clusters of tiling.cluster, gemm_shared_bytes(tiling) of dynamic
+// shared memory. Each cluster takes tiles of y in turn, rows fastest, so that blocks at work share weights in L2. The blocks of a cluster take tiles of
+// the same columns: each fetches its part of W for all of them, since without that L2 could not feed the tensor cores.
+//
+// Roles: one thread of the first warpgroup fills a ring of stages, each a tile of x and a tile of W of 64 k; two warpgroups multiply. They either share a
+// tile, each with half of its rows, or take tiles in turn, so that one stores while the other multiplies (`turns`).
+// With turns, one warpgroup starts on its tile when the other has seen all of its own: that keeps the tensor cores busy, and nobody falls behind a stage by
+// two phases, which a barrier's parity could not tell from none.
+// Shared memory: [stages] x tiles, [stages] W tiles, each a multiple of 1024 bytes; then the barriers.
+//
+// gemm_grouped: the same with a weight for each group of rows: x and y hold the rows of group 0, then 1, ..., W is [groups, n, k] (its tensor map has
+// groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
+// computed and thrown away. tiling.cluster is 1.
+//
+// Sums run over k in order, 16 at a time within the tensor core, in f32, from the residual or 0; then + bias. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
+#pragma once
+
+#include "tma.cuh"
+#include "wgmma.cuh"
+
+namespace ern::cuda {
+
+struct GemmTiling {
+  int rows = 128;     // of x in a tile; a multiple of 64, of 128 unless `turns`
+  int columns = 256;  // of W's rows in a tile: 64, 96, 128, ... 256
+  int stages = 4;
+  bool turns = false;
+  int cluster = 1;    // blocks that share the tile of W: 1 or 2
+};
+
+constexpr int gemm_consumers = 2;  // warpgroups that multiply
+constexpr int gemm_threads = (1 + gemm_consumers) * warpgroup_size;
+
+constexpr int gemm_stage_bytes(GemmTiling tiling) { return (tiling.rows + tiling.columns) * tile_k * 2; }
+// With the slack that aligning to 1024 needs, two barriers a stage and one a consumer.
+constexpr int gemm_shared_bytes(GemmTiling tiling) { return 1024 + tiling.stages * (gemm_stage_bytes(tiling) + 16) + gemm_consumers * 8; }
+
+struct Gemm {
+  int n;
+  int k;
+  bool bias = false;
+  bool residual = false;
+  bool swiglu = false;
+  int group = 32;
+  Rows rows = Rows::tokens;
+  GemmTiling tiling = {};
+};
+
+template <int count>
+ERN_DEVICE void registers_for_copying() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count)); }
+template <int count>
+ERN_DEVICE void registers_for_products() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count)); }
+
+// words[i] of lane `quad` of a quad is piece quad of group i; afterwards words[p] is piece p of group `quad`.
+ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
+  const bool odd = quad & 1, upper = quad & 2;
+  const auto exchange = [](uint32_t& low, uint32_t& high, bool second, int mask) {
+    const uint32_t other = __shfl_xor_sync(~0u, second ? low : high, mask);
+    low = second ? other : low;
+    high = second ? high : other;
+  };
+  exchange(words[0], words[1], odd, 1);
+  exchange(words[2], words[3], odd, 1);
+  exchange(words[0], words[2], upper, 2);
+  exchange(words[1], words[3], upper, 2);
+}
+
+// What becomes of the sums of 64 rows that one warpgroup holds.
+template <Gemm problem, class Y>
+struct GemmStore {
+  static constexpr int columns = problem.tiling.columns, sums = columns / 2;
+  static constexpr int out_columns = problem.swiglu ? columns / 2 : columns, out_n = problem.swiglu ? problem.n / 2 : problem.n;
+
+  const float* bias;
+  const float* residual;
+  Y* y;
+
+  // Two neighbouring values of y: `piece` of the tile's pieces of 8 columns, `lower` for the 8 rows below.
+  ERN_DEVICE float2 pair(const float (&d)[sums], int piece, int lower, int first_column, int quad) const {
+    if constexpr (problem.swiglu) {
+      constexpr int run = problem.group / 8;
+      const int gate = piece / run * 2 * run + piece % run, up = gate + run;
+      float2 g = {d[4 * gate + 2 * lower], d[4 * gate + 2 * lower + 1]}, u = {d[4 * up + 2 * lower], d[4 * up + 2 * lower + 1]};
+      if constexpr (problem.bias) {
+        const float2 gate_bias = bias2(first_column + 8 * gate + 2 * quad), up_bias = bias2(first_column + 8 * up + 2 * quad);
+        g.x += gate_bias.x, g.y += gate_bias.y, u.x += up_bias.x, u.y += up_bias.y;
+      }
+      return {silu(g.x) * u.x, silu(g.y) * u.y};
+    } else {
+      float2 v = {d[4 * piece + 2 * lower], d[4 * piece + 2 * lower + 1]};
+      if constexpr (problem.bias) {
+        const float2 b = bias2(first_column + 8 * piece + 2 * quad);
+        v.x += b.x, v.y += b.y;
+      }
+      return v;
+    }
+  }
+  ERN_DEVICE float2 bias2(int column) const { return column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
+
+  // first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W. All loads are under way before the first is used.
+  ERN_DEVICE void start(float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
+    const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
+#pragma unroll
+      for (int piece = 0; piece < columns / 8; ++piece) {
+        const int column = first_column + 8 * piece + 2 * quad;
+        const float2 r = row < rows && column < out_n ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
+        d[4 * piece + 2 * lower] = r.x, d[4 * piece + 2 * lower + 1] = r.y;
+      }
+    }
+  }
+
+  ERN_DEVICE void operator()(const float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
+    const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
+    const int out_first = problem.swiglu ? first_column / 2 : first_column;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
+      if (sizeof(Y) == 2) {
+        // 16 bytes a lane: four pieces change hands within the quad.
+#pragma unroll
+        for (int piece = 0; piece < out_columns / 8; piece += 4) {
+          uint32_t words[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const float2 v = pair(d, piece + i, lower, first_column, quad);
+            words[i] = pack_bf16(v.x, v.y);
+          }
+          transpose_quad(words, quad);
+          const int column = out_first + 8 * (piece + quad);
+          if (row < rows && column < out_n) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
+        }
+      } else {
+#pragma unroll
+        for (int piece = 0; piece < out_columns / 8; ++piece) {
+          const int column = out_first + 8 * piece + 2 * quad;
+          if (row < rows && column < out_n) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
+        }
+      }
+    }
+  }
+};
+
+// A tile of y. Tiles are asked for in ascending order.
+struct GemmTile {
+  int row;         // first of x and y
+  int rows_end;    // y has rows up to here
+  int column;      // first, within y before swiglu
+  int weight_row;  // the same in W
+};
+
+template <Gemm problem>
+struct PlainTiles {
+  static constexpr GemmTiling tiling = problem.tiling;
+  int rows, row_tiles, count;
+
+  ERN_DEVICE explicit PlainTiles(int rows)
+      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))),
+        count(row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns))) {}
+  ERN_DEVICE GemmTile at(int tile) const {
+    const int rank = tiling.cluster > 1 ? cluster_rank() : 0, column = tile / row_tiles * tiling.columns;
+    return {(tile % row_tiles * tiling.cluster + rank) * tiling.rows, rows, column, column};
+  }
+};
+
+constexpr int most_gemm_groups = 256;
+
+// Groups in order, in each the rows fastest.
+template <Gemm problem, int groups>
+struct GroupedTiles {
+  static constexpr GemmTiling tiling = problem.tiling;
+  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
+  static_assert(groups <= most_gemm_groups && tiling.cluster == 1);
+  struct Shared {
+    int32_t offset[groups + 1];
+    int32_t first_tile[groups + 1];
+  };
+  const Shared& shared;
+  int count;
+  int group = 0;
+
+  // Every thread of the block calls it; ends with a barrier.
+  static ERN_DEVICE void set(Shared& shared, const int32_t* offsets) {
+    for (int i = static_cast<int>(threadIdx.x); i <= groups; i += gemm_threads) shared.offset[i] = __ldcg(offsets + i);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      int tiles = 0;
+      for (int i = 0; i < groups; ++i) {
+        shared.first_tile[i] = tiles;
+        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], tiling.rows)) * column_tiles;
+      }
+      shared.first_tile[groups] = tiles;
+    }
+    __syncthreads();
+  }
+  ERN_DEVICE explicit GroupedTiles(const Shared& shared) : shared(shared), count(shared.first_tile[groups]) {}
+  ERN_DEVICE GemmTile at(int tile) {
+    while (tile >= shared.first_tile[group + 1]) ++group;
+    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, tiling.rows));
+    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns;
+    return {begin + within % row_tiles * tiling.rows, end, column, group * problem.n + column};
+  }
+};
+
+// Walks this block's tiles. make_tiles() is called by every thread when the inputs are there.
+template <Gemm problem, class Y, class MakeTiles>
+ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y, MakeTiles make_tiles) {
+  constexpr GemmTiling tiling = problem.tiling;
+  constexpr int stages = tiling.stages, x_bytes = tiling.rows * tile_k * 2, weight_bytes = tiling.columns * tile_k * 2;
+  constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
+  constexpr int own_rows = tiling.turns ? tiling.rows : tiling.rows / gemm_consumers;  // of a tile, for each warpgroup
+  constexpr int halves = own_rows / 64;
+  constexpr int share_columns = tiling.columns / tiling.cluster, share_bytes = weight_bytes / tiling.cluster;  // of W, that this block fetches
+  static_assert(own_rows % 64 == 0 && problem.k % 8 == 0 && problem.n % (problem.swiglu ? 16 : 8) == 0);
+  static_assert(!problem.swiglu || (tiling.columns % (2 * problem.group) == 0 && !problem.residual));
+  static_assert((tiling.cluster == 1 || tiling.cluster == 2) && share_columns % 8 == 0);
+
+  extern __shared__ uint8_t dynamic[];
+  uint8_t* const base = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(dynamic) + 1023) / 1024 * 1024);
+  uint8_t* const x_tiles = base;
+  uint8_t* const weight_tiles = base + stages * x_bytes;
+  Barrier* const full = reinterpret_cast<Barrier*>(weight_tiles + stages * weight_bytes);
+  Barrier* const empty = full + stages;
+  Barrier* const turn = empty + stages;
+
+  const int warpgroup = static_cast<int>(threadIdx.x) / warpgroup_size;
+  const int rank = tiling.cluster > 1 ? cluster_rank() : 0;
+  if (threadIdx.x == 0) {
+    prefetch_map(x_map);
+    prefetch_map(weight_map);
+    // A stage is free when the consumers of every block that it is filled for have arrived.
+    for (int i = 0; i < stages; ++i) full[i].init(1), empty[i].init((tiling.turns ? 1 : gemm_consumers) * tiling.cluster);
+    for (int i = 0; i < gemm_consumers; ++i) turn[i].init(1);
+    fence_barriers();
+  }
+  if (tiling.cluster > 1) cluster_sync();
+  else __syncthreads();
+  start_dependents();
+  wait_for_inputs();
+  auto tiles = make_tiles();
+  const int clusters = static_cast<int>(gridDim.x) / tiling.cluster, first_tile = static_cast<int>(blockIdx.x) / tiling.cluster;
+
+  if (warpgroup == 0) {
+    registers_for_copying<40>();
+    if (threadIdx.x == 0) {
+      Ring<stages> ring;
+      for (int number = first_tile; number < tiles.count; number += clusters) {
+        const GemmTile tile = tiles.at(number);
+        const int weight_row = tile.weight_row + rank * share_columns;
+        for (int k = 0; k < k_tiles; ++k, ring.next()) {
+          Barrier& filled = full[ring.stage];
+          uint8_t* const weight_share = weight_tiles + ring.stage * weight_bytes + rank * share_bytes;
+          empty[ring.stage].wait(ring.parity ^ 1);
+          filled.arrive_expecting(x_bytes + weight_bytes);
+          copy_tile(x_tiles + ring.stage * x_bytes, x_map, k * tile_k, tile.row, filled);
+          if constexpr (tiling.cluster > 1) copy_tile_to((1 << tiling.cluster) - 1, weight_share, weight_map, k * tile_k, weight_row, filled);
+          else copy_tile(weight_share, weight_map, k * tile_k, weight_row, filled);
+        }
+      }
+    }
+  } else {
+    registers_for_products<232>();
+    const int consumer = warpgroup - 1, thread = static_cast<int>(threadIdx.x) % warpgroup_size;
+    const auto release = [&](int stage) {
+      if (tiling.cluster == 1 && thread == 0) empty[stage].arrive();
+      if (tiling.cluster > 1 && thread < tiling.cluster) empty[stage].arrive_at(thread);
+    };
+    const GemmStore<problem, Y> store{bias, residual, y};
+    Ring<stages> ring;
+    if (tiling.turns) ring.skip(consumer * k_tiles);
+    int turn_parity = consumer == 0 ? 1 : 0;  // the first has its first turn at once
+    const int step = (tiling.turns ? gemm_consumers : 1) * clusters;
+    for (int number = first_tile + (tiling.turns ? consumer * clusters : 0); number < tiles.count; number += step) {
+      const GemmTile tile = tiles.at(number);
+      const int64_t row = tile.row + (tiling.turns ? 0 : consumer * own_rows);
+      float sums[halves][tiling.columns / 2];
+      if (problem.residual) {
+#pragma unroll
+        for (int half = 0; half < halves; ++half) store.start(sums[half], row + 64 * half, tile.rows_end, tile.column);
+      }
+      int previous = -1;  // stage whose products may still run
+      if (tiling.turns) turn[consumer].wait(turn_parity), turn_parity ^= 1;
+      for (int k = 0; k < k_tiles; ++k, ring.next()) {
+        full[ring.stage].wait(ring.parity);
+        const uint64_t w = wgmma_operand(weight_tiles + ring.stage * weight_bytes);
+        wgmma_fence();
+#pragma unroll
+        for (int half = 0; half < halves; ++half) {
+          const int tile_row = (tiling.turns ? 0 : consumer * own_rows) + half * 64;
+          const uint64_t x = wgmma_operand(x_tiles + ring.stage * x_bytes + tile_row * tile_k * 2);
+#pragma unroll
+          for (int i = 0; i < tile_k / wgmma_k; ++i)
+            Wgmma<tiling.columns>::multiply(sums[half], x + i * wgmma_next_k, w + i * wgmma_next_k, problem.residual || k > 0 || i > 0);
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (previous >= 0) release(previous);
+        previous = ring.stage;
+      }
+      if (tiling.turns && thread == 0) turn[1 - consumer].arrive();
+      wgmma_wait<0>();
+      release(previous);
+#pragma unroll
+      for (int half = 0; half < halves; ++half) {
+        wgmma_hold(sums[half]);
+        store(sums[half], row + 64 * half, tile.rows_end, tile.column);
+      }
+      if (tiling.turns) ring.skip((gemm_consumers - 1) * k_tiles);
+    }
+  }
+  // A block stays while others of its cluster may write into it or arrive at its barriers.
+  if (tiling.cluster > 1) cluster_sync();
+}
+
+template <Gemm problem, class Y>
+ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
+  gemm_tiles<problem>(x_map, weight_map, bias, residual, y, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
+}
+
+template <Gemm problem, int groups, class Y>
+ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, const TensorMap* weight_map, Y* y) {
+  static_assert(!problem.bias && !problem.residual);
+  using Tiles = GroupedTiles<problem, groups>;
+  __shared__ typename Tiles::Shared shared;
+  gemm_tiles<problem>(x_map, weight_map, nullptr, nullptr, y, [&] {
+    Tiles::set(shared, offsets);
+    return Tiles(shared);
+  });
+}
+
+}  // namespace ern::cuda

@@ -1,0 +1,82 @@
+/**
+ * How kernels for GPUs are entered in the table. Which nodes an op's kernels fit, their arguments and costs are the same as on the CPU, so an entry
+ * starts from the CPU's and says what differs: weights lie row by row, and a launch has a block, a grid and shared memory.
+ */
+
+import { bug } from "../../diagnostics.js";
+import type { OpName } from "../../ir/ops.js";
+import { joinName } from "../common.js";
+import { CPU_KERNELS } from "../cpu-table.js";
+import type { CudaLaunch } from "../cuda-launch.js";
+import type { AnyKernel, Argument, KernelDef, KernelParams, Phase, ReductionOrder, Tunable, WeightFormat } from "../kernel-def.js";
+import type { View } from "../view.js";
+
+/** One layout serves every kernel: rows as they are. Tensor cores and the tensor memory accelerator both read it. */
+export const BF16_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "bf16" }];
+export const F32_ROWS: readonly WeightFormat[] = [{ layout: "row", dtype: "f32" }];
+
+/** An entry; `fit`, `cost` and `file` are the CPU's where they are left out. */
+export interface CudaEntry<K extends OpName = OpName> {
+  /** Name of its template and, with `cuda_` before it, of the variant. */
+  readonly name: string;
+  readonly template?: string;
+  /** Tells the files of variants of one op apart. */
+  readonly suffix?: string;
+  readonly mostRows?: number;
+  readonly programs?: readonly string[];
+  readonly order?: ReductionOrder;
+  readonly fit?: KernelDef<K>["fit"];
+  readonly cost?: KernelDef<K>["cost"];
+  readonly file?: (params: KernelParams) => string;
+  readonly weights?: { readonly [operand: string]: readonly WeightFormat[] };
+  /** Why it does not take these parameters, if so. */
+  readonly refuse?: (params: KernelParams) => string | undefined;
+  readonly tunables?: readonly Tunable[];
+  readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly args?: (params: KernelParams) => readonly Argument[];
+  readonly phases?: readonly Phase[];
+  readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
+  readonly view: (params: KernelParams) => View;
+}
+
+/** Element types as device/cuda/kernel.cuh names them. */
+export function cudaType(type: string): string {
+  return type.replace("cpu::Bf16", "Bf16");
+}
+
+export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKernel {
+  const base = CPU_KERNELS.find((kernel) => kernel.op === op) as unknown as KernelDef<K> | undefined;
+  const { name, suffix, refuse, launch, template = name, view } = entry;
+  const { fit, cost, file, args, order } = { ...base, ...entry };
+  if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
+  const { tunables, phases, workspace, weights, programs, mostRows } = entry;
+  const kernel: KernelDef<K> = {
+    op,
+    target: "cuda",
+    name: `cuda_${joinName(name, suffix)}`,
+    template,
+    order,
+    ...(base?.share ? { share: base.share } : {}),
+    ...(base?.inPlace ? { inPlace: base.inPlace } : {}),
+    ...(tunables ? { tunables } : {}),
+    ...(phases ? { phases } : {}),
+    ...(workspace ? { workspace } : {}),
+    ...(weights ? { weights } : {}),
+    ...(programs ? { programs } : {}),
+    ...(mostRows === undefined ? {} : { mostRows }),
+    fit: (node, target) => {
+      const params = fit(node, target);
+      return typeof params === "string" ? params : (refuse?.(params) ?? params);
+    },
+    args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
+    cost,
+    file: (params) => joinName(file(params), suffix),
+    launch,
+    view,
+  };
+  return Object.freeze(kernel) as unknown as AnyKernel;
+}
+
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}

@@ -1,0 +1,86 @@
+// The state of the stand-in driver: what is alive, what was asked, what is to fail. The entry points are in fake_cuda.cpp.
+//
+// Set by the environment of the process:
+//   FAKE_CUDA_VERSION      as cuDriverGetVersion says it; 13000
+//   FAKE_CUDA_CAPABILITY   of each device, with commas: "9.0,8.0"; "9.0". Empty: no device
+//   FAKE_CUDA_MEMORY       MiB of device memory; 1024
+//   FAKE_CUDA_TAKEN        MiB of it that others hold; 0
+//   FAKE_CUDA_FAIL         "cuLaunchKernelEx:3:700": the third call from now fails with 700; errors from 700 on stay
+//   FAKE_CUDA_REPORT       file for the report: a JSON object, written when the process ends
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "src/cuda/driver.hpp"
+
+namespace fake {
+
+using namespace ern::cuda;
+
+struct FakeStream {
+  std::vector<std::function<void()>> queue;  // runs when somebody waits: who reads or reuses memory too early is seen
+  bool capturing = false;
+  std::vector<std::function<void()>> captured;
+};
+
+struct FakeFunction {
+  std::string name;
+  int dynamic_shared = 0;  // 48 KiB until a kernel asks for more
+};
+
+struct FakeModule {
+  std::string image;
+  std::map<std::string, FakeFunction> functions;
+};
+
+struct FakeGraph {
+  std::vector<std::function<void()>> nodes;
+};
+
+struct State {
+  State();
+  ~State();
+
+  // Counts the call; what it must return instead of doing its work, or success.
+  int enter(const char* name);
+  void wrong(const std::string& what);
+  // The live allocation that [at, at + bytes) lies in, or nullptr, which is an error.
+  char* memory(Pointer at, size_t bytes, const char* call);
+
+  std::recursive_mutex mutex;
+  int version = 13000;
+  std::vector<std::pair<int, int>> capabilities;
+  size_t total = 0, taken = 0, used = 0;
+  std::string fail_call;
+  long fail_at = 0;
+  int fail_error = 0, sticky = 0;
+
+  std::map<std::string, long> calls;
+  std::vector<std::string> mistakes;
+  std::map<Pointer, size_t> device;
+  std::map<void*, size_t> pinned;
+  std::set<FakeStream*> streams;
+  std::set<FakeModule*> modules;
+  std::set<FakeGraph*> graphs, execs;
+  std::set<void*> events;
+  int contexts = 0;
+  std::map<std::string, long> launches;  // by kernel
+
+  // Of the step that runs: see emulate().
+  const int32_t *ids = nullptr, *last_rows = nullptr;
+};
+
+State& state();
+
+// What stands for a model: the next token of a sequence follows from its last one. Kernels that the engine's path depends
+// on are known by their names.
+inline int32_t next_id(int32_t id) { return (id * 7 + 3) % 50; }
+void emulate(const std::string& kernel, void** parameters);
+
+}  // namespace fake

@@ -1,0 +1,52 @@
+/** Times a GPU package as `ernie-compile bench` does, on a machine without the compiler: node bench.mjs <package>... */
+
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+let fresh = 0;
+function randomIds(count, vocab) {
+  let state = (++fresh * 2654435761) >>> 0;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return 3 + (state % Math.min(vocab - 3, 90_000));
+  });
+}
+
+async function timed(engine, ids, tokens) {
+  const start = performance.now();
+  let firstMs = 0;
+  for await (const piece of engine.generate(ids, { maxTokens: tokens, minTokens: tokens, temperature: 0 })) {
+    if (firstMs === 0 && piece.ids.length > 0) firstMs = performance.now() - start;
+    if ("finishReason" in piece) return { firstMs, endMs: performance.now() - start, timings: piece.timings };
+  }
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+
+for (const path of process.argv.slice(2)) {
+  const begin = performance.now();
+  const { load } = await import(pathToFileURL(join(path, "index.js")).href);
+  const engine = await load({ kvTokens: 64 * 2304 });
+  const loaded = performance.now();
+  const vocab = engine.info.model.vocabSize;
+  const first = await timed(engine, randomIds(16, vocab), 1);
+  console.log(`${path}: load ${(loaded - begin).toFixed(0)} ms, first token ${first.endMs.toFixed(1)} ms after`);
+  for (const [batch, prompt, tokens] of [[1, 64, 128], [4, 64, 128], [16, 64, 128], [64, 64, 128]]) {
+    const rates = [];
+    for (let i = 0; i < 5; i++) {
+      const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(prompt, vocab), tokens + 1)));
+      const ms = batch === 1 ? runs[0].timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
+      rates.push((1000 * batch * tokens) / ms);
+    }
+    console.log(`decode batch ${batch}: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
+  }
+  for (const batch of [1, 8]) {
+    const rates = [];
+    for (let i = 0; i < 3; i++) {
+      const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(2048, vocab), 1)));
+      rates.push((1000 * batch * 2048) / Math.max(...runs.map((run) => run.endMs)));
+    }
+    console.log(`prefill ${batch}x2048: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
+  }
+  await engine.dispose();
+}

@@ -1,0 +1,160 @@
+/**
+ * Holds GPU packages to the goldens and the mini models, on a machine that has nothing but Node, the packages and this file:
+ *
+ *     node check.mjs <folder>        <folder>/goldens/<name>/{package,golden.json,golden.safetensors}, <folder>/mini/<name>/{package,expected.json}
+ *
+ * Bars are those of bf16 activations (test/e2e/goldens-bf16.test.ts). Prints a line a check and ends with 1 if one is missed.
+ */
+
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const LIMIT = 5e-4;
+const LEAD = 0.1;
+const NLL_LIMIT = 1e-3;
+const [folder] = process.argv.slice(2);
+let missed = 0;
+
+function report(ok, text) {
+  if (!ok) missed++;
+  console.log(`${ok ? "ok  " : "MISS"} ${text}`);
+}
+
+/** Tensors of a safetensors file of f32 and integers. */
+function readTensors(path) {
+  const bytes = readFileSync(path);
+  const length = Number(bytes.readBigUInt64LE(0));
+  const tensors = new Map();
+  for (const [name, { dtype, shape, data_offsets }] of Object.entries(JSON.parse(bytes.subarray(8, 8 + length)))) {
+    if (name === "__metadata__") continue;
+    const part = Uint8Array.prototype.slice.call(bytes, 8 + length + data_offsets[0], 8 + length + data_offsets[1]).buffer;
+    const types = { F32: Float32Array, I32: Int32Array, I64: BigInt64Array };
+    if (types[dtype]) tensors.set(name, { shape, data: Array.from(new types[dtype](part), Number) });
+  }
+  return tensors;
+}
+
+function nmse(found, expected) {
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    error += (found[i] - expected[i]) ** 2;
+    norm += expected[i] ** 2;
+  }
+  return error / norm;
+}
+
+function lead(logits) {
+  const [first, second] = Float64Array.from(logits).sort().reverse();
+  return first - second;
+}
+
+async function withEngine(path, work) {
+  const { load } = await import(pathToFileURL(join(path, "index.js")).href);
+  const engine = await load();
+  try {
+    return await work(engine);
+  } finally {
+    await engine.dispose();
+  }
+}
+
+async function collect(pieces) {
+  const ids = [];
+  for await (const piece of pieces) ids.push(...piece.ids);
+  return ids;
+}
+
+/** Rows before the first token for which other experts were chosen. */
+function agreeingRows(golden, trace, tokens) {
+  let rows = tokens;
+  for (const [name, { data }] of golden) {
+    if (!/^router\.\d+\.indices$/.test(name)) continue;
+    const k = data.length / tokens;
+    const chosen = (all, t) => Array.from(all).slice(t * k, (t + 1) * k).sort((a, b) => a - b).join();
+    for (let t = 0; t < rows; t++) if (chosen(trace[name].data, t) !== chosen(data, t)) rows = t;
+  }
+  return rows;
+}
+
+async function checkGolden(path) {
+  const golden = readTensors(join(path, "golden.safetensors"));
+  const ids = golden.get("input_ids").data;
+  await withEngine(join(path, "package"), async (engine) => {
+    const { trace } = await engine.logits(ids, { trace: true });
+    const rows = agreeingRows(golden, trace, ids.length);
+    for (const [name, { data }] of golden) {
+      if (!trace[name] || !/^(hidden|router.*logits|final_norm)/.test(name)) continue;
+      const kept = (data.length / ids.length) * rows;
+      console.log(`     ${name} ${nmse(trace[name].data.subarray(0, kept), data.slice(0, kept)).toExponential(2)}`);
+    }
+    for (const chunk of [undefined, 7, 1]) {
+      const { logits, greedy } = await engine.logits(ids, { greedy: 8, ...(chunk ? { chunk } : {}) });
+      const expected = golden.get("logits").data;
+      const kept = (expected.length / ids.length) * rows;
+      const error = nmse(logits.data.subarray(0, kept), expected.slice(0, kept));
+      const wanted = golden.get("greedy_ids").data;
+      const wrong = wanted.findIndex((id, i) => greedy.ids.data[i] !== id);
+      const all = golden.get("greedy_logits").data;
+      const vocab = all.length / wanted.length;
+      const close = wrong < 0 ? 0 : lead(all.slice(wrong * vocab, (wrong + 1) * vocab));
+      report(error < LIMIT && close < LEAD, `${path.split("/").at(-1)} chunk ${chunk ?? "-"}: logits ${error.toExponential(2)} over ${rows} of ${ids.length} rows, greedy ${wrong < 0 ? "equal" : `differs at ${wrong}, lead ${close.toFixed(3)}`}`);
+    }
+  });
+}
+
+async function checkMini(path) {
+  const expected = JSON.parse(readFileSync(join(path, "expected.json"), "utf8"));
+  await withEngine(join(path, "package"), async (engine) => {
+    let equal = 0;
+    for (const { prompt_ids, output_ids } of expected.greedy) {
+      const ids = await collect(engine.generate(prompt_ids, { temperature: 0, maxTokens: output_ids.length }));
+      const wrong = output_ids.findIndex((id, i) => id !== ids[i]);
+      if (wrong < 0) {
+        equal++;
+        continue;
+      }
+      const { logits } = await engine.logits([...prompt_ids, ...output_ids.slice(0, wrong)]);
+      const [rows, vocab] = logits.shape;
+      const close = lead(logits.data.subarray((rows - 1) * vocab));
+      // Judged by the bf16 logits themselves, which may be off by as much again.
+      report(close < 2 * LEAD, `${path.split("/").at(-1)}: token ${wrong} differs, lead ${close.toFixed(3)}`);
+    }
+    report(true, `${path.split("/").at(-1)}: ${equal} of ${expected.greedy.length} continuations equal`);
+    const together = await Promise.all(
+      expected.greedy.map(({ prompt_ids, output_ids }) => collect(engine.generate(prompt_ids, { temperature: 0, maxTokens: output_ids.length }))),
+    );
+    const same = together.filter((ids, i) => ids.join() === expected.greedy[i].output_ids.join()).length;
+    report(same >= equal - 1, `${path.split("/").at(-1)}: ${same} equal when all run together`);
+    let sum = 0;
+    let tokens = 0;
+    for (const line of readFileSync(join(path, "held_out.jsonl"), "utf8").trim().split("\n")) {
+      const { ids } = JSON.parse(line);
+      const { logits } = await engine.logits(ids.slice(0, -1));
+      const vocab = logits.shape[1];
+      for (let i = 0; i + 1 < ids.length; i++) {
+        const row = logits.data.subarray(i * vocab, (i + 1) * vocab);
+        let most = -Infinity;
+        for (const value of row) most = Math.max(most, value);
+        let total = 0;
+        for (const value of row) total += Math.exp(value - most);
+        sum += Math.log(total) + most - row[ids[i + 1]];
+        tokens++;
+      }
+    }
+    const off = sum / tokens / expected.held_out.nll_per_token - 1;
+    report(tokens === expected.held_out.tokens && Math.abs(off) < NLL_LIMIT, `${path.split("/").at(-1)}: held-out nll ${(sum / tokens).toFixed(5)}, off by ${off.toExponential(2)}`);
+  });
+}
+
+for (const [kind, check] of [["goldens", checkGolden], ["mini", checkMini]]) {
+  for (const name of readdirSync(join(folder, kind)).sort()) {
+    try {
+      await check(join(folder, kind, name));
+    } catch (error) {
+      report(false, `${name}: ${error.stack ?? error}`);
+    }
+  }
+}
+process.exit(missed === 0 ? 0 : 1);
