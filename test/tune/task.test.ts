@@ -119,7 +119,9 @@ describe("a space", () => {
   });
 
   it("is there for every CPU kernel with tunables but the one that stands in for a fused one", () => {
-    const untuned = KERNELS.filter(({ target, op, tunables }) => target === "cpu" && tunables?.length && !isTunedOp(op)).map(({ name }) => name);
+    const untuned = KERNELS.filter(({ target, op, tunables }) => target === "cpu" && tunables?.length && !isTunedOp(op)).map(
+      ({ name }) => name,
+    );
     expect(untuned).toEqual(["expert_linear"]);
   });
 });
