@@ -1,9 +1,10 @@
 // What a table of measurements brings a whole model: one package with it and one without, in turns, and the ratio of their speeds with its interval.
 //
-//   node bench/tuned.mjs <model> --table <file> [--arch level] [--rounds n] [--threads n] [--batch 1,4] [--prompt 512] [--generate 32] [--json]
+//   node bench/tuned.mjs <model> --table <file> [--arch level] [--rounds n] [--loads n] [--threads n] [--batch 1,4] [--prompt 512] [--generate 32] [--json]
 //
 // Weights are synthetic. Each round runs both packages one after the other, the other one first in every second round, on prompts that neither has
-// seen; a ratio is of the two runs of one round, so whatever slows the machine for longer than a round slows both.
+// seen; a ratio is of the two runs of one round, so whatever slows the machine for longer than a round slows both. Where a process's memory lies makes
+// a difference of per cents that stays as long as it lives: so both are loaded anew several times, and rounds are spread over the loads.
 
 import { execFileSync, fork } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -20,6 +21,7 @@ const { values, positionals } = parseArgs({
     table: { type: "string" },
     arch: { type: "string", default: "native" },
     rounds: { type: "string", default: "30" },
+    loads: { type: "string", default: "6" },
     threads: { type: "string", default: String(availableParallelism()) },
     batch: { type: "string", default: "1" },
     prompt: { type: "string", default: "512" },
@@ -49,10 +51,7 @@ try {
         maxBuffer: 2 ** 28,
       }),
     );
-    const child = fork(join(here, "ours.mjs"), [out, values.threads], { stdio: ["ignore", "ignore", "inherit", "ipc"] });
-    children.push(child);
-    await answer(child);
-    packages.push({ child, kernels: built.kernels.map((kernel) => kernel.name) });
+    packages.push({ out, kernels: built.kernels.map((kernel) => kernel.name) });
   }
   const changed = packages[1].kernels.filter((kernel) => !packages[0].kernels.includes(kernel));
   const requests = [
@@ -63,18 +62,24 @@ try {
   ];
   const ratios = requests.map(() => []);
   const speeds = requests.map(() => [[], []]);
-  for (let round = -1; round < Number(values.rounds); round++) {
-    for (const [i, request] of requests.entries()) {
-      const found = [0, 0];
-      for (const which of round % 2 === 0 ? [0, 1] : [1, 0]) {
-        packages[which].child.send(request);
-        found[which] = await answer(packages[which].child);
+  const loads = Number(values.loads);
+  for (let load = 0; load < loads; load++) {
+    const running = [];
+    for (const which of load % 2 === 0 ? [0, 1] : [1, 0]) running[which] = await start(packages[which].out);
+    for (let round = -1; round < Number(values.rounds) / loads; round++) {
+      for (const [i, request] of requests.entries()) {
+        const found = [0, 0];
+        for (const which of round % 2 === 0 ? [0, 1] : [1, 0]) {
+          running[which].send(request);
+          found[which] = await answer(running[which]);
+        }
+        // The first round fills caches and page tables.
+        if (round < 0) continue;
+        ratios[i].push(found[1] / found[0]);
+        for (const which of [0, 1]) speeds[i][which].push(found[which]);
       }
-      // The first round fills caches and page tables.
-      if (round < 0) continue;
-      ratios[i].push(found[1] / found[0]);
-      for (const which of [0, 1]) speeds[i][which].push(found[which]);
     }
+    for (const child of running) child.kill();
   }
   const rows = requests.map(({ name }, i) => {
     const [standard, tuned] = speeds[i].map((list) => medianInterval(list).median);
@@ -91,6 +96,13 @@ try {
 } finally {
   for (const child of children) child.kill();
   rmSync(work, { recursive: true, force: true });
+}
+
+async function start(folder) {
+  const child = fork(join(here, "ours.mjs"), [folder, values.threads], { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  children.push(child);
+  await answer(child);
+  return child;
 }
 
 function answer(child) {

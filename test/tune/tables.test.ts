@@ -114,7 +114,10 @@ describe("a build", () => {
 
   it("takes what was measured on machines of this class by itself, and says so", async () => {
     const found = await dryRun();
-    expect(found.tuning).toMatchObject({ device: DEVICE, sources: [{ from: "user" }] });
+    expect(found.tuning).toMatchObject({
+      device: DEVICE,
+      sources: expect.arrayContaining([expect.objectContaining({ from: "user" })]) as unknown,
+    });
     expect(tuned(found)).toEqual([
       // Nearest to the row of n 256 and k 256, nearest to that of k 768, and of exactly that.
       "linear_bf16_f32_n1024_k256_ahead2048",
@@ -143,7 +146,7 @@ describe("a build", () => {
     const manifest = JSON.parse(readFileSync(join(out, "manifest.json"), "utf8")) as { tuning: BuildJson["tuning"]; build_id: string };
     expect(manifest.tuning).toMatchObject({
       device: DEVICE,
-      sources: [{ from: "user", sha256: expect.stringMatching(/^[0-9a-f]{64}$/) as string }],
+      sources: expect.arrayContaining([{ from: "user", sha256: expect.stringMatching(/^[0-9a-f]{64}$/) as string }]) as unknown,
     });
     const again = join(root, "again");
     await cliOk(["build", MODEL, "-o", again, "--weights", "synthetic:1", "--tuning", join(user, `${DEVICE}.json`)].slice(0, 6), {
