@@ -68,15 +68,24 @@ export async function readFully(file: OpenFile, buffer: Uint8Array, offset: numb
  */
 export async function makeFolder(path: string): Promise<string | undefined> {
   try {
+    return await makeOne(path);
+  } catch (error) {
+    const parent = dirname(path);
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || parent === path) throw error;
+    // Others may make the parent at the same time. Once it is there, what this says is meant: below /proc there is no end of "no such folder".
+    const made = (await isFolder(parent)) ? undefined : await makeFolder(parent);
+    return (await makeOne(path)) === undefined ? made : (made ?? path);
+  }
+}
+
+/** `path`, or undefined if it was there. */
+async function makeOne(path: string): Promise<string | undefined> {
+  try {
     await mkdir(path);
     return path;
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const parent = dirname(path);
-    if (code === "EEXIST" && (await isFolder(path))) return undefined;
-    if (code !== "ENOENT" || parent === path || (await isFolder(parent))) throw error;
-    const made = await makeFolder(parent);
-    return (await makeFolder(path)) === undefined ? made : (made ?? path);
+    if ((error as NodeJS.ErrnoException).code === "EEXIST" && (await isFolder(path))) return undefined;
+    throw error;
   }
 }
 

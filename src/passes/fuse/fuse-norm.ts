@@ -22,8 +22,16 @@ function withNorm({ operands, attrs }: NodeOf<"rms_norm">): {
   return { x: operands.x, norm: operands.weight, eps: attrs.eps, norm_dtype: "bf16" };
 }
 
+/** Elements of a row that a product keeps in registers while it norms it; of wider ones the compiler spills some. */
+const MOST_WIDTH = 4096;
+
 const where = {
   "the norm is rounded to bf16": ({ n }: { readonly n: NodeOf<"rms_norm"> }) => n.attrs.dtype === "bf16",
+  "rows are at most 4096 wide": ({ n }: { readonly n: NodeOf<"rms_norm"> }) => {
+    const { type } = n.operands.x;
+    const width = type.kind === "tensor" ? type.shape.at(-1) : undefined;
+    return typeof width === "number" && width <= MOST_WIDTH;
+  },
 } as const;
 
 const normThenLinear = rule({
