@@ -1,6 +1,6 @@
 // Runs programs of a plan: what the engine asks for and gets, whatever device computes it. Knows rows, blocks and
 // offsets; which sequences there are and what becomes of the logits is others' business. cpu_executor.hpp and
-// cuda/executor.hpp do it. For the engine's thread.
+// cuda/cuda_executor.hpp do it. For the engine's thread.
 #pragma once
 
 #include <cstddef>

@@ -10,6 +10,7 @@ import { dirname, join, normalize } from "node:path";
 import { execa } from "execa";
 import { Diagnostic } from "../diagnostics.js";
 import { type Cache, sha256 } from "./cache.js";
+import { compileEach } from "./compile-each.js";
 import type { Compiler } from "./compiler.js";
 
 export interface Unit {
@@ -59,24 +60,7 @@ export const COMMON_FLAGS: readonly string[] = [
 /** Compiles all units in parallel; objects come in the order of the units. The first failure ends what has not begun. */
 export async function compileUnits(units: readonly Unit[], options: CompileOptions): Promise<readonly ObjectFile[]> {
   const scanner = new IncludeScanner(options.root, options.includeDirs, options.systemIncludeDirs ?? []);
-  const failure = new AbortController();
-  const signal = options.signal ? AbortSignal.any([options.signal, failure.signal]) : failure.signal;
-  const results = await Promise.allSettled(
-    units.map(async (unit) => {
-      try {
-        return await compileUnit(unit, { ...options, signal }, scanner);
-      } catch (error) {
-        failure.abort(error);
-        throw error;
-      }
-    }),
-  );
-  options.signal?.throwIfAborted();
-  return results.map((result) => {
-    // The units that were not begun fail with the reason of the first.
-    if (result.status === "rejected") throw failure.signal.reason;
-    return result.value;
-  });
+  return await compileEach(units, options.signal, (unit, signal) => compileUnit(unit, { ...options, signal }, scanner));
 }
 
 async function compileUnit(unit: Unit, options: CompileOptions, scanner: IncludeScanner): Promise<ObjectFile> {

@@ -11,6 +11,7 @@ import { execa } from "execa";
 import { Diagnostic } from "../diagnostics.js";
 import { archFlags, type CudaArch } from "./arch.js";
 import { type Cache, sha256 } from "./cache.js";
+import { compileEach } from "./compile-each.js";
 import type { Compiler } from "./compiler.js";
 import { installedCuda } from "./cuda-install.js";
 import { IncludeScanner, withSlot } from "./cxx.js";
@@ -119,23 +120,7 @@ export interface NvccOptions {
 /** Compiles all units side by side; cubins come in their order. */
 export async function compileCubins(units: readonly CubinUnit[], options: NvccOptions): Promise<readonly CubinFile[]> {
   const scanner = new IncludeScanner(options.root, ["."], []);
-  const failure = new AbortController();
-  const signal = options.signal ? AbortSignal.any([options.signal, failure.signal]) : failure.signal;
-  const results = await Promise.allSettled(
-    units.map(async (unit) => {
-      try {
-        return await compileCubin(unit, { ...options, signal }, scanner);
-      } catch (error) {
-        failure.abort(error);
-        throw error;
-      }
-    }),
-  );
-  options.signal?.throwIfAborted();
-  return results.map((result) => {
-    if (result.status === "rejected") throw failure.signal.reason;
-    return result.value;
-  });
+  return await compileEach(units, options.signal, (unit, signal) => compileCubin(unit, { ...options, signal }, scanner));
 }
 
 async function compileCubin({ name, sources }: CubinUnit, options: NvccOptions, scanner: IncludeScanner): Promise<CubinFile> {

@@ -24,6 +24,7 @@ const hasRedis = execaSync("redis-server", ["--version"], { reject: false }).exi
 const root = mkdtempSync(join(tmpdir(), "ernie-compile-queue-test-"));
 const RECORDING = join(root, "recording.jsonl");
 let tasks: readonly Task[] = [];
+if (!hasRedis) process.stderr.write("tuning over a queue: found no redis-server: it is not tested\n");
 let port = 0;
 let server: ChildProcess | undefined;
 const children: { readonly kill: (signal: "SIGKILL") => unknown }[] = [];
