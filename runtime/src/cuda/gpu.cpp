@@ -127,10 +127,11 @@ Result<Kernels> Kernels::load(const Gpu& gpu, const DevicePlan& plan) {
   }
   for (const DeviceFunction& function : std::span(plan.functions, plan.function_count)) {
     Function found = nullptr;
-    if (driver.module_function(&found, kernels.modules_[function.cubin], function.name) != success)
-      return Status{Code::corrupt, std::string("the package's code has no kernel ") + function.name};
+    int error = driver.module_function(&found, kernels.modules_[function.cubin], function.name);
+    if (error == error_not_found) return Status{Code::corrupt, std::string("the package's code has no kernel ") + function.name};
+    if (Status status = gpu.check(error, "finding the package's kernels"); !status.ok()) return status;
     int threads = 0, shared = 0;
-    int error = driver.function_attribute(&threads, function_max_threads, found);
+    error = driver.function_attribute(&threads, function_max_threads, found);
     if (error == success) error = driver.function_attribute(&shared, function_static_shared, found);
     if (Status status = gpu.check(error, "asking for a kernel's limits"); !status.ok()) return status;
     const int64_t wanted = int64_t{shared} + function.shared_bytes;
