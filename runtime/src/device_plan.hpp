@@ -67,6 +67,7 @@ struct DevicePlan {
   uint32_t function_count;
   // Fill synthetic weights: device/cuda/synthetic.cuh. In `functions`; without synthetic weights not used.
   uint32_t fill_f32, fill_bf16;
+  uint32_t draw;  // device/cuda/draw.cuh, behind the launches of a step of prefill or decode. In `functions`
 };
 
 }  // namespace ern

@@ -86,6 +86,7 @@ Status Engine::load(const std::string& folder) {
   auto executor = backend_->make_executor(*threads_);
   if (!executor.ok()) return executor.status();
   executor_ = std::move(executor.value());
+  if (Status status = executor_->allow(allowed()); !status.ok()) return status;
   const SchedulerLimits limits{o.max_batch, o.prefill_chunk, executor_->most_rows(ProgramKind::prefill, o.max_batch)};
   scheduler_.emplace(*pool_, limits);
   generation_.emplace(

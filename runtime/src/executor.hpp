@@ -8,8 +8,16 @@
 #include <span>
 
 #include "plan.hpp"
+#include "status.hpp"
 
 namespace ern {
+
+// How the token behind an item is drawn at random, where the device can (Executor::draws); see sampler.hpp. Temperature 0: it is the argmax.
+struct RandomDraw {
+  float temperature = 0, top_p = 1, min_p = 0;
+  int32_t top_k = 0;  // 0: off
+  uint64_t seed = 0;
+};
 
 // Rows of one sequence in a step: tokens[0, rows) at positions first, first + 1, ...
 struct StepItem {
@@ -17,13 +25,14 @@ struct StepItem {
   int64_t first;
   int32_t rows;
   std::span<const int32_t> blocks;  // of the sequence, enough for first + rows tokens
+  RandomDraw draw = {};             // of the token at position first + rows; prefill and decode only
 };
 
 // What a step left for the host; valid until the next one ends or, if none is under way, is begun.
 struct StepResult {
   const Program* program;
   int32_t rows;             // of the logits: the items, or all tokens (score, trace)
-  const int32_t* next_ids;  // [rows], or nullptr where the program doesn't find them
+  const int32_t* next_ids;  // [rows]: argmax, or what was drawn, -1 from a row without a number; nullptr where the program doesn't find them
 };
 
 class Executor {
@@ -44,6 +53,10 @@ class Executor {
   // The oldest step under way, once it is done.
   virtual StepResult end() = 0;
   virtual bool runs_ahead() const = 0;
+  // Whether RandomDraw is heeded; it must be left at the argmax otherwise.
+  virtual bool draws() const { return false; }
+  // Ids that may be drawn, bit id % 32 of word id / 32; empty: all. Before the first step, by whoever knows the tokenizer.
+  virtual Status allow(std::span<const uint32_t>) { return {}; }
 
   StepResult run(ProgramKind kind, std::span<const StepItem> items) {
     begin(kind, items, false);

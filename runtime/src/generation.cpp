@@ -4,6 +4,13 @@
 #include <new>
 
 namespace ern {
+namespace {
+
+RandomDraw random_draw(const SamplingParams& params) {
+  return {params.temperature, params.top_p, params.min_p, params.top_k, params.seed};
+}
+
+}  // namespace
 
 Generation::Generation(const Parts& parts) : parts_(parts) {
   samplers_.reserve(static_cast<size_t>(parts.threads.size()));
@@ -53,7 +60,7 @@ bool Generation::step(bool alone) {
   StepResult result = parts_.executor.end();
   --under_way_;
   collect(result);
-  if (ahead && std::ranges::any_of(draws_, [this](const Draw& draw) { return reads_logits(draw); })) {
+  if (ahead && std::ranges::any_of(draws_, &Draw::reads_logits)) {
     // Only now it shows that the argmax won't do, and the step ahead is over these logits: both once more.
     parts_.executor.end();
     --under_way_;
@@ -65,7 +72,7 @@ bool Generation::step(bool alone) {
   }
   const int64_t ended = now_ns();
   for (Draw& draw : draws_)
-    if (reads_logits(draw)) draw.logits = parts_.executor.logits(draw.row);
+    if (draw.reads_logits) draw.logits = parts_.executor.logits(draw.row);
   int64_t rows = 0;
   for (const StepEntry& entry : parts_.scheduler.step()) rows += entry.rows;
   const bool decode = rows == static_cast<int64_t>(parts_.scheduler.step().size());
@@ -99,7 +106,9 @@ void Generation::begin(std::span<const StepEntry> entries, bool ids_of_last) {
   const int64_t further = ids_of_last ? 1 : 0;
   for (const auto& [sequence, count] : entries) {
     const int64_t first = sequence->computed + further;
-    items_.push_back({ids_of_last ? nullptr : sequence->tokens.data() + first, first, count, sequence->blocks});
+    const bool draws = sequence->pending() == count && !wants_logits(*sequence, further);
+    items_.push_back({ids_of_last ? nullptr : sequence->tokens.data() + first, first, count, sequence->blocks,
+                      draws ? random_draw(sequence->sampling) : RandomDraw()});
     rows += count;
     if (sequence->started_at != 0) continue;
     sequence->started_at = begun_at_;
@@ -115,7 +124,7 @@ void Generation::begin(std::span<const StepEntry> entries, bool ids_of_last) {
 bool Generation::go_ahead() {
   if (!parts_.executor.runs_ahead()) return false;
   for (const StepEntry& entry : parts_.scheduler.step())
-    if (!entry.sequence || wants_logits(*entry.sequence)) return false;
+    if (!entry.sequence || wants_logits(*entry.sequence, 0)) return false;
   const auto entries = parts_.scheduler.step_ahead();
   if (entries.empty()) return false;
   begin(entries, true);
@@ -129,39 +138,34 @@ void Generation::collect(const StepResult& result) {
   for (size_t i = 0; i < entries.size(); ++i) {
     Sequence* const sequence = entries[i].sequence;
     if (!sequence || sequence->pending() > entries[i].rows) continue;  // it left, or more of its prompt is to come
-    draws_.push_back({sequence, static_cast<int32_t>(i), nullptr, result.next_ids ? result.next_ids[i] : -1, {}});
+    const int32_t id = result.next_ids ? result.next_ids[i] : -1;
+    draws_.push_back({sequence, static_cast<int32_t>(i), id, reads_logits(*sequence, id), nullptr, {}});
   }
 }
 
-// Whether the kernels' argmax can't be all that there is to say, whatever it is.
-bool Generation::wants_logits(const Sequence& sequence) const {
+// Whether the host must see the row of logits, whatever token the device finds. `further`: tokens that the sequence will have more than it has now.
+bool Generation::wants_logits(const Sequence& sequence, int64_t further) const {
   const SamplingParams& params = sequence.sampling;
-  return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() || too_short(sequence);
+  if (params.logprobs >= 0 || params.penalised() || !params.bias.empty()) return true;
+  // What must not come yet would have to be left out of the draw; an argmax that must not come is rare enough to look then.
+  return params.temperature != 0 && (!parts_.executor.draws() || too_short(sequence, further));
 }
 
-// Whether the kernels' argmax is not all that there is to say: then the row is brought to the host.
-bool Generation::reads_logits(const Draw& draw) const {
-  const Sequence& sequence = *draw.sequence;
-  const SamplingParams& params = sequence.sampling;
-  const int32_t id = draw.next_id;
-  if (id < 0 || params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty()) return true;
+// Whether the device's token is not all that there is to say: then the row is brought to the host.
+bool Generation::reads_logits(const Sequence& sequence, int32_t id) const {
+  if (id < 0 || wants_logits(sequence, 0)) return true;
   const auto word = static_cast<size_t>(id) / 32;
   if (!parts_.allowed.empty() && (word >= parts_.allowed.size() || (parts_.allowed[word] >> (id % 32) & 1) == 0)) return true;
-  return too_short(sequence) && std::ranges::find(sequence.stop_ids, id) != sequence.stop_ids.end();
+  return too_short(sequence, 0) && std::ranges::find(sequence.stop_ids, id) != sequence.stop_ids.end();
 }
 
-bool Generation::too_short(const Sequence& sequence) {
-  return static_cast<int64_t>(sequence.tokens.size()) - sequence.prompt < sequence.min_tokens;
+bool Generation::too_short(const Sequence& sequence, int64_t further) {
+  return static_cast<int64_t>(sequence.tokens.size()) + further - sequence.prompt < sequence.min_tokens;
 }
 
 void Generation::sample(std::vector<Draw>& draws) {
-  // Greedy rows cost nothing, so waking the team is worth it from the second row that does.
-  const auto costly = std::ranges::count_if(draws, [](const Draw& draw) {
-    const SamplingParams& params = draw.sequence->sampling;
-    return params.temperature != 0 || params.logprobs >= 0 || params.penalised() || !params.bias.empty() ||
-           draw.next_id < 0;
-  });
-  if (costly < 2) {
+  // Rows that the device has settled cost nothing, so waking the team is worth it from the second row that does.
+  if (std::ranges::count_if(draws, &Draw::reads_logits) < 2) {
     for (Draw& draw : draws) draw.result = sample(draw, samplers_.front());
     return;
   }
@@ -180,12 +184,13 @@ void Generation::sample(std::vector<Draw>& draws) {
 }
 
 Sampled Generation::sample(const Draw& draw, Sampler& sampler) const {
+  if (!draw.reads_logits) return {draw.next_id, {}};
   const Sequence& sequence = *draw.sequence;
   return sampler.sample(
       {.logits = draw.logits,
        .next_id = draw.next_id,
        .allowed = parts_.allowed,
-       .suppressed = too_short(sequence) ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
+       .suppressed = too_short(sequence, 0) ? std::span<const int32_t>(sequence.stop_ids) : std::span<const int32_t>(),
        .params = sequence.sampling,
        .counts = sequence.counts,
        .position = sequence.tokens.size()});

@@ -58,17 +58,18 @@ class Generation {
   struct Draw {  // one row to sample from
     Sequence* sequence;
     int32_t row;
-    float* logits;  // nullptr where next_id is all that is asked
-    int32_t next_id;
+    int32_t next_id;    // as the device found or drew it
+    bool reads_logits;  // next_id is not all that is asked
+    float* logits;      // nullptr without reads_logits
     Sampled result;
   };
 
   void begin(std::span<const StepEntry> entries, bool ids_of_last);
   bool go_ahead();
   void collect(const StepResult& result);
-  bool wants_logits(const Sequence& sequence) const;
-  bool reads_logits(const Draw& draw) const;
-  static bool too_short(const Sequence& sequence);
+  bool wants_logits(const Sequence& sequence, int64_t further) const;
+  bool reads_logits(const Sequence& sequence, int32_t id) const;
+  static bool too_short(const Sequence& sequence, int64_t further);
   void sample(std::vector<Draw>& draws);
   Sampled sample(const Draw& draw, Sampler& sampler) const;
   void accept(Sequence& sequence, Sampled sampled);

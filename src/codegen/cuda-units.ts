@@ -1,6 +1,8 @@
 /** Which kernels are compiled together: starting nvcc and reading the shared headers costs more than most kernels do. */
 
+import { clusterFor } from "../kernels/cuda/attention.js";
 import type { UsedKernel } from "../kernels/kernel-def.js";
+import type { CudaArch } from "../toolchain/arch.js";
 import type { CubinUnit } from "../toolchain/nvcc.js";
 import { renderTemplate } from "./render.js";
 
@@ -9,6 +11,11 @@ export type CudaUnit = CubinUnit;
 export const SYNTHETIC_FUNCTIONS = ["fill_synthetic_f32", "fill_synthetic_bf16"] as const;
 export const SYNTHETIC_THREADS = 256;
 const SYNTHETIC_SOURCE = "kernels/synthetic.cu";
+
+/** `draw_threads` of runtime/device/cuda/draw.cuh, which the template compares. */
+export const DRAW_THREADS = 1024;
+export const DRAW_FUNCTION = "draw_tokens";
+const DRAW_SOURCE = "kernels/draw.cu";
 
 /** By template; what is not named goes with the small ones. */
 const UNIT_OF: { readonly [template: string]: string } = {
@@ -31,14 +38,19 @@ export function cudaUnits(kernels: readonly UsedKernel[], synthetic: boolean): r
     units.set(unit, [...(units.get(unit) ?? []), source]);
   };
   for (const { name, kernel } of kernels) add(UNIT_OF[kernel.template ?? kernel.name] ?? "rows", `kernels/${name}.cu`);
+  add("rows", DRAW_SOURCE);
   if (synthetic) add("rows", SYNTHETIC_SOURCE);
   const order = ["gemm", "linear", "linear_swiglu", "head", "moe", "attention", "rows"];
   return [...units].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).map(([name, sources]) => ({ name, sources }));
 }
 
 /** Sources that no graph asks for, by path. */
-export function extraCudaSources(synthetic: boolean): ReadonlyMap<string, string> {
-  return new Map(synthetic ? [[SYNTHETIC_SOURCE, renderTemplate("cuda/synthetic", { threads: SYNTHETIC_THREADS })]] : []);
+export function extraCudaSources(arch: CudaArch, synthetic: boolean): ReadonlyMap<string, string> {
+  const sources = new Map([
+    [DRAW_SOURCE, renderTemplate("cuda/draw", { threads: DRAW_THREADS, cluster: clusterFor(arch), name: DRAW_FUNCTION })],
+  ]);
+  if (synthetic) sources.set(SYNTHETIC_SOURCE, renderTemplate("cuda/synthetic", { threads: SYNTHETIC_THREADS }));
+  return sources;
 }
 
 /** Puts the machine code into the library, as it is. */

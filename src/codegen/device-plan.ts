@@ -4,11 +4,12 @@
  */
 
 import { bug } from "../diagnostics.js";
+import { clusterFor } from "../kernels/cuda/attention.js";
 import { type Count, type CudaLaunch, checkLaunch, rowTimes, type TensorMap } from "../kernels/cuda-launch.js";
 import { functionArgs, type KernelFunction, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";
-import { type CudaUnit, cudaUnits, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS } from "./cuda-units.js";
+import { type CudaUnit, cudaUnits, DRAW_FUNCTION, DRAW_THREADS, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS } from "./cuda-units.js";
 import { cudaLaunch } from "./sources.js";
 
 interface DeviceFunction {
@@ -29,6 +30,11 @@ export interface DeviceTables {
 
 const FILL_LAUNCH: CudaLaunch = { threads: SYNTHETIC_THREADS, grid: [{ constant: 1 }, { constant: 1 }, { constant: 1 }], sharedBytes: 0 };
 
+/** The grid depends on the step: the runtime has it. */
+function drawLaunch(arch: CudaArch): CudaLaunch {
+  return { ...FILL_LAUNCH, threads: DRAW_THREADS, cluster: clusterFor(arch) };
+}
+
 export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], synthetic: boolean): DeviceTables {
   const units = cudaUnits(kernels, synthetic);
   const unitOf = (source: string): number => units.findIndex(({ sources }) => sources.some((path) => path === `kernels/${source}.cu`));
@@ -38,6 +44,7 @@ export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], syn
   };
   for (const kernel of kernels)
     for (const called of kernel.functions) add(called.name, kernel.name, cudaLaunch(kernel, called), { kernel, called });
+  add(DRAW_FUNCTION, "draw", drawLaunch(arch));
   if (synthetic) for (const name of SYNTHETIC_FUNCTIONS) add(name, "synthetic", FILL_LAUNCH);
   return { arch, units, functions, byName: new Map(functions.map((entry) => [entry.name, entry])) };
 }
@@ -63,6 +70,7 @@ export function deviceView(device: DeviceTables | undefined): View {
     function_count: device?.functions.length ?? 0,
     fill_f32: fill(0),
     fill_bf16: fill(1),
+    draw: device?.byName.get(DRAW_FUNCTION)?.index ?? 0,
   };
 }
 

@@ -235,10 +235,11 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
   ++s.launches[kernel.name];
   // The driver copies parameters at the launch. How many there are only the code knows; what emulate() reads is enough.
   std::vector<Pointer> values;
-  const bool watched = kernel.name.rfind("embedding", 0) == 0 || kernel.name.rfind("gather_rows", 0) == 0 ||
+  const bool draws = kernel.name == "draw_tokens";
+  const bool watched = draws || kernel.name.rfind("embedding", 0) == 0 || kernel.name.rfind("gather_rows", 0) == 0 ||
                        kernel.name.rfind("head_argmax", 0) == 0 || kernel.name.rfind("fill_synthetic", 0) == 0;
   if (watched) {
-    const size_t count = kernel.name.rfind("head_argmax", 0) == 0 ? 6 + (kernel.name.find("_norm") != std::string::npos) : 4;
+    const size_t count = draws ? 7 : kernel.name.rfind("head_argmax", 0) == 0 ? 6 + (kernel.name.find("_norm") != std::string::npos) : 4;
     for (size_t i = 0; i < count; ++i) values.push_back(*static_cast<Pointer*>(parameters[i]));
   }
   return enqueue(s, config->stream, "cuLaunchKernelEx", [name = kernel.name, values, watched]() mutable {
@@ -335,9 +336,18 @@ int cuEventDestroy_v2(Event event) {
   std::free(event);
   return success;
 }
-int cuEventRecord(Event, Stream stream) {
+int cuEventRecord(Event event, Stream stream) {
   ENTER(cuEventRecord)
+  s.recorded[event] = as_stream(stream);
   return live(s, stream, "cuEventRecord");
+}
+int cuStreamWaitEvent(Stream stream, Event event, unsigned) {
+  ENTER(cuStreamWaitEvent)
+  FakeStream* const other = s.recorded[event];
+  if (!other) return success;
+  return enqueue(s, stream, "cuStreamWaitEvent", [other] {
+    if (state().streams.contains(other)) drain(*other);
+  });
 }
 int cuEventSynchronize(Event) {
   ENTER(cuEventSynchronize)

@@ -69,6 +69,7 @@ struct State {
   std::set<FakeModule*> modules;
   std::set<FakeGraph*> graphs, execs;
   std::set<void*> events;
+  std::map<void*, FakeStream*> recorded;  // where each event was recorded last
   int contexts = 0, current = 0;  // current: the device that was retained last
   std::map<std::string, long> launches;  // by kernel
 

@@ -22,6 +22,7 @@
 // Reference ops: rope_kv_append, attention.
 #pragma once
 
+#include "cluster.cuh"
 #include "rope.cuh"
 
 namespace ern::cuda {
@@ -54,34 +55,6 @@ ERN_DEVICE float group_sum(float x) {
 #pragma unroll
   for (int mask = 4; mask < warp_size; mask *= 2) x += __shfl_xor_sync(~0u, x, mask);
   return x;
-}
-
-// --- clusters: all right, and nothing, for one block ------------------------------------------------------------------
-
-template <int size>
-ERN_DEVICE void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (size > 1) {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-    return;
-  }
-#endif
-  __syncthreads();
-}
-
-// *at in block `rank` of the cluster.
-template <int size>
-ERN_DEVICE float load_from_rank(const float* at, int rank) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (size > 1) {
-    uint32_t there;
-    float value;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(at)), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(there));
-    return value;
-  }
-#endif
-  return *at;
 }
 
 template <DecodeAttention problem, class Q>

@@ -1,9 +1,9 @@
 #include "cuda_executor.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #include "../device_failure.hpp"
 #include "../step_inputs.hpp"
@@ -11,11 +11,19 @@
 namespace ern::cuda {
 namespace {
 
-// The step lies before the inputs, so that both go up in one copy.
+// What a kernel finds of a step on the device: the step, then the inputs, then how to draw.
 constexpr uint64_t step_bytes = 256;
 struct DeviceStep {  // Step in device/cuda/kernel.cuh
   int32_t tokens, sequences, block_stride, reserved;
 };
+struct DrawRow {  // in device/cuda/draw.cuh
+  float temperature, top_p, min_p;
+  int32_t top_k;
+  uint64_t seed, position;
+};
+static_assert(sizeof(DrawRow) == 32);
+
+uint64_t draws_at(const Program& program) { return step_bytes + (program.inputs.bytes + 15) / 16 * 16; }
 
 bool is_usual(ProgramKind kind) { return kind == ProgramKind::prefill || kind == ProgramKind::decode; }
 
@@ -34,7 +42,7 @@ Sizes sizes_of(const Plan& plan) {
   for (const Program& program : std::span(plan.programs, plan.program_count)) {
     uint64_t& arena = is_usual(program.kind) ? sizes.usual : sizes.large;
     arena = std::max(arena, program.arena_bytes);
-    sizes.inputs = std::max(sizes.inputs, program.inputs.bytes);
+    sizes.inputs = std::max(sizes.inputs, draws_at(program) + static_cast<uint64_t>(program.max_sequences) * sizeof(DrawRow));
     sizes.rows = std::max(sizes.rows, program.max_tokens);
   }
   return sizes;
@@ -50,7 +58,7 @@ const Output* find_output(const Program& program, Role role) {
 
 uint64_t CudaExecutor::device_bytes(const Plan& plan) {
   const Sizes sizes = sizes_of(plan);
-  return sizes.usual + step_bytes + sizes.inputs;
+  return sizes.usual + most_under_way * (sizes.inputs + static_cast<uint64_t>(sizes.rows) * 4);
 }
 
 Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const Gpu& gpu, const Kernels& kernels,
@@ -61,29 +69,18 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
   executor.kv_ = kv;
   const Sizes sizes = sizes_of(plan);
   executor.usual_arena_ = sizes.usual;
-  // Not the default until it was measured on a GPU: so far engines over the CPU and the stand-in driver went through it.
-  const char* const ahead = std::getenv("ERN_CUDA_AHEAD");
-  executor.runs_ahead_ = ahead && std::strcmp(ahead, "1") == 0;
   executor.large_bytes_ = sizes.large;
   auto arena = DeviceMemory::create(gpu, sizes.usual, "scratch of a step");
   if (!arena.ok()) return arena.status();
-  auto inputs = DeviceMemory::create(gpu, step_bytes + sizes.inputs, "inputs of a step");
-  if (!inputs.ok()) return inputs.status();
-  for (Slot& slot : executor.slots_) {
-    auto staged = PinnedMemory::create(gpu, step_bytes + sizes.inputs, "inputs of a step");
-    if (!staged.ok()) return staged.status();
-    slot.inputs = std::move(staged.value());
-    auto ids = PinnedMemory::create(gpu, static_cast<uint64_t>(sizes.rows) * 4, "ids of a step");
-    if (!ids.ok()) return ids.status();
-    slot.ids = std::move(ids.value());
-    if (Status status = gpu.check(gpu.driver().event_create(&slot.done, event_no_timing), "making an event"); !status.ok()) return status;
-  }
+  for (Slot& slot : executor.slots_)
+    if (Status status = executor.make_slot(slot, sizes.inputs, static_cast<uint64_t>(sizes.rows)); !status.ok()) return status;
   auto row = PinnedMemory::create(gpu, static_cast<uint64_t>(plan.vocab_size) * 4, "a row of logits");
   if (!row.ok()) return row.status();
+  if (Status status = gpu.check(gpu.driver().stream_create(&executor.uploads_, stream_non_blocking), "making a stream"); !status.ok())
+    return status;
   executor.arena_ = std::move(arena.value());
-  executor.inputs_ = std::move(inputs.value());
   executor.staged_row_ = std::move(row.value());
-  for (const Program& program : std::span(plan.programs, plan.program_count)) executor.buckets_.push_back({&program, {}});
+  for (const Program& program : std::span(plan.programs, plan.program_count)) executor.buckets_.push_back({&program, {}, {}});
   // Smallest first: the first that fits is the one to take.
   std::ranges::stable_sort(executor.buckets_, [](const Bucket& a, const Bucket& b) {
     return a.program->max_tokens != b.program->max_tokens ? a.program->max_tokens < b.program->max_tokens
@@ -95,6 +92,36 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
   return std::unique_ptr<Executor>(std::move(made));
 }
 
+Status CudaExecutor::make_slot(Slot& slot, uint64_t input_bytes, uint64_t rows) {
+  const auto make = [this](auto& memory, uint64_t bytes, const char* what) {
+    auto made = std::remove_reference_t<decltype(memory)>::create(gpu_, bytes, what);
+    if (made.ok()) memory = std::move(made.value());
+    return made.ok() ? Status() : made.status();
+  };
+  Status status = make(slot.staged, input_bytes, "inputs of a step");
+  if (status.ok()) status = make(slot.inputs, input_bytes, "inputs of a step");
+  if (status.ok()) status = make(slot.next_ids, rows * 4, "ids of a step");
+  if (status.ok()) status = make(slot.ids, rows * 4, "ids of a step");
+  for (Event* const event : {&slot.uploaded, &slot.done})
+    if (status.ok()) status = gpu_.check(gpu_.driver().event_create(event, event_no_timing), "making an event");
+  return status;
+}
+
+Status CudaExecutor::allow(std::span<const uint32_t> ids) {
+  if (ids.empty()) return {};
+  if (Status status = gpu_.enter(); !status.ok()) return status;
+  const uint64_t bytes = (static_cast<uint64_t>(plan_.vocab_size) + 31) / 32 * 4;
+  auto memory = DeviceMemory::create(gpu_, bytes, "the ids that may be drawn");
+  if (!memory.ok()) return memory.status();
+  allowed_ = std::move(memory.value());
+  std::vector<uint32_t> words(bytes / 4);  // the vocabulary may have ids that the tokenizer has not
+  std::ranges::copy(ids.first(std::min(ids.size(), words.size())), words.begin());
+  const Driver& driver = gpu_.driver();
+  int error = driver.copy_in(allowed_.data(), words.data(), bytes, gpu_.stream());
+  if (error == success) error = driver.stream_synchronize(gpu_.stream());
+  return gpu_.check(error, "copying the ids that may be drawn");
+}
+
 CudaExecutor::~CudaExecutor() {
   if (!gpu_.enter().ok()) return;
   gpu_.driver().stream_synchronize(gpu_.stream());
@@ -103,8 +130,11 @@ CudaExecutor::~CudaExecutor() {
       for (const GraphExec graph : graphs)
         if (graph) gpu_.driver().graph_exec_destroy(graph);
   }
-  for (const Slot& slot : slots_)
-    if (slot.done) gpu_.driver().event_destroy(slot.done);
+  for (const Slot& slot : slots_) {
+    for (const Event event : {slot.uploaded, slot.done})
+      if (event) gpu_.driver().event_destroy(event);
+  }
+  if (uploads_) gpu_.driver().stream_destroy(uploads_);
 }
 
 void CudaExecutor::require(int error, const char* what) const {
@@ -125,7 +155,6 @@ CudaExecutor::Bucket& CudaExecutor::choose(ProgramKind kind, int32_t tokens, int
     return bucket.program->kind == kind && bucket.program->max_tokens >= tokens &&
            bucket.program->max_sequences >= sequences;
   });
-  if (found->calls.empty()) resolve(*found);
   return *found;
 }
 
@@ -145,33 +174,54 @@ void CudaExecutor::trim() {
   if (large_arena_.data() == 0) return;
   gpu_.driver().stream_synchronize(gpu_.stream());
   // Their calls hold addresses in it.
-  for (Bucket& bucket : buckets_)
-    if (!is_usual(bucket.program->kind)) bucket.calls.clear();
+  for (Bucket& bucket : buckets_) {
+    if (is_usual(bucket.program->kind)) continue;
+    for (Calls& calls : bucket.calls) calls.clear();
+  }
   if (last_ && !is_usual(last_->kind)) last_ = nullptr;
   large_arena_ = DeviceMemory();
 }
 
-void CudaExecutor::resolve(Bucket& bucket) {
-  const Program& program = *bucket.program;
-  const Pointer arena = arena_of(program);
-  for (const Launch& launch : std::span(program.launches, program.launch_count))
-    bucket.calls.push_back(make_call(program, launch, bucket.calls.empty(), arena));
+// `last`: the slot of the step that the ids come from, or nullptr where they are among the inputs.
+CudaExecutor::Calls CudaExecutor::make_calls(const Program& program, const Slot& slot, const Slot* last) {
+  const Pointer arena = arena_of(program), inputs = slot.inputs.data() + step_bytes;
+  const Pointer bases[] = {weights_, arena, inputs, kv_};  // by Space
+  Calls calls;
+  for (const Launch& launch : std::span(program.launches, program.launch_count)) {
+    const DeviceLaunch& device = *launch.device;
+    calls.push_back(make_call(plan_.device->functions[device.function], device.function, launch.name, calls.empty()));
+    Call& call = *calls.back();
+    std::ranges::copy(device.grid, call.grid);
+    call.pointers.push_back(slot.inputs.data());
+    for (const Arg& arg : std::span(launch.args, launch.arg_count)) {
+      const bool is_ids = arg.space == Space::inputs && arg.offset == program.inputs.ids;
+      call.pointers.push_back(is_ids && last ? last->next_ids.data() : bases[static_cast<int>(arg.space)] + arg.offset);
+    }
+    for (Pointer& pointer : call.pointers) call.parameters.push_back(&pointer);
+    call.maps = std::make_unique<TensorMap[]>(device.map_count);
+    for (uint32_t i = 0; i < device.map_count; ++i) {
+      call.maps[i] = make_map(device.maps[i], call.pointers[1 + device.maps[i].argument], launch.name);
+      call.parameters.push_back(&call.maps[i]);
+    }
+  }
+  if (is_usual(program.kind) && find_output(program, Role::next_ids)) calls.push_back(make_draw(program, slot, arena));
+  const Step most{program.max_tokens, program.max_sequences, 0};
+  for (const auto& call : calls)
+    for (int axis = 0; axis < 3; ++axis) call->config.grid[axis] = blocks_of(call->grid[axis], most);
+  return calls;
 }
 
-std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_call(const Program& program, const Launch& launch, bool first,
-                                                            Pointer arena) {
+std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_call(const DeviceFunction& function, uint32_t index, const char* name,
+                                                            bool first) const {
   auto made = std::make_unique<Call>();
   Call& call = *made;
-  const DeviceLaunch& device = *launch.device;
-  const DeviceFunction& function = plan_.device->functions[device.function];
-  call.name = launch.name;
-  call.function = kernels_.function(device.function);
-  call.grid = device.grid;
+  call.name = name;
+  call.function = kernels_.function(index);
   call.config.block[0] = function.threads, call.config.block[1] = call.config.block[2] = 1;
   call.config.shared_bytes = function.shared_bytes;
   call.config.stream = gpu_.stream();
   call.config.attributes = call.attributes;
-  // The first of a step waits for the copy of its inputs.
+  // The first of a step waits for the copy of its inputs, and for the step before it.
   if (!first && gpu_.programmatic()) {
     LaunchAttribute& attribute = call.attributes[call.config.attribute_count++];
     attribute.id = launch_programmatic;
@@ -182,19 +232,24 @@ std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_call(const Program& progr
     attribute.id = launch_cluster;
     attribute.value.cluster[0] = function.cluster, attribute.value.cluster[1] = attribute.value.cluster[2] = 1;
   }
-  const Pointer bases[] = {weights_, arena, inputs_.data() + step_bytes, kv_};  // by Space
-  call.pointers.push_back(inputs_.data());
-  for (const Arg& arg : std::span(launch.args, launch.arg_count))
-    call.pointers.push_back(bases[static_cast<int>(arg.space)] + arg.offset);
-  for (Pointer& pointer : call.pointers) call.parameters.push_back(&pointer);
-  call.maps = std::make_unique<TensorMap[]>(device.map_count);
-  for (uint32_t i = 0; i < device.map_count; ++i) {
-    call.maps[i] = make_map(device.maps[i], call.pointers[1 + device.maps[i].argument], launch.name);
-    call.parameters.push_back(&call.maps[i]);
-  }
-  const Step most{program.max_tokens, program.max_sequences, 0};
-  for (int axis = 0; axis < 3; ++axis) call.config.grid[axis] = blocks_of(device.grid[axis], most);
   return made;
+}
+
+// Behind every step that finds ids: device/cuda/draw.cuh.
+std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_draw(const Program& program, const Slot& slot, Pointer arena) const {
+  const uint32_t index = plan_.device->draw;
+  const DeviceFunction& function = plan_.device->functions[index];
+  auto call = make_call(function, index, function.name, false);
+  const Output &logits = *find_output(program, Role::logits), &argmax = *find_output(program, Role::next_ids);
+  // What the host allocated has one address on both sides.
+  const auto host = reinterpret_cast<Pointer>(slot.ids.data());
+  call->pointers = {slot.inputs.data(), arena + logits.offset, arena + argmax.offset, slot.inputs.data() + draws_at(program), allowed_.data(),
+                    slot.next_ids.data(), host, static_cast<Pointer>(plan_.vocab_size), logits.row_stride};
+  for (Pointer& pointer : call->pointers) call->parameters.push_back(&pointer);
+  call->grid[0] = {function.cluster, 1, 1, RowsOf::none};
+  call->grid[1] = {1, 1, 1, RowsOf::sequences};
+  call->grid[2] = {1, 1, 1, RowsOf::none};
+  return call;
 }
 
 TensorMap CudaExecutor::make_map(const DeviceMap& map, Pointer at, const char* kernel) const {
@@ -208,30 +263,45 @@ TensorMap CudaExecutor::make_map(const DeviceMap& map, Pointer at, const char* k
   return made;
 }
 
-void CudaExecutor::enqueue(Bucket& bucket, const Step& sizes, const Slot& slot, bool ids_of_last) {
-  const Driver& driver = gpu_.driver();
-  const Program& program = *bucket.program;
-  const Pointer inputs = inputs_.data() + step_bytes;
-  const Output* const ids = find_output(program, Role::next_ids);
-  const int32_t rows = is_usual(program.kind) ? sizes.sequences : sizes.tokens;
-  const auto id_bytes = static_cast<uint64_t>(rows) * 4;
-  require(driver.copy_in(inputs_.data(), slot.inputs.data(), step_bytes + program.inputs.bytes, gpu_.stream()), "copying a step's inputs");
-  if (ids_of_last) require(driver.copy(inputs + program.inputs.ids, arena_of(program) + ids->offset, id_bytes, gpu_.stream()), "copying ids");
-  for (const auto& call : bucket.calls) {
-    for (int axis = 0; axis < 3; ++axis) call->config.grid[axis] = blocks_of(call->grid[axis], sizes);
-    require(driver.launch(&call->config, call->function, call->parameters.data(), nullptr), call->name);
+// Writes what goes up, and returns how many bytes it is.
+uint64_t CudaExecutor::stage(const Slot& slot, const Program& program, std::span<const StepItem> items, bool ids_of_last, Step& sizes) const {
+  auto* const staged = static_cast<std::byte*>(slot.staged.data());
+  sizes = fill_inputs(plan_, program, items, staged + step_bytes, ids_of_last);
+  const DeviceStep step{sizes.tokens, sizes.sequences, sizes.block_stride, 0};
+  std::memcpy(staged, &step, sizeof step);
+  auto* const rows = reinterpret_cast<DrawRow*>(staged + draws_at(program));
+  for (size_t i = 0; i < items.size(); ++i) {
+    const auto& [temperature, top_p, min_p, top_k, seed] = items[i].draw;
+    rows[i] = {temperature, top_p, min_p, top_k, seed, static_cast<uint64_t>(items[i].first + items[i].rows)};
   }
-  if (ids) require(driver.copy_out(slot.ids.data(), arena_of(program) + ids->offset, id_bytes, gpu_.stream()), "copying ids");
+  return draws_at(program) + items.size() * sizeof(DrawRow);
+}
+
+// Beside the step under way, if there is one: its end needn't be waited for.
+void CudaExecutor::upload(const Slot& slot, uint64_t bytes) {
+  const Driver& driver = gpu_.driver();
+  const Stream stream = count_ > 0 ? uploads_ : gpu_.stream();
+  require(driver.copy_in(slot.inputs.data(), slot.staged.data(), bytes, stream), "copying a step's inputs");
+  if (stream == gpu_.stream()) return;
+  require(driver.event_record(slot.uploaded, stream), "copying a step's inputs");
+  require(driver.stream_wait(gpu_.stream(), slot.uploaded, 0), "copying a step's inputs");
+}
+
+void CudaExecutor::enqueue(const Calls& calls, const Step& sizes) const {
+  for (const auto& call : calls) {
+    for (int axis = 0; axis < 3; ++axis) call->config.grid[axis] = blocks_of(call->grid[axis], sizes);
+    require(gpu_.driver().launch(&call->config, call->function, call->parameters.data(), nullptr), call->name);
+  }
 }
 
 // Grids for the most rows of the bucket: parameters are fixed from here on, and what a step has less, its kernels see.
-GraphExec CudaExecutor::capture(Bucket& bucket, const Slot& slot, bool ids_of_last) {
+GraphExec CudaExecutor::capture(const Program& program, const Slot& slot, const Slot* last) {
   const Driver& driver = gpu_.driver();
-  const Program& program = *bucket.program;
+  const Calls calls = make_calls(program, slot, last);
   require(driver.stream_begin_capture(gpu_.stream(), capture_thread_local), "beginning a graph");
   Graph graph = nullptr;
   try {
-    enqueue(bucket, {program.max_tokens, program.max_sequences, 0}, slot, ids_of_last);
+    enqueue(calls, {program.max_tokens, program.max_sequences, 0});
   } catch (...) {
     if (driver.stream_end_capture(gpu_.stream(), &graph) == success && graph) driver.graph_destroy(graph);
     throw;
@@ -254,18 +324,23 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
   const Program& program = *bucket.program;
   const uint32_t number = (first_ + count_) % most_under_way;
   Slot& slot = slots_[number];
-  auto* const staged = static_cast<std::byte*>(slot.inputs.data());
-  const Step step = fill_inputs(plan_, program, items, staged + step_bytes, ids_of_last);
-  const DeviceStep sizes{step.tokens, step.sequences, step.block_stride, 0};
-  std::memcpy(staged, &sizes, sizeof sizes);
+  const Output* const ids = find_output(program, Role::next_ids);
+  Step step = {};
+  const uint64_t bytes = stage(slot, program, items, ids_of_last, step);
   const int32_t rows = is_usual(kind) ? step.sequences : step.tokens;
-  fetched_.assign(static_cast<size_t>(rows), 0);  // the last thing that memory may run out for
+  fetched_.assign(static_cast<size_t>(rows), 0);
   if (kind == ProgramKind::decode) {
     GraphExec& graph = bucket.graphs[number][ids_of_last];
-    if (!graph) graph = capture(bucket, slot, ids_of_last);
+    if (!graph) graph = capture(program, slot, ids_of_last ? &slots_[(number + most_under_way - 1) % most_under_way] : nullptr);
+    upload(slot, bytes);
     require(driver.graph_launch(graph, gpu_.stream()), "launching a step");
   } else {
-    enqueue(bucket, step, slot, ids_of_last);
+    Calls& calls = bucket.calls[number];
+    if (calls.empty()) calls = make_calls(program, slot, nullptr);
+    upload(slot, bytes);
+    enqueue(calls, step);
+    if (ids && !is_usual(kind))
+      require(driver.copy_out(slot.ids.data(), arena_of(program) + ids->offset, static_cast<uint64_t>(rows) * 4, gpu_.stream()), "copying ids");
   }
   require(driver.event_record(slot.done, gpu_.stream()), "launching a step");
   ++count_;
@@ -273,8 +348,7 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
   last_arena_ = arena_of(program);
   last_tokens_ = step.tokens;
   logits_ = find_output(program, Role::logits);
-  const bool has_ids = find_output(program, Role::next_ids) != nullptr;
-  slot.result = {&program, rows, has_ids ? static_cast<const int32_t*>(slot.ids.data()) : nullptr};
+  slot.result = {&program, rows, ids ? static_cast<const int32_t*>(slot.ids.data()) : nullptr};
 }
 
 StepResult CudaExecutor::end() {

@@ -110,6 +110,7 @@ inline constexpr int map_no_interleave = 0, map_promote_128 = 2, map_zeros_outsi
   X(stream_create, cuStreamCreate, Stream*, unsigned)                                                                  \
   X(stream_destroy, cuStreamDestroy_v2, Stream)                                                                        \
   X(stream_synchronize, cuStreamSynchronize, Stream)                                                                   \
+  X(stream_wait, cuStreamWaitEvent, Stream, Event, unsigned)                                                           \
   X(stream_begin_capture, cuStreamBeginCapture_v2, Stream, int)                                                        \
   X(stream_end_capture, cuStreamEndCapture, Stream, Graph*)                                                            \
   X(graph_instantiate, cuGraphInstantiateWithFlags, GraphExec*, Graph, unsigned long long)                             \
