@@ -257,7 +257,7 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     await copyFixedFiles(files, request.target);
     for (const [path, text] of kernelSources(lowered.kernels)) await files.write(path, text);
     if (nvcc && isCudaArch(arch)) {
-      for (const [path, text] of extraCudaSources(arch, isSynthetic(request))) await files.write(path, text);
+      for (const [path, text] of extraCudaSources(arch, request.config.vocabSize, isSynthetic(request))) await files.write(path, text);
       await files.write(CUBIN_ASSEMBLY, cubinAssembly(cudaUnits(lowered.kernels, isSynthetic(request))));
     }
     await files.write("exports.map", LIBRARY_EXPORTS);

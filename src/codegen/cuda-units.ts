@@ -45,9 +45,9 @@ export function cudaUnits(kernels: readonly UsedKernel[], synthetic: boolean): r
 }
 
 /** Sources that no graph asks for, by path. */
-export function extraCudaSources(arch: CudaArch, synthetic: boolean): ReadonlyMap<string, string> {
+export function extraCudaSources(arch: CudaArch, vocab: number, synthetic: boolean): ReadonlyMap<string, string> {
   const sources = new Map([
-    [DRAW_SOURCE, renderTemplate("cuda/draw", { threads: DRAW_THREADS, cluster: clusterFor(arch), name: DRAW_FUNCTION })],
+    [DRAW_SOURCE, renderTemplate("cuda/draw", { threads: DRAW_THREADS, cluster: clusterFor(arch), vocab, name: DRAW_FUNCTION })],
   ]);
   if (synthetic) sources.set(SYNTHETIC_SOURCE, renderTemplate("cuda/synthetic", { threads: SYNTHETIC_THREADS }));
   return sources;

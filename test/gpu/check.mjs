@@ -127,6 +127,10 @@ async function checkMini(path) {
     );
     const same = together.filter((ids, i) => ids.join() === expected.greedy[i].output_ids.join()).length;
     report(same >= equal - 1, `${path.split("/").at(-1)}: ${same} equal when all run together`);
+    // Drawn on the device; the same again from the same seed, and other tokens from another.
+    const drawn = (seed) => collect(engine.generate(expected.greedy[0].prompt_ids, { temperature: 3, topP: 0.99, seed, maxTokens: 48 }));
+    const [first, again, other] = [await drawn(1), await drawn(1), await drawn(2)];
+    report(first.length > 0 && first.join() === again.join() && first.join() !== other.join(), `${path.split("/").at(-1)}: ${first.length} tokens drawn`);
     let sum = 0;
     let tokens = 0;
     for (const line of readFileSync(join(path, "held_out.jsonl"), "utf8").trim().split("\n")) {

@@ -1,9 +1,9 @@
 // draw: the next token of each sequence, on the device: the argmax that the head found, or a random draw where the row's DrawRow asks for one.
 //
-//   logits   float [S, stride]  the first `vocab` of each row
+//   logits   float [S, stride]  the first Vocab of each row
 //   argmax   int32 [S]          of each row, as head_argmax and argmax find it
 //   rows     DrawRow [S]        how to draw; temperature 0: the argmax
-//   allowed  uint32 [ceil(vocab / 32)], bit i % 32 of word i / 32: id i may be drawn; nullptr: all may
+//   allowed  uint32 [ceil(Vocab / 32)], bit i % 32 of word i / 32: id i may be drawn; nullptr: all may
 //   next     int32 [S]          the tokens, for the step after this one; -1 for a row with nothing to draw from
 //   host     int32 [S]          the same in pinned memory of the host
 //
@@ -35,10 +35,7 @@ namespace draw_detail {
 constexpr int warps = draw_threads / warp_size, digit_bits = 10, bins = 1 << digit_bits, rounds = 3;
 constexpr float unit_of_mass = 1099511627776.0f;  // 2^40
 
-struct Weight {
-  uint32_t key;   // its bits
-  uint64_t mass;  // 0: it can't be drawn
-};
+ERN_DEVICE uint64_t mass_of(uint32_t key) { return static_cast<uint64_t>(__uint_as_float(key) * unit_of_mass); }
 
 struct Memory {
   uint64_t histogram[bins];  // in the first block that of the whole row
@@ -48,33 +45,55 @@ struct Memory {
   uint32_t digit;
 };
 
-// The row as this block sees it: its warps take neighbouring stretches of ids, in order over the cluster.
-template <int Cluster>
+// The row as this block sees it: its warps take neighbouring stretches of ids, in order over the cluster. A lane has every 32nd id of its warp's. Where
+// they fit, all its weights stay in registers; else they are loaded and computed again for each round, `held` at a time.
+template <int Cluster, int Vocab>
 struct Row {
+  static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size)), most_held = 16;
+  static constexpr int held = stretch < most_held ? stretch : most_held, parts = static_cast<int>(ceil_div(stretch, held));
+
   const float* logits;
   const uint32_t* allowed;
-  int vocab;
   float max, scale, least;
   Memory& memory;
-  int rank, begin, end;
+  int rank, begin;  // of the warp's stretch
+  uint32_t keys[held];  // the weights' bits; 0: it can't be drawn
 
-  ERN_DEVICE Weight weight(int id) const {
-    const float w = __expf((__ldcg(logits + id) - max) * scale);
-    // A NaN compares false.
-    const bool stays = w >= least && (!allowed || (allowed[id / 32] >> (id % 32) & 1) != 0);
-    return {__float_as_uint(w), stays ? static_cast<uint64_t>(w * unit_of_mass) : 0};
+  ERN_DEVICE int id_of(int part, int i) const { return begin + (part * held + i) * warp_size + lane_id(); }
+
+  ERN_DEVICE void load(int part) {
+    float z[held];
+#pragma unroll
+    for (int i = 0; i < held; ++i) {
+      const int id = id_of(part, i);
+      const bool there = part * held + i < stretch && id < Vocab && (!allowed || (allowed[id / 32] >> (id % 32) & 1) != 0);
+      z[i] = there ? __ldcg(logits + id) : -__builtin_inff();
+    }
+#pragma unroll
+    for (int i = 0; i < held; ++i) {
+      const float w = __expf((z[i] - max) * scale);
+      // A NaN compares false.
+      keys[i] = w >= least && w > 0 ? __float_as_uint(w) : 0;
+    }
+  }
+  // work(key, part, i) for each of the lane's ids, in order.
+  template <class Work>
+  ERN_DEVICE void each(Work work) {
+#pragma unroll 1
+    for (int part = 0; part < parts; ++part) {
+      if (parts > 1) load(part);
+#pragma unroll
+      for (int i = 0; i < held; ++i) work(keys[i], part, i);
+    }
   }
 
   // Mass of the row from `weakest` on, and of what comes before this block and this warp.
   struct Masses {
     uint64_t total, before_block, before_warp;
   };
-  ERN_DEVICE Masses masses(uint32_t weakest) const {
+  ERN_DEVICE Masses masses(uint32_t weakest) {
     uint64_t mass = 0;
-    for (int id = begin + lane_id(); id < end; id += warp_size) {
-      const Weight w = weight(id);
-      if (w.key >= weakest) mass += w.mass;
-    }
+    each([&](uint32_t key, int, int) { mass += key >= weakest ? mass_of(key) : 0; });
 #pragma unroll
     for (int mask = warp_size / 2; mask > 0; mask /= 2) mass += __shfl_xor_sync(~0u, mass, mask);
     if (lane_id() == 0) memory.warp_mass[warp_id()] = mass;
@@ -97,18 +116,17 @@ struct Row {
   }
 
   // The largest key from which on the weights reach `target` together: in number, or in mass. 0 if they never do.
-  ERN_DEVICE uint32_t weakest_to_reach(uint64_t target, bool in_mass, uint32_t floor) const {
+  ERN_DEVICE uint32_t weakest_to_reach(uint64_t target, bool in_mass, uint32_t floor) {
     uint32_t prefix = 0;
     if (threadIdx.x == 0) memory.above = 0;
     for (int round = 0; round < rounds; ++round) {
       const int shift = (rounds - 1 - round) * digit_bits;
       for (int i = static_cast<int>(threadIdx.x); i < bins; i += draw_threads) memory.histogram[i] = 0;
       cluster_barrier<Cluster>();
-      for (int id = begin + lane_id(); id < end; id += warp_size) {
-        const Weight w = weight(id);
-        if (w.mass == 0 || w.key < floor || w.key >> (shift + digit_bits) != prefix) continue;
-        atomicAdd(reinterpret_cast<unsigned long long*>(&memory.histogram[w.key >> shift & (bins - 1)]), in_mass ? w.mass : 1);
-      }
+      each([&](uint32_t key, int, int) {
+        if (key == 0 || key < floor || key >> (shift + digit_bits) != prefix) return;
+        atomicAdd(reinterpret_cast<unsigned long long*>(&memory.histogram[key >> shift & (bins - 1)]), in_mass ? mass_of(key) : 1);
+      });
       __syncthreads();
       if (rank > 0) {
         for (int i = static_cast<int>(threadIdx.x); i < bins; i += draw_threads)
@@ -149,15 +167,11 @@ struct Row {
 };
 
 // The id at which the running mass of the row passes `target`, by the warp that has it.
-template <int Cluster>
-ERN_DEVICE int32_t id_at(const Row<Cluster>& row, uint32_t weakest, uint64_t target) {
-  for (int first = row.begin; first < row.end; first += warp_size) {
-    const int id = first + lane_id();
-    uint64_t mass = 0;
-    if (id < row.end) {
-      const Weight w = row.weight(id);
-      if (w.key >= weakest) mass = w.mass;
-    }
+template <class Row>
+ERN_DEVICE int32_t id_at(Row& row, uint32_t weakest, uint64_t target) {
+  int32_t found = -1;
+  row.each([&](uint32_t key, int part, int i) {
+    const uint64_t mass = key >= weakest ? mass_of(key) : 0;
     uint64_t upto = mass;
 #pragma unroll
     for (int step = 1; step < warp_size; step *= 2) {
@@ -165,17 +179,17 @@ ERN_DEVICE int32_t id_at(const Row<Cluster>& row, uint32_t weakest, uint64_t tar
       if (lane_id() >= step) upto += other;
     }
     const unsigned passed = __ballot_sync(~0u, upto > target);
-    if (passed != 0) return first + __ffs(static_cast<int>(passed)) - 1;
-    target -= __shfl_sync(~0u, upto, warp_size - 1);
-  }
-  return -1;  // not reached: the warp's mass exceeds the target
+    if (found < 0 && passed != 0) found = row.id_of(part, i) - lane_id() + __ffs(static_cast<int>(passed)) - 1;
+    target -= __shfl_sync(~0u, upto, warp_size - 1);  // wraps once it is found, when nothing looks at it any more
+  });
+  return found;
 }
 
 }  // namespace draw_detail
 
-template <int Cluster>
+template <int Cluster, int Vocab>
 ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows, const uint32_t* allowed, int32_t* next,
-                     int32_t* host, int vocab, int64_t stride) {
+                     int32_t* host, int64_t stride) {
   using namespace draw_detail;
   __shared__ Memory memory;
   start_dependents();
@@ -192,11 +206,11 @@ ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argma
     if (first) next[s] = host[s] = how.temperature != 0 && !(max > -__builtin_inff()) ? -1 : best;
     return;
   }
-  const int each = static_cast<int>(ceil_div(vocab, Cluster * warps)), begin = (rank * warps + warp_id()) * each;
-  const Row<Cluster> row = {row_logits, allowed, vocab, max, 1 / how.temperature, how.min_p, memory,
-                            rank,       begin < vocab ? begin : vocab, begin + each < vocab ? begin + each : vocab};
+  using Ids = Row<Cluster, Vocab>;
+  Ids row = {row_logits, allowed, max, 1 / how.temperature, how.min_p, memory, rank, (rank * warps + warp_id()) * Ids::stretch * warp_size, {}};
+  if (Ids::parts == 1) row.load(0);
   uint32_t weakest = 0;
-  if (how.top_k > 0 && how.top_k < vocab) weakest = row.weakest_to_reach(static_cast<uint64_t>(how.top_k), false, 0);
+  if (how.top_k > 0 && how.top_k < Vocab) weakest = row.weakest_to_reach(static_cast<uint64_t>(how.top_k), false, 0);
   auto masses = row.masses(weakest);
   if (how.top_p < 1 && masses.total > 0) {
     const uint64_t target = static_cast<uint64_t>(ceil(static_cast<double>(how.top_p) * static_cast<double>(masses.total)));

@@ -244,7 +244,7 @@ std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_draw(const Program& progr
   // What the host allocated has one address on both sides.
   const auto host = reinterpret_cast<Pointer>(slot.ids.data());
   call->pointers = {slot.inputs.data(), arena + logits.offset, arena + argmax.offset, slot.inputs.data() + draws_at(program), allowed_.data(),
-                    slot.next_ids.data(), host, static_cast<Pointer>(plan_.vocab_size), logits.row_stride};
+                    slot.next_ids.data(), host, logits.row_stride};
   for (Pointer& pointer : call->pointers) call->parameters.push_back(&pointer);
   call->grid[0] = {function.cluster, 1, 1, RowsOf::none};
   call->grid[1] = {1, 1, 1, RowsOf::sequences};
