@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { type BindingsInput, renderBindings } from "./codegen/bindings.js";
-import { cubinAssembly, cudaUnits, extraCudaSources } from "./codegen/cuda-units.js";
+import { cubinAssembly, cudaUnits, extraCudaSources, tritonUnits } from "./codegen/cuda-units.js";
 import { checkOutputFolder, PACKAGE_FORMAT, PACKAGE_MAKER, type StagedPackage, withOutputFolder } from "./codegen/output-folder.js";
 import { BuildFiles, copyFixedFiles, kernelList, rootFiles, rootList, sourcesHash, WEIGHTS_FILE } from "./codegen/package.js";
 import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
@@ -18,6 +18,8 @@ import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
 import type { Level } from "./ir/ops.js";
 import type { UsedKernel } from "./kernels/kernel-def.js";
+import { isTriton } from "./kernels/table.js";
+import type { TuningTable } from "./kernels/tuning.js";
 import { type LoweredModel, lowerModel } from "./lower.js";
 import type { LayoutChoice } from "./passes/lower/select-layouts.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
@@ -43,6 +45,7 @@ import {
   RUNTIME_FLAGS,
 } from "./toolchain/native.js";
 import { compileCubins, findNvcc, NVCC_FLAGS, type Nvcc } from "./toolchain/nvcc.js";
+import { compileTriton, findTriton, type Triton, tritonMissing } from "./toolchain/triton.js";
 import { deviceClass } from "./tune/device.js";
 import { type FoundTable, findTables, namedTable } from "./tune/tables.js";
 import { fileError, makeFolder } from "./weights/file.js";
@@ -147,14 +150,15 @@ export async function compile(request: CompileRequest, options: CompileOptions =
   if (options.dumpDir !== undefined) await makeDumpFolder(options.dumpDir);
   const model = await clock.run("load", () => loadModel(request));
   const found = resolveTuning(request, arch);
-  const lowered = await clock.run("lower", () => lower(request, model, arch, found, options));
+  const { triton, warnings } = isCudaArch(arch) ? await resolveTriton(found?.table, options) : NO_TRITON;
+  const lowered = await clock.run("lower", () => lower(request, model, arch, found, triton !== undefined, options));
   const summary = { ...summarize(request, lowered), tuning: found ? { device: found.table.device, sources: found.sources } : null };
   const common = {
     arch,
     kernels: lowered.kernels,
     layouts: lowered.layouts,
     passes: lowered.reports,
-    warnings: model.warnings,
+    warnings: [...model.warnings, ...warnings],
     unused: model.unused,
     ir: lowered.ir,
     ...summary,
@@ -165,7 +169,7 @@ export async function compile(request: CompileRequest, options: CompileOptions =
     return { out: null, build: null, buildId: null, compiled: { units: 0, cached: 0 }, phases: clock.phases, ...common };
   }
   const out = resolve(request.out);
-  const context: BuildContext = { request, model, lowered, arch, summary, options, clock, counts: { units: 0, cached: 0 } };
+  const context: BuildContext = { request, model, lowered, arch, triton, summary, options, clock, counts: { units: 0, cached: 0 } };
   const { buildId, path } = await withOutputFolder(out, (staged) => build(context, staged));
   return { out, build: path.slice(out.length + 1), buildId, compiled: context.counts, phases: clock.phases, ...common };
 }
@@ -193,6 +197,7 @@ function lower(
   model: LoadedModel,
   arch: ArchLevel,
   found: FoundTable | undefined,
+  triton: boolean,
   options: CompileOptions,
 ): LoweredModel {
   const { config, activations, limits, deterministic } = request;
@@ -204,6 +209,7 @@ function lower(
     limits,
     deterministic,
     tuning: found?.table,
+    triton,
   };
   const { disablePasses, limit, dumpDir, levels, copyLimit } = options;
   return lowerModel(input, {
@@ -235,11 +241,23 @@ function summarize(
   return { programs, memory };
 }
 
+const NO_TRITON: { readonly triton?: Triton; readonly warnings: readonly Diagnostic[] } = { warnings: [] };
+
+/** Asked for only where a measurement chose it: looking for it costs a start of Python. */
+async function resolveTriton(table: TuningTable | undefined, { cacheRoot }: CompileOptions): Promise<typeof NO_TRITON> {
+  const chosen = (table?.rows ?? []).filter(({ op, winner }) => isTriton(op, winner.kernel));
+  if (chosen.length === 0) return NO_TRITON;
+  const triton = await findTriton(cacheRoot);
+  if (typeof triton !== "string") return { triton, warnings: [] };
+  return { warnings: [tritonMissing(triton, [...new Set(chosen.map(({ op }) => op))])] };
+}
+
 interface BuildContext {
   readonly request: CompileRequest;
   readonly model: LoadedModel;
   readonly lowered: LoweredModel;
   readonly arch: ArchLevel;
+  readonly triton: Triton | undefined;
   readonly summary: ReturnType<typeof summarize> & { readonly tuning: TuningSummary | null };
   readonly options: CompileOptions;
   readonly clock: Clock;
@@ -258,7 +276,8 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     for (const [path, text] of kernelSources(lowered.kernels)) await files.write(path, text);
     if (nvcc && isCudaArch(arch)) {
       for (const [path, text] of extraCudaSources(arch, request.config.vocabSize, isSynthetic(request))) await files.write(path, text);
-      await files.write(CUBIN_ASSEMBLY, cubinAssembly(cudaUnits(lowered.kernels, isSynthetic(request))));
+      const cubins = [...cudaUnits(lowered.kernels, isSynthetic(request)), ...tritonUnits(lowered.kernels)];
+      await files.write(CUBIN_ASSEMBLY, cubinAssembly(cubins));
     }
     await files.write("exports.map", LIBRARY_EXPORTS);
     await files.write("CMakeLists.txt", cmakeLists(arch, { common: COMMON_FLAGS, kernel: nvcc ? NVCC_FLAGS : KERNEL_FLAGS }));
@@ -269,7 +288,7 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
     const draft = planSource(context, "draft", { kind: "synthetic", seed: 0, fills: [] });
     const weights = model.checkpoint ? await fingerprintCheckpoint(model.checkpoint) : request.weights;
     const parts = {
-      compiler: nvcc ? [compiler.identity, nvcc.identity] : compiler.identity,
+      compiler: nvcc ? [compiler.identity, nvcc.identity, ...(context.triton ? [context.triton.identity] : [])] : compiler.identity,
       flags: [COMMON_FLAGS, nvcc ? NVCC_FLAGS : KERNEL_FLAGS, RUNTIME_FLAGS],
       sources: sourcesHash(files),
       draft,
@@ -325,7 +344,12 @@ async function build(context: BuildContext, staged: StagedPackage): Promise<{ re
   return { buildId, path };
 }
 
-async function compileAll({ request, lowered, arch }: BuildContext, native: NativeOptions, files: BuildFiles, nvcc: Nvcc | undefined) {
+async function compileAll(
+  { request, lowered, arch, triton }: BuildContext,
+  native: NativeOptions,
+  files: BuildFiles,
+  nvcc: Nvcc | undefined,
+) {
   const root = files.dir;
   if (!nvcc || !isCudaArch(arch)) {
     const [plan, rest] = await Promise.all([
@@ -337,7 +361,14 @@ async function compileAll({ request, lowered, arch }: BuildContext, native: Nati
   const { compiler: host, cache, signal, onUnit } = native;
   // Kernels first: they take longest.
   const cubins = compileCubins(cudaUnits(lowered.kernels, isSynthetic(request)), { nvcc, host, cache, root, arch, signal, onUnit });
-  const [made, plan, rest] = await Promise.all([cubins, compilePlan(root, native), compileLibrary(root, [], arch, native)]);
+  const others = triton ? compileTriton(tritonUnits(lowered.kernels), { triton, cache, root, arch, signal, onUnit }) : [];
+  const [first, second, plan, rest] = await Promise.all([
+    cubins,
+    others,
+    compilePlan(root, native),
+    compileLibrary(root, [], arch, native),
+  ]);
+  const made = [...first, ...second];
   for (const { name, path } of made) await files.copy(`kernels/${name}.cubin`, path);
   return [...rest, plan, await embedCubins(root, made, native)];
 }

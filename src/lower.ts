@@ -42,6 +42,8 @@ export interface LowerInput {
   readonly limits: Limits;
   readonly deterministic: boolean;
   readonly tuning?: TuningTable | undefined;
+  /** Whether kernels in Triton can be compiled. */
+  readonly triton?: boolean | undefined;
 }
 
 export interface LowerOptions {
@@ -144,9 +146,15 @@ function checkDisabled(names: readonly string[], fusions: readonly Pass[]): void
   }
 }
 
-function kernelTarget({ config, activations, arch, limits }: LowerInput): KernelTarget {
+function kernelTarget({ config, activations, arch, limits, triton }: LowerInput): KernelTarget {
   const layer = kvLayerBytes(kvCache(activations, config.kvHeads, config.headDim), limits.blockSize);
-  return { arch, kvBlockSize: limits.blockSize, kvBlockBytes: layer * config.layers, maxContext: limits.maxContext };
+  return {
+    arch,
+    kvBlockSize: limits.blockSize,
+    kvBlockBytes: layer * config.layers,
+    maxContext: limits.maxContext,
+    ...(triton ? { triton } : {}),
+  };
 }
 
 const MOST_SCORED = 512;

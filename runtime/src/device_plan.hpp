@@ -47,6 +47,7 @@ struct DeviceFunction {
   uint32_t threads;       // of a block
   uint32_t shared_bytes;  // dynamic
   uint32_t cluster;       // blocks along x that share one; 1: none
+  uint32_t hidden;        // pointers behind its arguments that Triton's compiler added; nothing reads them
 };
 
 struct Cubin {

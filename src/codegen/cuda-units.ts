@@ -4,7 +4,9 @@ import { clusterFor } from "../kernels/cuda/attention.js";
 import type { UsedKernel } from "../kernels/kernel-def.js";
 import type { CudaArch } from "../toolchain/arch.js";
 import type { CubinUnit } from "../toolchain/nvcc.js";
+import type { TritonUnit } from "../toolchain/triton.js";
 import { renderTemplate } from "./render.js";
+import { cudaLaunch, kernelPath, renderKernel } from "./sources.js";
 
 export type CudaUnit = CubinUnit;
 
@@ -37,11 +39,24 @@ export function cudaUnits(kernels: readonly UsedKernel[], synthetic: boolean): r
   const add = (unit: string, source: string): void => {
     units.set(unit, [...(units.get(unit) ?? []), source]);
   };
-  for (const { name, kernel } of kernels) add(UNIT_OF[kernel.template ?? kernel.name] ?? "rows", `kernels/${name}.cu`);
+  for (const { name, kernel } of kernels)
+    if (kernel.language !== "triton") add(UNIT_OF[kernel.template ?? kernel.name] ?? "rows", `kernels/${name}.cu`);
   add("rows", DRAW_SOURCE);
   if (synthetic) add("rows", SYNTHETIC_SOURCE);
   const order = ["gemm", "linear", "linear_swiglu", "head", "moe", "attention", "rows"];
   return [...units].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).map(([name, sources]) => ({ name, sources }));
+}
+
+/** A cubin for each function of kernels in Triton. */
+export function tritonUnits(kernels: readonly UsedKernel[]): readonly TritonUnit[] {
+  return kernels.flatMap((kernel) => {
+    if (kernel.kernel.language !== "triton") return [];
+    const text = renderKernel(kernel);
+    return kernel.functions.map((called) => {
+      const { threads, sharedBytes, triton } = cudaLaunch(kernel, called);
+      return { name: called.name, source: kernelPath(kernel), text, threads, sharedBytes, stages: triton?.stages ?? 1 };
+    });
+  });
 }
 
 /** Sources that no graph asks for, by path. */
@@ -54,6 +69,6 @@ export function extraCudaSources(arch: CudaArch, vocab: number, synthetic: boole
 }
 
 /** Puts the machine code into the library, as it is. */
-export function cubinAssembly(units: readonly CudaUnit[]): string {
+export function cubinAssembly(units: readonly { readonly name: string }[]): string {
   return renderTemplate("package/cubins", { cubins: units.map(({ name }) => ({ cubin: name })) });
 }

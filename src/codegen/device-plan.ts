@@ -9,7 +9,7 @@ import { type Count, type CudaLaunch, checkLaunch, rowTimes, type TensorMap } fr
 import { functionArgs, type KernelFunction, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";
-import { type CudaUnit, cudaUnits, DRAW_FUNCTION, DRAW_THREADS, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS } from "./cuda-units.js";
+import { cudaUnits, DRAW_FUNCTION, DRAW_THREADS, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS, tritonUnits } from "./cuda-units.js";
 import { cudaLaunch } from "./sources.js";
 
 interface DeviceFunction {
@@ -23,7 +23,8 @@ interface DeviceFunction {
 
 export interface DeviceTables {
   readonly arch: CudaArch;
-  readonly units: readonly CudaUnit[];
+  /** One cubin each. */
+  readonly units: readonly { readonly name: string }[];
   readonly functions: readonly DeviceFunction[];
   readonly byName: ReadonlyMap<string, DeviceFunction>;
 }
@@ -36,11 +37,13 @@ function drawLaunch(arch: CudaArch): CudaLaunch {
 }
 
 export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], synthetic: boolean): DeviceTables {
-  const units = cudaUnits(kernels, synthetic);
-  const unitOf = (source: string): number => units.findIndex(({ sources }) => sources.some((path) => path === `kernels/${source}.cu`));
+  const compiled = cudaUnits(kernels, synthetic);
+  const units = [...compiled, ...tritonUnits(kernels)];
+  const unitOf = (source: string): number => compiled.findIndex(({ sources }) => sources.some((path) => path === `kernels/${source}.cu`));
   const functions: DeviceFunction[] = [];
   const add = (name: string, source: string, launch: CudaLaunch, used?: DeviceFunction["used"]): void => {
-    functions.push({ name, index: functions.length, unit: unitOf(source), launch, ...(used ? { used } : {}) });
+    const unit = launch.triton ? units.findIndex((entry) => entry.name === name) : unitOf(source);
+    functions.push({ name, index: functions.length, unit, launch, ...(used ? { used } : {}) });
   };
   for (const kernel of kernels)
     for (const called of kernel.functions) add(called.name, kernel.name, cudaLaunch(kernel, called), { kernel, called });
@@ -66,6 +69,7 @@ export function deviceView(device: DeviceTables | undefined): View {
       threads: launch.threads,
       shared_bytes: launch.sharedBytes,
       cluster: launch.cluster ?? 1,
+      hidden: launch.triton ? 2 : 0,
     })),
     function_count: device?.functions.length ?? 0,
     fill_f32: fill(0),

@@ -1,13 +1,14 @@
 /** The generated sources of a package: one file a kernel, the plan, the build file for people who embed it. Text only; package.ts writes it. */
 
 import { bug } from "../diagnostics.js";
+import { tritonType } from "../kernels/cuda/triton.js";
 import { functionArgs, type KernelFunction, numberParam, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { type ArchLevel, archFlags, isCudaArch } from "../toolchain/arch.js";
 import { renderTemplate } from "./render.js";
 
 export function kernelPath({ name, kernel }: Pick<UsedKernel, "name" | "kernel">): string {
-  return `kernels/${name}${kernel.target === "cuda" ? ".cu" : ".cpp"}`;
+  return `kernels/${name}${kernel.language === "triton" ? ".py" : kernel.target === "cuda" ? ".cu" : ".cpp"}`;
 }
 
 /** By path within the build folder. */
@@ -19,6 +20,7 @@ type Rendered = Pick<UsedKernel, "name" | "kernel" | "params" | "functions">;
 
 /** The source of a kernel: its functions, over one set of constants. */
 export function renderKernel(kernel: Rendered): string {
+  if (kernel.kernel.language === "triton") return renderTriton(kernel);
   return kernel.kernel.target === "cuda" ? renderCuda(kernel) : renderCpu(kernel);
 }
 
@@ -45,6 +47,12 @@ function renderCuda({ name: file, kernel, params, functions }: Rendered): string
       .map((called) => ({ ...view(called), args: argsOf(called) }));
   const args = kernel.phases === undefined ? { args: argsOf(functions[0] as KernelFunction) } : {};
   return renderTemplate(`cuda/${kernel.template ?? kernel.name}`, { file, ...args, ...bodies, ...kernel.view(params) });
+}
+
+function renderTriton({ kernel, params, functions }: Rendered): string {
+  const args = kernel.args(params).map(({ name, type }) => ({ name, triton: tritonType(type) }));
+  const bodies = functions.map(({ name, rows }) => ({ name, step_field: rows === "sequences" ? 1 : 0 }));
+  return renderTemplate(`cuda/${kernel.template ?? kernel.name}`, { args, functions: bodies, ...kernel.view(params) });
 }
 
 export function cudaLaunch({ kernel, params }: Pick<UsedKernel, "kernel" | "params">, { phase }: KernelFunction) {

@@ -35,6 +35,8 @@ export interface CudaLaunch {
   /** Blocks that one multiprocessor must be able to hold, for `__launch_bounds__`. */
   readonly blocksPerMultiprocessor?: number;
   readonly maps?: readonly TensorMap[];
+  /** Of a kernel in Triton: how deep its loads are pipelined. Such kernels take two pointers more, to memory that none of ours wants. */
+  readonly triton?: { readonly stages: number };
   /** int32 counters that are zero before the first launch and that each launch leaves at zero: its argument `counters`. */
   readonly counters?: number;
 }

@@ -19,6 +19,8 @@ export interface KernelTarget {
   readonly kvBlockBytes: number;
   /** Tokens of the longest sequence. */
   readonly maxContext: number;
+  /** Whether kernels in Triton can be compiled. */
+  readonly triton?: boolean;
 }
 
 /** How a weight lies in memory. */
@@ -40,7 +42,7 @@ export interface Cost {
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
  * bits for equal rows, whatever the number of rows, sequences and threads.
  */
-export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k";
+export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k" | "triton-k";
 
 /** A parameter that changes speed and nothing else. */
 export interface Tunable {
@@ -72,6 +74,8 @@ export interface KernelDef<K extends OpName> {
   readonly name: string;
   /** Within templates/<target>. */
   readonly template?: string;
+  /** What its template makes, if not C++ or CUDA. */
+  readonly language?: "triton";
   /** It is no default for buckets of more rows. */
   readonly mostRows?: number;
   /** The only programs that it computes right; without it all. */

@@ -13,6 +13,11 @@ export function kernelsFor(op: OpName, target: Target): readonly AnyKernel[] {
   return KERNELS.filter((kernel) => kernel.op === op && kernel.target === target);
 }
 
+/** Whether a kernel of that name is in Triton; names of other versions are not. */
+export function isTriton(op: string, name: string): boolean {
+  return KERNELS.some((kernel) => kernel.op === op && kernel.name === name && kernel.language === "triton");
+}
+
 export function kernelByName(op: string, name: string): AnyKernel {
   const kernel = KERNELS.find((entry) => entry.op === op && entry.name === name);
   if (!kernel) throw bug(`there is no kernel ${name} for ${op}`);

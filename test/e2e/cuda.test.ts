@@ -9,6 +9,7 @@ import { execa } from "execa";
 import { beforeAll, describe, expect, it } from "vitest";
 import { installCuda } from "../../src/toolchain/cuda-install.js";
 import { findNvcc } from "../../src/toolchain/nvcc.js";
+import { findTriton } from "../../src/toolchain/triton.js";
 import { buildPackage, cli, GOLDENS, ROOT, WORK } from "./support.js";
 
 const DRIVER = join(WORK, "driver");
@@ -100,6 +101,50 @@ describe("a package for a GPU", () => {
 
   it("lets a process exit with work under way", async () => {
     await drive(packages.dense, "exits");
+  });
+});
+
+describe("kernels in Triton", () => {
+  const table = join(WORK, "triton.json");
+  const ops = ["linear", "linear_swiglu"];
+  const build = (name: string, python: string) =>
+    cli(["build", join(GOLDENS, "dense"), ...SMALL, "--arch", "sm_90a", "--tuning", table, "-o", join(WORK, name)], {
+      env: { ERNIE_COMPILE_PYTHON: python },
+    });
+
+  beforeAll(async () => {
+    const winner = { kernel: "cuda_triton_gemm", params: {}, seconds: 1e-5 };
+    const rows = ops.map((op) => ({ op, problem: { x: "bf16" }, layouts: { weight: "row" }, rows: 64, winner }));
+    writeFileSync(table, JSON.stringify({ device: "sm_90a", rows }));
+  });
+
+  it("are compiled where a measurement chose them, and run through the same driver", async () => {
+    const found = await findTriton();
+    const python = typeof found === "string" ? (await installCuda()).python : found.python;
+    const { exitCode, stderr } = await build("triton", python);
+    expect(exitCode, stderr).toBe(0);
+    expect(stderr).not.toMatch(/triton-missing/);
+    const { said, report } = await drive(join(WORK, "triton"), "works");
+    expect(said.result?.value).toMatchObject({ alone: continuation(7, 12) });
+    expectNothingLeft(report());
+    const launched = Object.keys(report().launches).filter((name) => name.endsWith("_triton"));
+    expect(ops.every((op) => launched.some((name) => name.startsWith(op)))).toBe(true);
+  }, 400_000);
+
+  it("make way for CUDA's where there is no Triton, which is said", async () => {
+    const { exitCode, stderr } = await build("no-triton", join(WORK, "no-python"));
+    expect(exitCode, stderr).toBe(0);
+    expect(stderr).toMatch(/triton-missing: measurements choose Triton's kernel for linear, linear_swiglu, .*no-python has none/);
+    const { said } = await drive(join(WORK, "no-triton"), "works");
+    expect(said.result?.value).toMatchObject({ alone: continuation(7, 12) });
+  });
+
+  it("say what Triton said", async () => {
+    const python = join(WORK, "failing-triton");
+    writeFileSync(python, '#!/bin/sh\n[ "$1" = -c ] && { echo 3.6.99; exit 0; }\necho "error: out of tiles" >&2\nexit 4\n', { mode: 0o755 });
+    const { exitCode, stderr } = await build("triton-fails", python);
+    expect(exitCode).toBe(1);
+    expect(stderr).toMatch(/triton-failed: Triton 3\.6\.99 did not make .*cubin \(exit 4\)\n.*out of tiles/);
   });
 });
 

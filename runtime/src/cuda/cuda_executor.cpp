@@ -197,6 +197,7 @@ CudaExecutor::Calls CudaExecutor::make_calls(const Program& program, const Slot&
       const bool is_ids = arg.space == Space::inputs && arg.offset == program.inputs.ids;
       call.pointers.push_back(is_ids && last ? last->next_ids.data() : bases[static_cast<int>(arg.space)] + arg.offset);
     }
+    call.pointers.resize(call.pointers.size() + plan_.device->functions[device.function].hidden);
     for (Pointer& pointer : call.pointers) call.parameters.push_back(&pointer);
     call.maps = std::make_unique<TensorMap[]>(device.map_count);
     for (uint32_t i = 0; i < device.map_count; ++i) {

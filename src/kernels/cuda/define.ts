@@ -20,6 +20,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Name of its template and, with `cuda_` before it, of the variant. */
   readonly name: string;
   readonly template?: string;
+  readonly language?: "triton";
   /** Tells the files of variants of one op apart. */
   readonly suffix?: string;
   readonly mostRows?: number;
@@ -32,6 +33,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Why it does not take these parameters, if so. */
   readonly refuse?: (params: KernelParams) => string | undefined;
   readonly tunables?: readonly Tunable[];
+  readonly constraint?: KernelDef<K>["constraint"];
   readonly workspace?: (params: KernelParams, rows: number) => number;
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
@@ -49,7 +51,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { tunables, phases, workspace, weights, programs, mostRows } = entry;
+  const { language, tunables, constraint, phases, workspace, weights, programs, mostRows } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -58,7 +60,9 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     order,
     ...(base?.share ? { share: base.share } : {}),
     ...(base?.inPlace ? { inPlace: base.inPlace } : {}),
+    ...(language ? { language } : {}),
     ...(tunables ? { tunables } : {}),
+    ...(constraint ? { constraint } : {}),
     ...(phases ? { phases } : {}),
     ...(workspace ? { workspace } : {}),
     ...(weights ? { weights } : {}),
