@@ -194,6 +194,28 @@ typedef struct ern_logits_request {
  * from the cache of prefixes and leaves nothing there. */
 ERN_API ern_status ern_logits(ern_engine* engine, const ern_logits_request* request);
 
+/* ---- Where the time of a step goes ---- */
+
+typedef struct ern_kernel_time {
+  const char* kernel; /* static; NULL: the step as it is usually run, where launches may overlap */
+  int32_t launches;   /* of it in a step */
+  double us;          /* all of them, each timed from the end of the launch before it: the median of several steps */
+} ern_kernel_time;
+
+typedef struct ern_profile_request {
+  size_t size;     /* set by the caller */
+  int32_t batch;   /* sequences, 1 .. max_batch */
+  int32_t rows;    /* 1: a step of decode; more: of prefill, so many rows of each */
+  int64_t context; /* tokens of each sequence after the step, >= rows */
+  void (*on_kernel)(void* user, const ern_kernel_time* time); /* in the order of the step, on the caller's thread */
+  void* user;
+} ern_profile_request;
+
+/* Times the kernels of a step over made-up sequences, and waits for it: requests stand still meanwhile, and may lose
+ * their place in the cache for a while. ERN_INVALID_ARGUMENT, ERN_OUT_OF_MEMORY (no room in the cache),
+ * ERN_CANCELLED, ERN_DEVICE. Not in a callback. */
+ERN_API ern_status ern_profile(ern_engine* engine, const ern_profile_request* request);
+
 /* ---- Facts ---- */
 
 typedef struct ern_memory {
@@ -245,6 +267,7 @@ typedef struct ern_api {
   ern_status (*info)(ern_engine*, char**);
   const char* (*runtime_version)(void);
   const char* (*last_message)(void);
+  ern_status (*profile)(ern_engine*, const ern_profile_request*);
 } ern_api;
 
 /* Static; NULL if this library has no such version. */

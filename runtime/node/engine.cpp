@@ -104,6 +104,13 @@ napi_value engine_logits(napi_env env, napi_callback_info info) {
   return session ? logits(env, *session, argc, argv) : nullptr;
 }
 
+napi_value engine_profile(napi_env env, napi_callback_info info) {
+  size_t argc = 3;
+  napi_value argv[3];
+  Shared* session = unwrap(env, info, &argc, argv);
+  return session ? profile(env, *session, argc, argv) : nullptr;
+}
+
 struct Dispose {
   Shared session;
   napi_deferred deferred = nullptr;
@@ -142,6 +149,7 @@ napi_value make_engine(napi_env env, const Shared& session) {
       {"detokenize", nullptr, engine_detokenize, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"submit", nullptr, engine_submit, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"logits", nullptr, engine_logits, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"profile", nullptr, engine_profile, nullptr, nullptr, nullptr, napi_default, nullptr},
       {"dispose", nullptr, engine_dispose, nullptr, nullptr, nullptr, napi_default, nullptr},
   };
   napi_value object = nullptr;

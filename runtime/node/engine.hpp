@@ -62,5 +62,7 @@ napi_value create_engine(napi_env env, napi_callback_info info);
 napi_value submit(napi_env env, const std::shared_ptr<Session>& session, napi_value request, napi_value on_event);
 // `engine.logits(ids, chunk, trace, greedy, onChunk)`: a promise that settles when the pass is over.
 napi_value logits(napi_env env, const std::shared_ptr<Session>& session, size_t argc, napi_value* argv);
+// `engine.profile(batch, rows, context)`: a promise of the kernels' times.
+napi_value profile(napi_env env, const std::shared_ptr<Session>& session, size_t argc, napi_value* argv);
 
 }  // namespace ern::node

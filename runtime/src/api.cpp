@@ -203,6 +203,25 @@ ern_status ern_logits(ern_engine* engine, const ern_logits_request* given) {
   });
 }
 
+ern_status ern_profile(ern_engine* engine, const ern_profile_request* given) {
+  return guarded([&]() -> Status {
+    if (!engine) return null_argument("engine");
+    const auto read = read_struct(given, "request");
+    if (!read.ok()) return read.status();
+    const ern_profile_request& request = read.value();
+    if (!request.on_kernel) return null_argument("on_kernel");
+    if (engine->engine->on_own_thread())
+      return {Code::invalid_argument, "ern_profile waits for the thread that it was called on"};
+    ProfileCall call{request.batch, request.rows, request.context, {}, {}};
+    if (Status status = engine->engine->profile(call); !status.ok()) return status;
+    for (const KernelTime& time : call.times) {
+      const ern_kernel_time told = {time.kernel, time.launches, time.us};
+      request.on_kernel(request.user, &told);
+    }
+    return {};
+  });
+}
+
 ern_status ern_get_memory(ern_engine* engine, ern_memory* memory) {
   return guarded([&]() -> Status {
     if (!engine) return null_argument("engine");
@@ -266,13 +285,15 @@ ERN_OWN(get_timings);
 ERN_OWN(info);
 ERN_OWN(version);
 ERN_OWN(last_message);
+ERN_OWN(profile);
 #undef ERN_OWN
 
 const ern_api* ern_get_api(uint32_t version) {
   static constexpr ern_api api = {sizeof(ern_api), ERN_API_VERSION, own_engine_create, own_engine_destroy,
                                   own_tokenize,    own_detokenize,  own_free,          own_submit,
                                   own_cancel,      own_ack,         own_logits,        own_get_memory,
-                                  own_get_timings, own_info,        own_version,       own_last_message};
+                                  own_get_timings, own_info,        own_version,       own_last_message,
+                                  own_profile};
   return version == ERN_API_VERSION ? &api : nullptr;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "counters.hpp"
+#include "kernel_times.hpp"
 #include "step_inputs.hpp"
 
 namespace ern {
@@ -126,6 +127,35 @@ void CpuExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool 
     begun.result.next_ids = begun.ids.data();
   }
   ++count_;  // when nothing can fail any more: what began also ends
+}
+
+std::vector<KernelTime> CpuExecutor::profile(ProgramKind kind, std::span<const StepItem> items) {
+  int32_t tokens = 0;
+  for (const StepItem& item : items) tokens += item.rows;
+  Bucket& bucket = choose(kind, tokens, static_cast<int32_t>(items.size()));
+  const Program& program = *bucket.program;
+  const Step step = fill_inputs(*plan_, program, items, inputs_.data(), false);
+  KernelTimes times(program);
+  std::vector<double> steps;
+  std::vector<int64_t> ends(program.launch_count);
+  for (int run = -warming_steps; run < profiled_steps; ++run) {
+    int64_t begin = now_ns();
+    launch(bucket, step);
+    const int64_t whole = now_ns() - begin;
+    begin = now_ns();
+    threads_->run([&](Team& team) {
+      for (uint32_t i = 0; i < program.launch_count; ++i) {
+        program.launches[i].fn(step, bucket.launches[i], team);
+        team.barrier();
+        if (team.rank == 0) ends[i] = now_ns();
+      }
+    });
+    if (run < 0) continue;
+    steps.push_back(static_cast<double>(whole) / 1000);
+    for (uint32_t i = 0; i < program.launch_count; ++i)
+      times.note(i, static_cast<double>(ends[i] - (i == 0 ? begin : ends[i - 1])) / 1000);
+  }
+  return times.rows(std::move(steps));
 }
 
 StepResult CpuExecutor::end() {

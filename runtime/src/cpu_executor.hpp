@@ -23,6 +23,7 @@ class CpuExecutor final : public Executor {
   void begin(ProgramKind kind, std::span<const StepItem> items, bool ids_of_last) override;
   StepResult end() override;
   bool runs_ahead() const override;
+  std::vector<KernelTime> profile(ProgramKind kind, std::span<const StepItem> items) override;
   float* logits(int32_t row) override { return logits_ + static_cast<uint64_t>(row) * logits_stride_; }
   const std::byte* traced(const Output& output) override { return arena_.data() + output.offset; }
   uint64_t arena_bytes() const override { return usual_arena_; }

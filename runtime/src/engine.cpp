@@ -168,6 +168,73 @@ Status Engine::logits(const ern_logits_request& request) {
   return status;
 }
 
+Status Engine::profile(ProfileCall& call) {
+  if (Status status = check_profile(call); !status.ok()) return status;
+  std::unique_lock lock(mutex_);
+  if (stopping_) return {Code::cancelled, "the engine is going"};
+  if (!lost_.ok()) return lost_;
+  inbox_.push_back(Message(Message::Kind::profile));
+  inbox_.back().profile = &call;
+  ++callers_;
+  changed_.notify_all();
+  changed_.wait(lock, [&call] { return call.ended; });
+  --callers_;
+  changed_.notify_all();
+  return call.status;
+}
+
+Status Engine::check_profile(const ProfileCall& call) const {
+  const auto refuse = [](const char* what, int64_t found, int64_t most) -> Status {
+    return {Code::invalid_argument, std::string(what) + " is " + std::to_string(found) + ", expected 1 to " + std::to_string(most)};
+  };
+  if (call.batch < 1 || call.batch > options_.max_batch) return refuse("batch", call.batch, options_.max_batch);
+  const int32_t rows = call.rows == 1 ? 1 : executor_->most_rows(ProgramKind::prefill, call.batch) / call.batch;
+  if (call.rows < 1 || call.rows > rows) return refuse("rows", call.rows, rows);
+  if (call.context < call.rows || call.context > most_tokens()) return refuse("context", call.context, most_tokens());
+  return {};
+}
+
+// Over blocks of its own, which nobody finds afterwards.
+void Engine::run_profiles() {
+  while (!profiles_.empty()) {
+    generation_->settle();
+    ProfileCall& call = *profiles_.front();
+    const int64_t size = pool_->block_size(), each = (call.context + size - 1) / size;
+    std::vector<int32_t> blocks;
+    if (each * call.batch > pool_->blocks() || !scheduler_->reserve(static_cast<int32_t>(each * call.batch), blocks)) {
+      end_profile({Code::out_of_memory, "the cache has no room for " + std::to_string(call.batch) + " sequences of " +
+                                            std::to_string(call.context) + " tokens"});
+      continue;
+    }
+    try {
+      std::vector<int32_t> tokens(static_cast<size_t>(call.rows));
+      for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i % static_cast<size_t>(plan_.vocab_size));
+      std::vector<StepItem> items;
+      for (int32_t s = 0; s < call.batch; ++s)
+        items.push_back({tokens.data(), call.context - call.rows, call.rows,
+                         std::span(blocks).subspan(static_cast<size_t>(s * each), static_cast<size_t>(each))});
+      call.times = executor_->profile(call.rows == 1 ? ProgramKind::decode : ProgramKind::prefill, items);
+    } catch (...) {
+      for (const int32_t block : blocks) pool_->release(block);
+      throw;
+    }
+    for (const int32_t block : blocks) pool_->release(block);
+    end_profile({});
+  }
+}
+
+void Engine::end_profile(Status status) {
+  const std::lock_guard lock(mutex_);
+  profiles_.front()->status = std::move(status);
+  profiles_.front()->ended = true;
+  profiles_.erase(profiles_.begin());
+  changed_.notify_all();
+}
+
+void Engine::end_profiles(Code code, const char* message) {
+  while (!profiles_.empty()) end_profile({code, message});
+}
+
 // The engine's thread. Memory may run out anywhere below: then what is under way ends with that, and the engine goes
 // on.
 void Engine::run() {
@@ -185,11 +252,13 @@ void Engine::run() {
     for (Message& message : messages) handle(message);
     messages.clear();
     try {
+      run_profiles();
       if (!passes_.empty()) generation_->settle();
       moved = advance_passes();
       moved = generation_->step(passes_.empty()) || moved;
     } catch (const std::bad_alloc&) {
       generation_->abandon(false);
+      end_profiles(Code::out_of_memory, "memory ran out");
       end_passes(Code::out_of_memory, "memory ran out");
       generation_->end_all(ERN_FINISH_ERROR, "memory ran out");
       moved = false;
@@ -202,6 +271,7 @@ void Engine::run() {
   }
   // Nobody sends any more. What came last was never begun.
   for (Message& message : inbox_) handle(message);
+  end_profiles(Code::cancelled, "the engine was destroyed");
   end_passes(Code::cancelled, "the engine was destroyed");
   generation_->end_all(ERN_FINISH_CANCELLED, "");
 }
@@ -215,6 +285,7 @@ void Engine::lose(const Status& status) {
     messages.swap(inbox_);
   }
   for (Message& message : messages) handle(message);
+  end_profiles(status.code(), lost_.message().c_str());
   end_passes(status.code(), lost_.message().c_str());
   generation_->end_all(ERN_FINISH_ERROR, lost_.message().c_str());
 }
@@ -227,6 +298,16 @@ void Engine::handle(Message& message) {
         passes_.push_back(message.pass);
       } catch (const std::bad_alloc&) {
         end_pass(*message.pass, Code::out_of_memory, "memory ran out");
+      }
+      break;
+    case Message::Kind::profile:
+      try {
+        profiles_.push_back(message.profile);
+      } catch (const std::bad_alloc&) {
+        const std::lock_guard lock(mutex_);
+        message.profile->status = {Code::out_of_memory, "memory ran out"};
+        message.profile->ended = true;
+        changed_.notify_all();
       }
       break;
     case Message::Kind::cancel: generation_->cancel(message.number); break;

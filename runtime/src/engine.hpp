@@ -29,6 +29,15 @@
 
 namespace ern {
 
+// What ern_profile asks, and its answer.
+struct ProfileCall {
+  int32_t batch, rows;
+  int64_t context;
+  std::vector<KernelTime> times;
+  Status status;
+  bool ended = false;  // under the engine's mutex
+};
+
 class Engine {
  public:
   // Checks, loads and starts; see Package::open about an empty folder. `plan` must outlive the engine.
@@ -44,6 +53,7 @@ class Engine {
   void cancel(uint64_t number);
   void ack(uint64_t number, int64_t tokens);
   Status logits(const ern_logits_request& request);
+  Status profile(ProfileCall& call);
 
   const Plan& plan() const { return plan_; }
   const TextParts& text() const { return text_; }
@@ -59,13 +69,14 @@ class Engine {
 
  private:
   struct Message {
-    enum class Kind { sequence, pass, cancel, ack };
+    enum class Kind { sequence, pass, profile, cancel, ack };
     explicit Message(Kind k, uint64_t n = 0, int64_t t = 0) : kind(k), number(n), tokens(t) {}
     Kind kind;
     uint64_t number;  // cancel, ack
     int64_t tokens;   // ack
     std::unique_ptr<Sequence> sequence;
     LogitsPass* pass = nullptr;
+    ProfileCall* profile = nullptr;
   };
 
   Engine(const Plan& plan, const EngineOptions& options) : plan_(plan), options_(options) {}
@@ -75,6 +86,10 @@ class Engine {
   bool advance_passes();
   void end_pass(LogitsPass& pass, Code code, const char* message);
   void end_passes(Code code, const char* message);
+  Status check_profile(const ProfileCall& call) const;
+  void run_profiles();
+  void end_profile(Status status);
+  void end_profiles(Code code, const char* message);
   void lose(const Status& status);
   LogitsPass::Parts pass_parts();
   std::span<const uint32_t> allowed() const;
@@ -93,6 +108,7 @@ class Engine {
   std::optional<Scheduler> scheduler_;
   std::optional<Generation> generation_;
   std::vector<LogitsPass*> passes_;
+  std::vector<ProfileCall*> profiles_;
 
   // Everybody, under the mutex.
   std::mutex mutex_;
@@ -102,7 +118,7 @@ class Engine {
   bool stopping_ = false;
   Status lost_;  // why the device is of no use any more
   uint64_t last_number_ = 0;
-  int32_t callers_ = 0;  // in logits()
+  int32_t callers_ = 0;  // in logits() and profile()
 
   std::atomic<int32_t> queued_{0};
   std::thread thread_;

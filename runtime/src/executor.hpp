@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "plan.hpp"
 #include "status.hpp"
@@ -33,6 +34,13 @@ struct StepResult {
   const Program* program;
   int32_t rows;             // of the logits: the items, or all tokens (score, trace)
   const int32_t* next_ids;  // [rows]: argmax, or what was drawn, -1 from a row without a number; nullptr where the program doesn't find them
+};
+
+// Of a kernel in a step: ern_kernel_time.
+struct KernelTime {
+  const char* kernel;  // nullptr: the whole step
+  int32_t launches;
+  double us;
 };
 
 class Executor {
@@ -68,6 +76,10 @@ class Executor {
   virtual float* logits(int32_t row) = 0;
   // A traced tensor of that step, as the plan describes it.
   virtual const std::byte* traced(const Output& output) = 0;
+
+  // Runs a step several times, for what its kernels take: the whole step first, then each kernel, in the order of their
+  // first launches. Nothing may be under way. What the step leaves is in the items' blocks alone.
+  virtual std::vector<KernelTime> profile(ProgramKind kind, std::span<const StepItem> items) = 0;
 
   // Scratch of prefill and decode.
   virtual uint64_t arena_bytes() const = 0;

@@ -4,7 +4,7 @@
  */
 
 import type { Command } from "commander";
-import type { Engine, EngineInfo, Finish } from "../host/api.js";
+import type { Engine, EngineInfo, Finish, StepProfile } from "../host/api.js";
 import { measureBandwidth, measureCopyBandwidth } from "../toolchain/bandwidth.js";
 import { integer, oneOf } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
@@ -18,6 +18,7 @@ interface BenchFlags {
   batch: number;
   threads?: number;
   format: "md" | "json" | "csv";
+  profile?: boolean;
 }
 
 export interface BenchRow {
@@ -47,6 +48,7 @@ export function registerBench(program: Command): void {
     .option("-r, --repeats <n>", "repeats of each row", integer(1, 1000), 5)
     .option("-b, --batch <n>", "sequences at a time", integer(1, 1024), 1)
     .option("-t, --threads <n>", "threads of the engine", integer(1, 1024))
+    .option("--profile", "what each kernel takes of the steps that the rows are made of")
     .option("--format <format>", "md, json or csv", oneOf("md", "json", "csv"), "md" as const)
     .addHelpText("after", "\nExample:\n  ernie-compile bench ./ernie -p 512 -n 128 -r 5 --format json")
     .action(async (folder: string, flags: BenchFlags) => {
@@ -55,9 +57,28 @@ export function registerBench(program: Command): void {
         const rows: BenchRow[] = [];
         if (flags.prompt > 0) rows.push(await prefillRow(engine, flags));
         if (flags.generate > 0) rows.push(await decodeRow(engine, flags, bandwidth));
-        printLine(render(rows, flags.format));
+        const profiles = flags.profile ? await stepProfiles(engine, flags) : undefined;
+        printLine(render(rows, flags.format, profiles));
       });
     });
+}
+
+/** A step of the pp row, as large as the engine makes them, and one in the middle of the tg row. */
+async function stepProfiles(engine: Engine, { prompt, generate, depth, batch }: BenchFlags): Promise<readonly NamedProfile[]> {
+  const profiles: NamedProfile[] = [];
+  if (prompt > 0) {
+    const rows = Math.max(1, Math.min(prompt, Math.floor(engine.info.prefillChunk / batch)));
+    profiles.push({ step: `pp, ${batch} x ${rows} rows`, ...(await engine.profile({ batch, rows, context: depth + rows })) });
+  }
+  if (generate > 0) {
+    const context = depth + 1 + Math.floor(generate / 2);
+    profiles.push({ step: `tg, ${batch} at ${context} tokens`, ...(await engine.profile({ batch, rows: 1, context })) });
+  }
+  return profiles;
+}
+
+interface NamedProfile extends StepProfile {
+  readonly step: string;
 }
 
 /** What decoding is held against: how fast the memory is that the weights lie in. */
@@ -164,8 +185,31 @@ function mean(values: readonly number[]): number {
 
 const COLUMNS = ["model", "size", "params", "backend", "threads", "test", "t/s", "of bandwidth"];
 
-function render(rows: readonly BenchRow[], format: BenchFlags["format"]): string {
-  if (format === "json") return JSON.stringify(rows, null, 2);
+/** A table a step, what takes longest first: `share` is of the sum over kernels, which launches that overlap make larger than the step. */
+function profileTables(profiles: readonly NamedProfile[]): string {
+  return profiles
+    .map(({ step, stepUs, kernels }) => {
+      const sum = kernels.reduce((total, { us }) => total + us, 0);
+      const lines = [...kernels]
+        .sort((a, b) => b.us - a.us)
+        .map(({ kernel, launches, us }) => [
+          kernel,
+          String(launches),
+          us.toFixed(1),
+          (us / launches).toFixed(2),
+          `${((100 * us) / sum).toFixed(1)} %`,
+        ]);
+      const table = [PROFILE_COLUMNS, PROFILE_COLUMNS.map(() => "---"), ...lines].map((line) => `| ${line.join(" | ")} |`);
+      return [`\n${step}: ${stepUs.toFixed(1)} us a step; one launch after the other ${sum.toFixed(1)} us`, "", ...table].join("\n");
+    })
+    .join("\n");
+}
+
+const PROFILE_COLUMNS = ["kernel", "launches", "us", "us each", "share"];
+
+/** The rows alone are an array in JSON, as ever; with profiles an object has both. */
+function render(rows: readonly BenchRow[], format: BenchFlags["format"], profiles?: readonly NamedProfile[]): string {
+  if (format === "json") return JSON.stringify(profiles ? { rows, profiles } : rows, null, 2);
   const cells = rows.map((r) => [
     r.model,
     formatBytes(r.size),
@@ -176,7 +220,9 @@ function render(rows: readonly BenchRow[], format: BenchFlags["format"]): string
     `${r.mean.toFixed(2)} ± ${r.deviation.toFixed(2)}`,
     r.bandwidthShare === null ? "" : `${(100 * r.bandwidthShare).toFixed(1)} %`,
   ]);
+  const tables = profiles ? profileTables(profiles) : "";
+  if (format === "csv" && profiles) note(tables);
   if (format === "csv") return [COLUMNS, ...cells].map((line) => line.map((cell) => JSON.stringify(cell)).join(",")).join("\n");
   const lines = [COLUMNS, COLUMNS.map(() => "---"), ...cells];
-  return lines.map((line) => `| ${line.join(" | ")} |`).join("\n");
+  return [...lines.map((line) => `| ${line.join(" | ")} |`), ...(profiles ? [tables] : [])].join("\n");
 }

@@ -159,6 +159,8 @@ export interface EngineInfo {
   threads: number;
   /** Longest prompt and completion together, in tokens. */
   maxContext: number;
+  /** Prompt rows of a step. */
+  prefillChunk: number;
   maxBatch: number;
   kvTokens: number;
   kvBlockSize: number;
@@ -177,6 +179,22 @@ export interface PromptSegment {
   text: string;
 }
 
+export interface ProfileOptions {
+  /** Sequences, at most `info.maxBatch`. Default 1. */
+  batch?: number;
+  /** 1, the default: a step of decode; more: of prefill, so many rows of each sequence. */
+  rows?: number;
+  /** Tokens of each sequence after the step. Default 128, at least `rows`. */
+  context?: number;
+}
+
+export interface StepProfile {
+  /** The step as it is usually run, in us; on a GPU its launches overlap. Medians of several steps. */
+  stepUs: number;
+  /** In the order of their first launches; `us` is of all launches of a step, each timed from the end of the one before it. */
+  kernels: { kernel: string; launches: number; us: number }[];
+}
+
 export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   /** Continues a prompt: text (never read as special tokens), segments, or token ids. */
@@ -188,6 +206,8 @@ export interface Engine extends AsyncDisposable {
   chat(messages: readonly Message[], options?: ChatOptions): AsyncIterable<Piece | Finish>;
   /** Logits of every position of a sequence of ids; nothing of it stays in the cache. */
   logits(ids: readonly number[] | Int32Array, options?: LogitsOptions): Promise<LogitsResult>;
+  /** Times the kernels of a step over made-up sequences; requests stand still meanwhile. */
+  profile(options?: ProfileOptions): Promise<StepProfile>;
   tokenize(text: string | readonly PromptSegment[]): Int32Array;
   detokenize(ids: readonly number[] | Int32Array, options?: { keepSpecials?: boolean }): string;
   /** Cancels what runs, frees everything. Safe to call twice. */

@@ -16,7 +16,9 @@ import type {
   LogitsResult,
   Message,
   Piece,
+  ProfileOptions,
   PromptSegment,
+  StepProfile,
 } from "./api.js";
 import { ernieText } from "./chat/ernie-text.js";
 import { ernieThinking } from "./chat/ernie-thinking.js";
@@ -210,6 +212,20 @@ class PackageEngine implements Engine {
       PROMPT,
     );
     return collector.result();
+  }
+
+  async profile(options: ProfileOptions = {}): Promise<StepProfile> {
+    const native = this.#live();
+    if (typeof options !== "object" || options === null) throw invalidOption("options", "an object", options);
+    const whole = { min: 1, max: 2 ** 31 - 1, integer: true, fallback: 1 };
+    const batch = inRange("batch", options.batch ?? 1, whole);
+    const rows = inRange("rows", options.rows ?? 1, whole);
+    const context = inRange("context", options.context ?? Math.max(128, rows), whole);
+    const [step, ...kernels] = await asDiagnostic(native.profile(batch, rows, context), {
+      place: "options",
+      hint: "engine.info says what fits: maxBatch, maxContext, kvTokens",
+    });
+    return { stepUs: step?.us ?? 0, kernels };
   }
 
   tokenize(text: string | readonly PromptSegment[]): Int32Array {

@@ -86,5 +86,7 @@ export interface NativeEngine {
   tokenize(segments: readonly PromptSegment[]): Int32Array;
   detokenize(ids: Int32Array, keepSpecials: boolean): string;
   logits(ids: Int32Array, chunk: number, trace: boolean, greedy: number, onChunk: (chunk: NativeLogitsChunk) => void): Promise<void>;
+  /** `kernel` is "" for the whole step. */
+  profile(batch: number, rows: number, context: number): Promise<{ kernel: string; launches: number; us: number }[]>;
   dispose(): Promise<void>;
 }

@@ -106,6 +106,18 @@ describe("generate and chat", () => {
     }
   });
 
+  it("times the kernels of a step while others are answered, and the answer stays the same", async () => {
+    const answered = collect(engine.chat(POEM, GREEDY));
+    const [decode, prefill] = await Promise.all([engine.profile(), engine.profile({ batch: 2, rows: 9, context: 40 })]);
+    expect((await answered).text).toBe(poem.text);
+    for (const { stepUs, kernels } of [decode, prefill]) {
+      expect(stepUs).toBeGreaterThan(0);
+      expect(new Set(kernels.map(({ kernel }) => kernel)).size).toBe(kernels.length);
+      expect(kernels.every(({ launches, us }) => launches > 0 && us >= 0)).toBe(true);
+    }
+    await expect(engine.profile({ batch: engine.info.maxBatch + 1 })).rejects.toThrow(/batch is \d+, expected 1 to/);
+  });
+
   it("prefills only what is new in the second turn", async () => {
     const filler = "In the beginning God created the heaven and the earth. ".repeat(12);
     const first = await collect(engine.chat([{ role: "user", content: filler }], { ...GREEDY, maxTokens: 40, minTokens: 40 }));

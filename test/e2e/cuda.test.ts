@@ -7,6 +7,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
 import { beforeAll, describe, expect, it } from "vitest";
+import type { StepProfile } from "../../src/host/api.js";
 import { installCuda } from "../../src/toolchain/cuda-install.js";
 import { findNvcc } from "../../src/toolchain/nvcc.js";
 import { findTriton } from "../../src/toolchain/triton.js";
@@ -99,6 +100,26 @@ describe("a package for a GPU", () => {
     expectNothingLeft(report());
   });
 
+  it("times the kernels of a step, and nobody notices", async () => {
+    const { said, report } = await drive(packages.moe, "profiles");
+    const { decode, prefill, refused, ids, after } = said.result?.value ?? ({} as { [name: string]: never });
+    expect(ids).toEqual(continuation(7, 40));
+    expect(after).toEqual(continuation(7, 5));
+    for (const profile of [decode, prefill] as unknown as Outcome[]) {
+      const { stepUs, kernels } = profile.value as StepProfile;
+      expect(stepUs).toBe(1000);
+      // The stand-in says 1 ms of everything that it is asked to time.
+      expect(kernels.every(({ launches, us }) => us === 1000 * launches)).toBe(true);
+      expect(kernels.map(({ kernel }) => kernel)).toContain("draw_tokens");
+    }
+    const told = (refused as unknown as Outcome[]).map(({ error }) => `${error?.code}: ${error?.message}`);
+    expect(told[0]).toMatch(/invalid-argument: batch is 5, expected 1 to 4/);
+    expect(told[1]).toMatch(/rows/);
+    expect(told[2]).toMatch(/invalid-argument: context is 1000, expected 1 to 256/);
+    expect(told[3]).toMatch(/invalid-argument: context is 7/);
+    expectNothingLeft(report());
+  });
+
   it("lets a process exit with work under way", async () => {
     await drive(packages.dense, "exits");
   });
@@ -141,7 +162,9 @@ describe("kernels in Triton", () => {
 
   it("say what Triton said", async () => {
     const python = join(WORK, "failing-triton");
-    writeFileSync(python, '#!/bin/sh\n[ "$1" = -c ] && { echo 3.6.99; exit 0; }\necho "error: out of tiles" >&2\nexit 4\n', { mode: 0o755 });
+    writeFileSync(python, '#!/bin/sh\n[ "$1" = -c ] && { echo 3.6.99; exit 0; }\necho "error: out of tiles" >&2\nexit 4\n', {
+      mode: 0o755,
+    });
     const { exitCode, stderr } = await build("triton-fails", python);
     expect(exitCode).toBe(1);
     expect(stderr).toMatch(/triton-failed: Triton 3\.6\.99 did not make .*cubin \(exit 4\)\n.*out of tiles/);

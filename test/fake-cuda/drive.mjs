@@ -55,13 +55,21 @@ const cases = {
     await engine.dispose();
     return { cancelled, other: await other };
   },
+  /** Beside requests that go on as if nothing had been. */
+  async profiles(engine) {
+    const running = collect(engine.generate([5, 6, 7], { temperature: 0, maxTokens: 40 }));
+    const decode = await attempt(engine.profile({ batch: 3, context: 70 }));
+    const prefill = await attempt(engine.profile({ rows: 20 }));
+    const refused = await Promise.all([{ batch: 5 }, { rows: 0 }, { context: 1000 }, { rows: 8, context: 7 }].map((ask) => attempt(engine.profile(ask))));
+    return { decode, prefill, refused, ids: await running, after: await collect(engine.generate([5, 6, 7], { temperature: 0, maxTokens: 5 })) };
+  },
   async exits(engine) {
     void attempt(collect(engine.generate([5, 6, 7], { temperature: 0, maxTokens: 200 })));
     process.exit(0);
   },
 };
 
-const loaded = await attempt(load(what === "works" ? { kvTokens: 512 } : {}));
+const loaded = await attempt(load(["works", "profiles"].includes(what) ? { kvTokens: 512 } : {}));
 if (loaded.error) {
   console.log(JSON.stringify({ load: loaded }));
 } else {

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "../device_failure.hpp"
+#include "../kernel_times.hpp"
 #include "../step_inputs.hpp"
 
 namespace ern::cuda {
@@ -47,6 +48,31 @@ Sizes sizes_of(const Plan& plan) {
   }
   return sizes;
 }
+
+// Events that time what lies between them.
+class Events {
+ public:
+  Events(const Gpu& gpu, size_t count) : gpu_(gpu), events_(count) {
+    for (Event& event : events_) require(gpu_.driver().event_create(&event, 0));
+  }
+  ~Events() {
+    for (const Event event : events_)
+      if (event) gpu_.driver().event_destroy(event);
+  }
+  Event operator[](size_t i) const { return events_[i]; }
+  double us(size_t from, size_t to) const {
+    float ms = 0;
+    require(gpu_.driver().event_elapsed(&ms, events_[from], events_[to]));
+    return static_cast<double>(ms) * 1000;
+  }
+
+ private:
+  void require(int error) const {
+    if (error != success) throw DeviceFailure(gpu_.driver().failure(error, "timing a step"));
+  }
+  const Gpu& gpu_;
+  std::vector<Event> events_;
+};
 
 const Output* find_output(const Program& program, Role role) {
   const std::span outputs(program.outputs, program.output_count);
@@ -350,6 +376,41 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
   last_tokens_ = step.tokens;
   logits_ = find_output(program, Role::logits);
   slot.result = {&program, rows, ids ? static_cast<const int32_t*>(slot.ids.data()) : nullptr};
+}
+
+std::vector<KernelTime> CudaExecutor::profile(ProgramKind kind, std::span<const StepItem> items) {
+  const Driver& driver = gpu_.driver();
+  // As usual: what it takes from launch to end, with all that overlaps.
+  std::vector<double> steps;
+  const Events whole(gpu_, 2);
+  for (int run = -warming_steps; run < profiled_steps; ++run) {
+    require(driver.event_record(whole[0], gpu_.stream()), "timing a step");
+    begin(kind, items, false);
+    require(driver.event_record(whole[1], gpu_.stream()), "timing a step");
+    end();
+    require(driver.event_synchronize(whole[1]), "timing a step");
+    if (run >= 0) steps.push_back(whole.us(0, 1));
+  }
+  // Launch by launch, with an event between each two, so that none starts before the one before it has ended.
+  const Program& program = *last_;
+  const Slot& slot = slots_[(first_ + most_under_way - 1) % most_under_way];  // its inputs are on the device
+  const Calls calls = make_calls(program, slot, nullptr);
+  KernelTimes times(program);
+  if (calls.size() > program.launch_count) times.add_launch(calls.back()->name);
+  const Events marks(gpu_, calls.size() + 1);
+  Step sizes{0, static_cast<int32_t>(items.size()), 0};
+  for (const StepItem& item : items) sizes.tokens += item.rows;
+  for (int run = -warming_steps; run < profiled_steps; ++run) {
+    require(driver.event_record(marks[0], gpu_.stream()), "timing a step");
+    for (size_t i = 0; i < calls.size(); ++i) {
+      for (int axis = 0; axis < 3; ++axis) calls[i]->config.grid[axis] = blocks_of(calls[i]->grid[axis], sizes);
+      require(driver.launch(&calls[i]->config, calls[i]->function, calls[i]->parameters.data(), nullptr), calls[i]->name);
+      require(driver.event_record(marks[i + 1], gpu_.stream()), "timing a step");
+    }
+    require(driver.event_synchronize(marks[calls.size()]), "timing a step");
+    for (size_t i = 0; run >= 0 && i < calls.size(); ++i) times.note(i, marks.us(i, i + 1));
+  }
+  return times.rows(std::move(steps));
 }
 
 StepResult CudaExecutor::end() {

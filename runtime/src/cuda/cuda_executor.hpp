@@ -26,6 +26,7 @@ class CudaExecutor final : public Executor {
   bool runs_ahead() const override { return true; }
   bool draws() const override { return true; }
   Status allow(std::span<const uint32_t> ids) override;
+  std::vector<KernelTime> profile(ProgramKind kind, std::span<const StepItem> items) override;
   float* logits(int32_t row) override;
   const std::byte* traced(const Output& output) override;
   uint64_t arena_bytes() const override { return usual_arena_; }
