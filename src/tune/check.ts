@@ -13,7 +13,8 @@ import { Random } from "./random.js";
 import type { Task } from "./task.js";
 
 /** Of numbers that are f32, and of those rounded to bf16: normalised mean square errors. */
-const LIMITS = { f32: 1e-10, bf16: 1e-5 } as const;
+const LIMITS = { f32: 1e-10, bf16: 1e-5, normed: 2e-5 } as const;
+type Rounding = keyof typeof LIMITS;
 /** Probabilities of two experts may be this close for either to be chosen. */
 const TIE = 1e-6;
 const ROWS = 3;
@@ -50,6 +51,10 @@ class Sample {
     this.rows = this.pick(trial.task.rows, isHeavy(trial) ? 1 : ROWS);
   }
 
+  get op() {
+    return this.trial.task.op;
+  }
+
   get params() {
     return this.trial.task.problem;
   }
@@ -71,13 +76,16 @@ class Sample {
     return this.trial.operands.find((operand) => operand.name === name);
   }
 
-  /** The picked rows of an input. */
-  input(name: string): RefTensor {
+  /** The picked rows of an input, all columns or some. */
+  input(name: string, columns?: readonly number[]): RefTensor {
     const { dtype, shape } = this.operand(name) as Operand;
     const width = shape[1] as number;
     const data = this.trial.inputs.get(name) as InputData;
-    const values = this.rows.flatMap((row) => Array.from(data.subarray(row * width, (row + 1) * width)));
-    return refTensor(dtype, [this.rows.length, width], values);
+    const values = this.rows.flatMap((row) => {
+      const whole = data.subarray(row * width, (row + 1) * width);
+      return columns ? columns.map((column) => whole[column] as number) : Array.from(whole);
+    });
+    return refTensor(dtype, [this.rows.length, columns?.length ?? width], values);
   }
 
   /** Rows `picked` of slabs `slabs` of a weight; a matrix where slabs are not named. */
@@ -107,8 +115,17 @@ class Sample {
     return applyOp(op, given, attrs, environment, []) as readonly RefTensor[];
   }
 
-  /** Elements (picked row, picked column) of an output, compared with what the reference says. `rounded`: something on the way was rounded to bf16. */
-  compare(name: string, outputs: Outputs, columns: readonly number[], expected: RefTensor, rounded = false): string | undefined {
+  /** What a norm in front reads; its place in a product's attributes. */
+  norm(): { readonly operands: { readonly norm: RefTensor | undefined }; readonly attrs: object; readonly rounding: Rounding } {
+    const norm = this.params.norm === true ? this.vector("norm", range(0, this.size("k"))) : undefined;
+    // The kernel rounds x times the norm's weight and scales afterwards, the reference rounds what is scaled: two roundings of one number.
+    return norm
+      ? { operands: { norm }, attrs: { eps: this.params.eps, norm_dtype: "bf16" }, rounding: "normed" }
+      : { operands: { norm }, attrs: {}, rounding: "f32" };
+  }
+
+  /** Elements (picked row, picked column) of an output, compared with what the reference says. `rounding`: what happened on the way. */
+  compare(name: string, outputs: Outputs, columns: readonly number[], expected: RefTensor, rounding: Rounding = "f32"): string | undefined {
     const { dtype, shape } = this.operand(name) as Operand;
     const width = shape[1] as number;
     const data = outputs.get(name) as Float32Array;
@@ -123,7 +140,7 @@ class Sample {
       }
     }
     const nmse = error / power;
-    const limit = LIMITS[dtype === "bf16" || rounded ? "bf16" : "f32"];
+    const limit = Math.max(LIMITS[dtype === "bf16" ? "bf16" : "f32"], LIMITS[rounding]);
     return nmse <= limit ? undefined : `${name} has an error of ${nmse.toExponential(1)}, expected at most ${limit}`;
   }
 }
@@ -139,33 +156,32 @@ function noWeights(): never {
 }
 
 const CHECKS: { readonly [K in TunedOp]: (sample: Sample, outputs: Outputs) => string | undefined } = {
-  linear: (sample, outputs) => {
-    const columns = sample.pick(sample.size("n"), COLUMNS);
-    const operands = { x: sample.input("x"), weight: sample.weight("weight", columns), bias: sample.vector("bias", columns) };
-    const [out] = sample.run("linear", operands, { dtype: sample.params.out });
-    return sample.compare("out", outputs, columns, out as RefTensor);
-  },
+  linear: checkProduct,
+  projection: checkProduct,
 
   linear_swiglu: (sample, outputs) => {
     const group = sample.size("group");
     const turns = sample.pick(sample.size("n") / (2 * group), Math.max(2, Math.ceil(COLUMNS / group)));
     const rows = turns.flatMap((turn) => range(turn * 2 * group, 2 * group));
-    const operands = { x: sample.input("x"), weight: sample.weight("weight", rows), bias: sample.vector("bias", rows) };
-    const [out] = sample.run("linear_swiglu", operands, { group, dtype: sample.params.out });
+    const { operands: normed, attrs, rounding } = sample.norm();
+    const operands = { x: sample.input("x"), weight: sample.weight("weight", rows), bias: sample.vector("bias", rows), ...normed };
+    const [out] = sample.run("linear_swiglu", operands, { group, dtype: sample.params.out, ...attrs });
     return sample.compare(
       "out",
       outputs,
       turns.flatMap((turn) => range(turn * group, group)),
       out as RefTensor,
+      rounding,
     );
   },
 
   head_argmax: (sample, outputs) => {
     const n = sample.size("n");
     const columns = sample.pick(n, COLUMNS);
-    const operands = { x: sample.input("x"), weight: sample.weight("weight", columns), bias: sample.vector("bias", columns) };
-    const [logits] = sample.run("head_argmax", operands, {});
-    const error = sample.compare("logits", outputs, columns, logits as RefTensor);
+    const { operands: normed, attrs, rounding } = sample.norm();
+    const operands = { x: sample.input("x"), weight: sample.weight("weight", columns), bias: sample.vector("bias", columns), ...normed };
+    const [logits] = sample.run("head_argmax", operands, attrs);
+    const error = sample.compare("logits", outputs, columns, logits as RefTensor, rounding);
     if (error) return error;
     const found = outputs.get("logits") as Float32Array;
     for (const [row, id] of (outputs.get("ids") as Int32Array).entries()) {
@@ -212,9 +228,23 @@ const CHECKS: { readonly [K in TunedOp]: (sample: Sample, outputs: Outputs) => s
     };
     const [out] = sample.run("moe_ffn", operands, { group, dtype: sample.params.x });
     // Hidden rows are rounded to x's type before the second product.
-    return sample.compare("out", outputs, range(0, hidden), out as RefTensor, sample.params.x === "bf16");
+    return sample.compare("out", outputs, range(0, hidden), out as RefTensor, sample.params.x === "bf16" ? "bf16" : "f32");
   },
 };
+
+function checkProduct(sample: Sample, outputs: Outputs): string | undefined {
+  const columns = sample.pick(sample.size("n"), COLUMNS);
+  const { operands: normed, attrs, rounding } = sample.norm();
+  const operands = {
+    x: sample.input("x"),
+    weight: sample.weight("weight", columns),
+    bias: sample.vector("bias", columns),
+    residual: sample.operand("residual") ? sample.input("residual", columns) : undefined,
+    ...normed,
+  };
+  const [out] = sample.run(sample.op, operands, { dtype: sample.params.out, ...attrs });
+  return sample.compare("out", outputs, columns, out as RefTensor, rounding);
+}
 
 function isTie(logits: RefTensor, row: number, a: number, b: number, correction: RefTensor | undefined): boolean {
   const count = logits.shape[1] as number;

@@ -80,9 +80,11 @@ function blocks(constant: number): readonly [Count, Count, Count] {
 /** The variants of an op, by how many rows share a read of the weight. */
 function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<CudaEntry<K>, "suffix" | "mostRows">): readonly AnyKernel[] {
   return ROW_TILES.map((tiles) => {
-    const { suffix, mostRows } = tiles;
+    const { suffix, mostRows, tokenTiles } = tiles;
     return defineCuda(op, {
       ...entry(tiles),
+      // With half of its rows missing the kernel for half as many is the better one; after some rounds one that reads the weight once is.
+      worth: { least: 4 * tokenTiles + 1, most: 32 * tokenTiles },
       ...(suffix === undefined ? {} : { suffix }),
       ...(mostRows === undefined ? {} : { mostRows }),
     });
@@ -100,6 +102,8 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
     order: "sequential-k",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: (node: NodeOf<"linear"> | NodeOf<"projection">) => {
       const { dtype } = node.attrs;
       const params = fitProduct(node);
@@ -135,6 +139,8 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
     name: "linear_swiglu",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: (node) => {
       const params = fitProduct(node);
       if (typeof params === "string") return params;
@@ -177,6 +183,8 @@ const headArgmax = variants("head_argmax", (tiles) => {
     name: "head_argmax",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: fitProduct,
     args: (params) =>
       productArgs(params, [

@@ -1,8 +1,8 @@
 /** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. */
 
-import { cFloat } from "../common.js";
+import { cFloat, joinName } from "../common.js";
 import { ONE, perRows } from "../cuda-launch.js";
-import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
 import type { View } from "../view.js";
 import { clusterFor } from "./attention.js";
@@ -10,6 +10,7 @@ import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
 const ROUTER_WARPS = 8;
+const CPU_FFN = MOE_KERNELS.find(({ op }) => op === "moe_ffn") as unknown as KernelDef<"moe_ffn">;
 const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
 /** Blocks that share out what experts have to do. */
 const BLOCKS = 2 * MULTIPROCESSORS;
@@ -21,10 +22,27 @@ const UP = tilingFor(TILES, { role: "expert", rows: 16, n: size("m"), k: size("h
 const DOWN = tilingFor(TILES, { role: "expert", rows: 8, n: size("hidden"), k: size("m"), once: false });
 const EXPERT = tilingFor(TILES, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
 
-/** The phases' tilings under names of their own. */
-function withTunables(tiling: Tiling, params: KernelParams): KernelParams {
-  return { ...params, ...Object.fromEntries(tiling.tunables.map(({ name, default: value }) => [name, value(params)])) };
+/** A phase's tiling, whose tunables have the phase's name before theirs; one that is not said is at its default. */
+function withTunables(tiling: Tiling, params: KernelParams, phase?: string): KernelParams {
+  const tiled: { [name: string]: KernelParams[string] } = { ...params };
+  for (const { name, default: value } of tiling.tunables) tiled[name] = params[`${phase}_${name}`] ?? value(tiled);
+  return tiled;
 }
+
+const FFN_PHASES = { up: UP, down: DOWN } as const;
+
+const FFN_TUNABLES: readonly Tunable[] = Object.entries(FFN_PHASES).flatMap(([phase, tiling]) =>
+  tiling.tunables.map(({ name, summary, values, default: standard, ...rest }) => ({
+    ...rest,
+    name: `${phase}_${name}`,
+    summary: `${summary}, of ${phase}`,
+    values: (params: KernelParams) => values(withTunables(tiling, params, phase)),
+    default: (params: KernelParams) => {
+      const { [name]: _, ...others } = withTunables(tiling, params, phase);
+      return standard(others);
+    },
+  })),
+);
 
 const moeRouter = defineCuda("moe_router", {
   name: "moe_router",
@@ -72,6 +90,16 @@ const moeFfn = defineCuda("moe_ffn", {
       : numberParam(params, "m") % 8 === 0
         ? undefined
         : "experts whose width is no multiple of 8",
+  tunables: FFN_TUNABLES,
+  constraint: (params, place) =>
+    Object.entries(FFN_PHASES).every(([phase, tiling]) => tiling.constraint(withTunables(tiling, params, phase), place)),
+  file: (params) =>
+    joinName(
+      (CPU_FFN.file as (params: KernelParams) => string)(params),
+      FFN_TUNABLES.filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+        .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+        .join("_"),
+    ),
   workspace: ffnWorkspace,
   phases: [
     { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
@@ -79,7 +107,7 @@ const moeFfn = defineCuda("moe_ffn", {
   ],
   launch: (params, phase) => {
     const tiling = phase === "up" ? UP : DOWN;
-    const tiled = withTunables(tiling, params);
+    const tiled = withTunables(tiling, params, phase);
     return {
       threads: tiling.threads(tiled),
       grid: [{ constant: phase === "up" ? BLOCKS : ceilDiv(numberParam(params, "hidden"), 8) }, ONE, ONE],
@@ -94,13 +122,13 @@ const moeFfn = defineCuda("moe_ffn", {
     chosen: numberParam(params, "chosen"),
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
-    up: tilingView(UP, params),
-    down: tilingView(DOWN, params),
+    up: tilingView(UP, params, "up"),
+    down: tilingView(DOWN, params, "down"),
   }),
 });
 
-function tilingView(tiling: Tiling, params: KernelParams): View {
-  const tiled = withTunables(tiling, params);
+function tilingView(tiling: Tiling, params: KernelParams, phase?: string): View {
+  const tiled = withTunables(tiling, params, phase);
   const { once: _, ...view } = tiling.view(tiled) as { readonly [name: string]: View[string] };
   return { ...view, shared_bytes: tiling.sharedBytes(tiled) };
 }

@@ -3,7 +3,8 @@
  * whole or in parts of `span`; its warps share out the k of a part, and multiply it with up to 8 * tokenTiles rows of x.
  */
 
-import type { KernelParams, Tunable } from "../kernel-def.js";
+import { CUDA_LIMITS } from "../cuda-launch.js";
+import type { Footprint, KernelParams, Tunable, TuningPlace } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { ceilDiv } from "./define.js";
 
@@ -40,6 +41,8 @@ export interface Product {
 
 export interface Tiling {
   readonly tunables: readonly Tunable[];
+  readonly constraint: (params: KernelParams, place: TuningPlace) => boolean;
+  readonly footprint: (params: KernelParams) => Footprint;
   readonly threads: (params: KernelParams) => number;
   readonly sharedBytes: (params: KernelParams) => number;
   readonly rows: (params: KernelParams) => number;
@@ -119,10 +122,29 @@ export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedR
   };
   const tunables: readonly Tunable[] = [
     ...(fixedRows === undefined
-      ? [{ name: "tile_rows", summary: "rows of the weight in a tile", values: () => [8, 16, 32, 48], default: usualRows }]
+      ? [
+          {
+            name: "tile_rows",
+            reorders: true as const,
+            summary: "rows of the weight in a tile",
+            values: () => [8, 16, 32, 48],
+            default: usualRows,
+          },
+        ]
       : []),
-    { name: "warps", summary: "warps of a block, which share out k", values: () => [4, 8, 10, 12, 16], default: usualWarps },
-    { name: "stages", summary: "tiles that are on their way at once", values: () => [1, 2, 3, 4], default: usualStages },
+    {
+      name: "warps",
+      reorders: true,
+      summary: "warps of a block, which share out k",
+      values: (params) => [4, 8, 10, 12, 16, usualWarps(params)],
+      default: usualWarps,
+    },
+    {
+      name: "stages",
+      summary: "tiles that are on their way at once",
+      values: (params) => [1, 2, 3, 4, usualStages(params)],
+      default: usualStages,
+    },
   ];
   const threads = (params: KernelParams): number => 32 * warpsOf(params);
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
@@ -132,8 +154,26 @@ export function tilingFor({ tokenTiles: wanted }: RowTiles, { role, rows: fixedR
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
     return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
   };
+  // What product.cuh asserts, and no stages or warps that find nothing to do.
+  const constraint = (params: KernelParams, { rows }: TuningPlace): boolean => {
+    if (tunables.every(({ name, default: value }) => params[name] === undefined || params[name] === value(params))) return true;
+    const [tileRows, warps, tiles] = [rowsOf(params), warpsOf(params), tilesOf(params)];
+    if (role === "swiglu" && tileRows % 16 !== 0) return false;
+    if (tileRows > n(params) || warps > blocks(params)) return false;
+    if (params.norm === true && parts(params) * ceilDiv(span(params), K_BLOCK * warps) * tiles > MOST_HELD) return false;
+    // The head has its best of each row there besides.
+    if (sharedBytes(params) + (role === "head" ? tileRows * tiles * 64 : 0) > CUDA_LIMITS.sharedBytes) return false;
+    const rounds = role === "head" || role === "expert" ? Number.POSITIVE_INFINITY : onceOf(params) ? 1 : ceilDiv(rows, 8 * tiles);
+    return stagesOf(params) <= Math.max(parts(params) * rounds, onceOf(params) ? 1 : usualStages(params));
+  };
   return {
     tunables,
+    constraint,
+    footprint: (params) => ({
+      cacheBytes: sharedBytes(params),
+      residents: residents(params),
+      blocks: ceilDiv(n(params), rowsOf(params)),
+    }),
     threads,
     rows: rowsOf,
     residents,

@@ -92,9 +92,20 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  const preferred = fitting.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (fitting.at(-1) as ChosenKernel);
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
-  return bestRow(tuning, allowed, rows) ?? preferred;
+  const holding = fitting.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
+  const preferred = holding[0] ?? (fitting.at(-1) as ChosenKernel);
+  if (!deterministic) return bestRow(tuning, holding, rows) ?? preferred;
+  const tuned = bestRow(
+    tuning,
+    holding.filter(({ kernel }) => kernel.order === preferred.kernel.order),
+    rows,
+  );
+  return tuned && keepsOrder(tuned) ? tuned : preferred;
+}
+
+/** Whether sums are made as with the kernel's defaults, so that rows have the same bits in every bucket. */
+function keepsOrder({ kernel, params }: ChosenKernel): boolean {
+  return (kernel.tunables ?? []).every(({ name, reorders, default: value }) => !reorders || params[name] === value(params));
 }
 
 /** Clones of a program are named after it. */
