@@ -236,6 +236,8 @@ function variantOf(task: Task, configuration: Configuration): Configuration {
 
 /** The configuration that a variant is in a space with these parameters. */
 export function configurationOf(kernel: string, parameters: readonly { readonly name: string }[], variant: Configuration): Configuration {
+  // Where there is one kernel, a variant says all there is to say.
+  if (!parameters.some(({ name }) => name === KERNEL_CHOICE)) return variant;
   const standing = (name: string): Value => (name === KERNEL_CHOICE ? kernel : ABSENT);
   return Object.fromEntries(parameters.map(({ name }) => [name, variant[name] ?? standing(name)]));
 }
