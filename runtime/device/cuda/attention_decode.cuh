@@ -11,11 +11,11 @@
 //   workspace  attention_workspace(problem, S) bytes, aligned to 16; not read where problem.splits is 1
 //   arrivals   kv_heads * problem.cluster counters a sequence, 0 before the first launch; each launch leaves them 0. Not read with one split
 //
-// Launch: problem.warps warps; grid (problem.cluster * some, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
-// A context is cut into splits, so many as its length says: 1, or at most problem.splits. A cluster takes splits of one (sequence, kv head) in turns:
-// its blocks' warps take tiles of 16 cache entries in turns, all query heads of the group at once, and results are merged in the block's, then in the
+// Launch: problem.warps warps; grid (problem.cluster * problem.splits, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
+// A context is cut into splits, so many as its length says: 1, or at most problem.splits. A cluster is one split of one (sequence, kv
+// head): its blocks' warps take tiles of 16 cache entries in turns, all query heads of the group at once, and results are merged in the block's, then in the
 // cluster's shared memory. Splits meet in the workspace, where the block of each rank that is last to arrive merges what its rank has. A short
-// context, up to 16 * warps entries, is one block's and needs no second merge. heads / kv_heads <= 8.
+// context, up to 16 * warps * least entries, is one block's and needs no second merge. heads / kv_heads <= 8.
 //   scores  S^T[16 entries, 8 heads] = K . Q^T: rows of K come straight from memory (mma_block in kernel.cuh)
 //   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
 //           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
@@ -36,8 +36,9 @@ struct DecodeAttention {
   int spatial_pairs = 0;
   int cluster = 8;
   int warps = 8;
-  int splits = 1;     // the most
-  bool turns = true;  // there may be fewer clusters than splits; takes more registers
+  int splits = 1;  // the most
+  int least = 1;   // tiles of a warp before another block takes part
+  bool idle_waits = false;
 };
 
 // Of a split: sums of its elements, then peak and mass of each head, f32.
@@ -126,14 +127,18 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   const int32_t* const table = block_table + static_cast<int64_t>(sequence) * step->block_stride;
   const int total = context[sequence], known = problem.fused ? total - 1 : total;  // entries; those that are in the cache already
   const int tiles = (total + entries - 1) / entries;
-  const int wanted = (tiles + warps - 1) / warps, ranks = wanted < cluster ? wanted : cluster;  // blocks of a cluster that take part
+  constexpr int of_block = warps * problem.least;
+  const int wanted = (tiles + of_block - 1) / of_block, ranks = wanted < cluster ? wanted : cluster;  // blocks of a cluster that take part
   // Splits, each a cluster's, once that leaves no warp without a tile; their tiles are dealt out as if all were one cluster.
-  constexpr int at_once = warps * cluster;
+  constexpr int at_once = warps * cluster, most_of_one = at_once * (problem.least > 2 ? problem.least : 2);
   const int some = (tiles + at_once - 1) / at_once;
-  const int splits = tiles <= 2 * at_once ? 1 : some < problem.splits ? some : problem.splits;
-  const int clusters = problem.splits == 1 ? 1 : static_cast<int>(gridDim.x) / cluster, first_split = problem.splits == 1 ? 0 : static_cast<int>(blockIdx.x) / cluster;
+  const int splits = tiles <= most_of_one ? 1 : some < problem.splits ? some : problem.splits;
+  const int split = problem.splits == 1 ? 0 : static_cast<int>(blockIdx.x) / cluster;
   const int stride = warps * ranks * splits;
-  if (first_split >= splits || (cluster > 1 && ranks == 1 && rank > 0)) return;
+  if (split >= splits || (cluster > 1 && ranks == 1 && rank > 0)) {
+    if constexpr (problem.idle_waits) wait_for_inputs();
+    return;
+  }
 
   // K: rows `group` and `group` + 8, 8 dims of each block of 32. V: entries 2 quad, + 1, + 8, + 9, 8 dims of each block of 64.
   struct Tile {
@@ -162,7 +167,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       }
     }
   };
-  int tile = rank < ranks ? (first_split * ranks + rank) * warps + warp : tiles;
+  int tile = rank < ranks ? (split * ranks + rank) * warps + warp : tiles;
   // What an earlier launch of this step appends is not there yet.
   if constexpr (!problem.fused) wait_for_inputs();
   Tile now;
@@ -190,7 +195,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     constexpr int threads = warps * warp_size, pieces = head_dim / 4;
     constexpr int q_turns = static_cast<int>(ceil_div(group_heads * pieces, threads)), new_turns = static_cast<int>(ceil_div(2 * pieces, threads));
     const int newest_at = newest / warps % (ranks * splits);
-    const bool appends = rank == newest_at % ranks && newest_at / ranks % clusters == first_split, takes_part = rank < ranks;
+    const bool appends = rank == newest_at % ranks && newest_at / ranks == split, takes_part = rank < ranks;
     const int32_t* const position = positions + sequence * 3;
     const auto pair_turn = [&](int piece, int pair) {
       const int p = piece % pieces * 2 + pair;
@@ -253,183 +258,175 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
 
   // Columns 2 quad and 2 quad + 1 are this lane's heads.
   const float to_base2 = scale * log2_e;
-#pragma unroll 1
-  for (int split = first_split;;) {
-    float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
-    float acc[v_blocks * 4][4] = {};
-    for (; tile < tiles; tile += stride) {
-      const int first = tile * entries;
-      if constexpr (problem.fused) {
-        if (tile == newest) {
-          const int newest_entry = known - first;
+  float peak[2] = {-__builtin_inff(), -__builtin_inff()}, mass[2] = {0, 0};
+  float acc[v_blocks * 4][4] = {};
+  for (; tile < tiles; tile += stride) {
+    const int first = tile * entries;
+    if constexpr (problem.fused) {
+      if (tile == newest) {
+        const int newest_entry = known - first;
 #pragma unroll
-          for (int b = 0; b < k_blocks; ++b) {
-            const int dim = b * k_block + quad * lane_k;
-            if (head_dim % k_block != 0 && dim >= head_dim) continue;
-            if (newest_entry == group) now.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
-            if (newest_entry == group + 8) now.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
-          }
+        for (int b = 0; b < k_blocks; ++b) {
+          const int dim = b * k_block + quad * lane_k;
+          if (head_dim % k_block != 0 && dim >= head_dim) continue;
+          if (newest_entry == group) now.key_low[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+          if (newest_entry == group + 8) now.key_high[b] = *reinterpret_cast<const uint4*>(fresh_key + dim);
+        }
 #pragma unroll
-          for (int b = 0; b < v_blocks; ++b) {
-            const int dim = b * 64 + group * 8;
-            if (head_dim % 64 != 0 && dim >= head_dim) continue;
+        for (int b = 0; b < v_blocks; ++b) {
+          const int dim = b * 64 + group * 8;
+          if (head_dim % 64 != 0 && dim >= head_dim) continue;
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) now.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
-            }
+          for (int i = 0; i < 4; ++i) {
+            if (newest_entry == 2 * quad + i % 2 + i / 2 * 8) now.value[b][i] = *reinterpret_cast<const uint4*>(fresh_value + dim);
           }
         }
       }
-      float score[4] = {};
-#pragma unroll
-      for (int b = 0; b < k_blocks; ++b) mma_block(score, now.key_low[b], now.key_high[b], query[b]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        score[i] = first + group + i / 2 * 8 < total ? score[i] * to_base2 : -__builtin_inff();
-      }
-      float p[4];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float top = fmaxf(peak[h], group_max(fmaxf(score[h], score[2 + h])));  // finite: a tile has an entry
-        const float shrink = exp2f(peak[h] - top);
-        peak[h] = top;
-        p[h] = exp2f(score[h] - top), p[2 + h] = exp2f(score[2 + h] - top);
-        mass[h] = mass[h] * shrink + p[h] + p[2 + h];
-#pragma unroll
-        for (int j = 0; j < v_blocks * 4; ++j) acc[j][h] *= shrink, acc[j][2 + h] *= shrink;
-      }
-      const uint32_t p_low = transpose8(pack_bf16(p[0], p[1])), p_high = transpose8(pack_bf16(p[2], p[3]));
-#pragma unroll
-      for (int b = 0; b < v_blocks; ++b) {
-        const uint32_t* const v[4] = {&now.value[b][0].x, &now.value[b][1].x, &now.value[b][2].x, &now.value[b][3].x};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          mma(acc[b * 4 + j], __byte_perm(v[0][j], v[1][j], 0x5410), __byte_perm(v[0][j], v[1][j], 0x7632),
-              __byte_perm(v[2][j], v[3][j], 0x5410), __byte_perm(v[2][j], v[3][j], 0x7632), p_low, p_high);
-        }
-      }
-      if (tile + stride < tiles) load_tile(now, tile + stride);
-      fetch_tile(tile + fetched * stride);
     }
-
-    // Each warp's part, then the block's in part[0].
+    float score[4] = {};
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) mma_block(score, now.key_low[b], now.key_high[b], query[b]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      score[i] = first + group + i / 2 * 8 < total ? score[i] * to_base2 : -__builtin_inff();
+    }
+    float p[4];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      mass[h] = group_sum(mass[h]);
-      const int head = 2 * quad + h;
-      if (group == 0) part_peak[warp][head] = peak[h], part_mass[warp][head] = mass[h];
+      const float top = fmaxf(peak[h], group_max(fmaxf(score[h], score[2 + h])));  // finite: a tile has an entry
+      const float shrink = exp2f(peak[h] - top);
+      peak[h] = top;
+      p[h] = exp2f(score[h] - top), p[2 + h] = exp2f(score[2 + h] - top);
+      mass[h] = mass[h] * shrink + p[h] + p[2 + h];
 #pragma unroll
-      for (int b = 0; b < v_blocks; ++b) {
-        const int dim = b * 64 + group * 8;
-        if (head_dim % 64 != 0 && dim >= head_dim) continue;
-        float* const at = part[warp][head] + dim;
+      for (int j = 0; j < v_blocks * 4; ++j) acc[j][h] *= shrink, acc[j][2 + h] *= shrink;
+    }
+    const uint32_t p_low = transpose8(pack_bf16(p[0], p[1])), p_high = transpose8(pack_bf16(p[2], p[3]));
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const float(&x)[4] = acc[b * 4 + half * 2];
-          const float(&y)[4] = acc[b * 4 + half * 2 + 1];
-          *reinterpret_cast<float4*>(at + half * 4) = {x[h], x[2 + h], y[h], y[2 + h]};
-        }
+    for (int b = 0; b < v_blocks; ++b) {
+      const uint32_t* const v[4] = {&now.value[b][0].x, &now.value[b][1].x, &now.value[b][2].x, &now.value[b][3].x};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        mma(acc[b * 4 + j], __byte_perm(v[0][j], v[1][j], 0x5410), __byte_perm(v[0][j], v[1][j], 0x7632),
+            __byte_perm(v[2][j], v[3][j], 0x5410), __byte_perm(v[2][j], v[3][j], 0x7632), p_low, p_high);
       }
     }
-    __syncthreads();
-    const int left = tiles - (split * ranks + rank) * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
-    constexpr int elements = group_heads * head_dim;
-    Bf16* const to = out + static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements;
-    for (int i = static_cast<int>(threadIdx.x); i < elements; i += warps * warp_size) {
-      const int head = i / head_dim, dim = i % head_dim;
-      float top = -__builtin_inff();
-      for (int w = 0; w < active; ++w) top = fmaxf(top, part_peak[w][head]);
-      float sum = 0, total_mass = 0;
-      for (int w = 0; w < active; ++w) {
-        const float shrink = exp2f(part_peak[w][head] - top);
-        sum += part[w][head][dim] * shrink;
-        total_mass += part_mass[w][head] * shrink;
+    if (tile + stride < tiles) load_tile(now, tile + stride);
+    fetch_tile(tile + fetched * stride);
+  }
+
+  // Each warp's part, then the block's in part[0].
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    mass[h] = group_sum(mass[h]);
+    const int head = 2 * quad + h;
+    if (group == 0) part_peak[warp][head] = peak[h], part_mass[warp][head] = mass[h];
+#pragma unroll
+    for (int b = 0; b < v_blocks; ++b) {
+      const int dim = b * 64 + group * 8;
+      if (head_dim % 64 != 0 && dim >= head_dim) continue;
+      float* const at = part[warp][head] + dim;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float(&x)[4] = acc[b * 4 + half * 2];
+        const float(&y)[4] = acc[b * 4 + half * 2 + 1];
+        *reinterpret_cast<float4*>(at + half * 4) = {x[h], x[2 + h], y[h], y[2 + h]};
       }
-      if (ranks == 1 && splits == 1) {
+    }
+  }
+  __syncthreads();
+  const int left = tiles - (split * ranks + rank) * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
+  constexpr int elements = group_heads * head_dim;
+  Bf16* const to = out + static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements;
+  for (int i = static_cast<int>(threadIdx.x); i < elements; i += warps * warp_size) {
+    const int head = i / head_dim, dim = i % head_dim;
+    float top = -__builtin_inff();
+    for (int w = 0; w < active; ++w) top = fmaxf(top, part_peak[w][head]);
+    float sum = 0, total_mass = 0;
+    for (int w = 0; w < active; ++w) {
+      const float shrink = exp2f(part_peak[w][head] - top);
+      sum += part[w][head][dim] * shrink;
+      total_mass += part_mass[w][head] * shrink;
+    }
+    if (ranks == 1 && splits == 1) {
+      to[i] = __float2bfloat16_rn(sum / total_mass);
+    } else {
+      part[0][head][dim] = sum;
+      if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
+    }
+  }
+  if (cluster > 1 && ranks == 1) return;
+  if (cluster > 1) cluster_barrier<cluster>();
+
+  // The cluster's: each block finishes a share of the elements.
+  constexpr int share = static_cast<int>(ceil_div(elements, cluster)), floats = attention_split_floats(problem);
+  const int begin = rank * share, end = begin + share < elements ? begin + share : elements;
+  float* const parts = workspace + (static_cast<int64_t>(sequence) * kv_heads + kv_head) * problem.splits * floats;
+  if (cluster > 1 || splits > 1) {
+    if (cluster == 1) __syncthreads();
+    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
+      const int head = i / head_dim, dim = i % head_dim;
+      float peaks[cluster], top = -__builtin_inff();
+#pragma unroll
+      for (int r = 0; r < cluster; ++r) {
+        peaks[r] = r < ranks ? load_from_rank<cluster>(peak_of_block + head, r) : -__builtin_inff();
+        top = fmaxf(top, peaks[r]);
+      }
+      float sum = 0, total_mass = 0;
+#pragma unroll
+      for (int r = 0; r < cluster; ++r) {
+        if (r >= ranks) continue;
+        const float shrink = exp2f(peaks[r] - top);
+        sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
+        total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
+      }
+      if (problem.splits == 1 || splits == 1) {
         to[i] = __float2bfloat16_rn(sum / total_mass);
       } else {
-        part[0][head][dim] = sum;
-        if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
+        __stcg(parts + split * floats + i, sum);
+        // Who has a head's first element of a share writes what all ranks know.
+        if (dim == 0 || i == begin) __stcg(parts + split * floats + elements + head, top), __stcg(parts + split * floats + elements + 8 + head, total_mass);
       }
     }
-    if (cluster > 1 && ranks == 1) return;
-    if (cluster > 1) cluster_barrier<cluster>();
-
-    // The cluster's: each block finishes a share of the elements.
-    constexpr int share = static_cast<int>(ceil_div(elements, cluster)), floats = attention_split_floats(problem);
-    const int begin = rank * share, end = begin + share < elements ? begin + share : elements;
-    float* const parts = workspace + (static_cast<int64_t>(sequence) * kv_heads + kv_head) * problem.splits * floats;
-    if (cluster > 1 || splits > 1) {
-      if (cluster == 1) __syncthreads();
-      for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
-        const int head = i / head_dim, dim = i % head_dim;
-        float peaks[cluster], top = -__builtin_inff();
-#pragma unroll
-        for (int r = 0; r < cluster; ++r) {
-          peaks[r] = r < ranks ? load_from_rank<cluster>(peak_of_block + head, r) : -__builtin_inff();
-          top = fmaxf(top, peaks[r]);
-        }
-        float sum = 0, total_mass = 0;
-#pragma unroll
-        for (int r = 0; r < cluster; ++r) {
-          if (r >= ranks) continue;
-          const float shrink = exp2f(peaks[r] - top);
-          sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
-          total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
-        }
-        if (problem.splits == 1 || splits == 1) {
-          to[i] = __float2bfloat16_rn(sum / total_mass);
-        } else {
-          __stcg(parts + split * floats + i, sum);
-          // Who has a head's first element of a share writes what all ranks know.
-          if (dim == 0 || i == begin) __stcg(parts + split * floats + elements + head, top), __stcg(parts + split * floats + elements + 8 + head, total_mass);
-        }
-      }
-    }
-    if constexpr (problem.splits > 1) {
-      if (splits > 1) {
-        // The splits': of all blocks of this rank the last one.
-        __syncthreads();
-        if (threadIdx.x == 0) {
-          unsigned* const counter = arrivals + (sequence * kv_heads + kv_head) * cluster + rank;
-          __threadfence();
-          last = atomicAdd(counter, 1u) + 1 == static_cast<unsigned>(splits);
-          if (last) *counter = 0;
-          __threadfence();
-        }
-        __syncthreads();
-        if (last) {
-          for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
-            const int head = i / head_dim;
-            float peaks[problem.splits], masses[problem.splits], sums[problem.splits], top = -__builtin_inff();
-#pragma unroll
-            for (int v = 0; v < problem.splits; ++v) {
-              const float* const from = parts + v * floats;
-              const bool there = v < splits;
-              peaks[v] = there ? __ldcg(from + elements + head) : -__builtin_inff();
-              masses[v] = there ? __ldcg(from + elements + 8 + head) : 0;
-              sums[v] = there ? __ldcg(from + i) : 0;
-            }
-#pragma unroll
-            for (int v = 0; v < problem.splits; ++v) top = fmaxf(top, peaks[v]);
-            float sum = 0, total_mass = 0;
-#pragma unroll
-            for (int v = 0; v < problem.splits; ++v) {
-              const float shrink = exp2f(peaks[v] - top);
-              sum += sums[v] * shrink, total_mass += masses[v] * shrink;
-            }
-            to[i] = __float2bfloat16_rn(sum / total_mass);
-          }
-        }
-      }
-    }
-    if (cluster > 1) cluster_barrier<cluster>();  // nobody leaves, or goes on, while others read its shared memory
-    else if (problem.splits > 1) __syncthreads();
-    split += clusters;
-    if (problem.splits == 1 || !problem.turns || split >= splits) return;
-    tile = rank < ranks ? (split * ranks + rank) * warps + warp : tiles;
-    if (tile < tiles) load_tile(now, tile);
   }
+  if constexpr (problem.splits > 1) {
+    if (splits > 1) {
+      // The splits': of all blocks of this rank the last one.
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        unsigned* const counter = arrivals + (sequence * kv_heads + kv_head) * cluster + rank;
+        __threadfence();
+        last = atomicAdd(counter, 1u) + 1 == static_cast<unsigned>(splits);
+        if (last) *counter = 0;
+        __threadfence();
+      }
+      __syncthreads();
+      if (last) {
+        for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
+          const int head = i / head_dim;
+          float peaks[problem.splits], masses[problem.splits], sums[problem.splits], top = -__builtin_inff();
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) {
+            const float* const from = parts + v * floats;
+            const bool there = v < splits;
+            peaks[v] = there ? __ldcg(from + elements + head) : -__builtin_inff();
+            masses[v] = there ? __ldcg(from + elements + 8 + head) : 0;
+            sums[v] = there ? __ldcg(from + i) : 0;
+          }
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) top = fmaxf(top, peaks[v]);
+          float sum = 0, total_mass = 0;
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) {
+            const float shrink = exp2f(peaks[v] - top);
+            sum += sums[v] * shrink, total_mass += masses[v] * shrink;
+          }
+          to[i] = __float2bfloat16_rn(sum / total_mass);
+        }
+      }
+    }
+  }
+  if (cluster > 1) cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
 }
 
 }  // namespace ern::cuda

@@ -205,6 +205,12 @@ struct ExpertLinear {
   bool choice_stands = false;  // as in MoeFfn; x was not
 };
 
+// Where the rows of a choice lie behind the activations in a workspace.
+template <ExpertLinear problem>
+ERN_DEVICE float* choice_rows(const Step* step, void* workspace) {
+  return reinterpret_cast<float*>(static_cast<Bf16*>(workspace) + static_cast<int64_t>(rows_of(step, problem.rows)) * problem.chosen * problem.k);
+}
+
 template <ExpertLinear problem, class Y>
 ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* indices, const Bf16* weight, Y* y) {
   constexpr ProductTiling tiling = problem.tiling;
