@@ -168,13 +168,13 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
 const linearSwiglu = variants<"linear_swiglu">("linear_swiglu", swigluEntry);
 
 /** Blocks of the head, each of which leaves its best of each row. */
-function headBlocks(params: KernelParams): number {
-  return Math.min(2 * MULTIPROCESSORS, ceilDiv(sizeN(params), 16));
+function headBlocks(params: KernelParams, tiling: Tiling): number {
+  return Math.min(Math.min(2, tiling.residents(params)) * MULTIPROCESSORS, ceilDiv(sizeN(params), tiling.rows(params)));
 }
 
 /** A value and an id for each row and block: `head_argmax_workspace`, which the template compares. */
-function headWorkspace(params: KernelParams, rows: number): number {
-  return rows * headBlocks(params) * 8;
+function headWorkspace(params: KernelParams, tiling: Tiling, rows: number): number {
+  return rows * headBlocks(params, tiling) * 8;
 }
 
 const headArgmax = variants("head_argmax", (tiles) => {
@@ -192,11 +192,11 @@ const headArgmax = variants("head_argmax", (tiles) => {
         { name: "ids", type: "int32_t" },
         { name: "workspace", type: "void" },
       ]),
-    workspace: headWorkspace,
+    workspace: (params, rows) => headWorkspace(params, tiling, rows),
     file: (params) => productName("head_argmax", params, [`n${params.n}`, `k${params.k}`], tiling),
     launch: (params) => ({
       threads: tiling.threads(params),
-      grid: blocks(headBlocks(params)),
+      grid: blocks(headBlocks(params, tiling)),
       sharedBytes: tiling.sharedBytes(params),
       // It keeps the best of each row besides.
       blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : tiling.residents(params),
@@ -204,8 +204,8 @@ const headArgmax = variants("head_argmax", (tiles) => {
     view: (params) => ({
       ...productView(params, tiling),
       n: sizeN(params),
-      blocks: headBlocks(params),
-      workspace_of_7: headWorkspace(params, 7),
+      blocks: headBlocks(params, tiling),
+      workspace_of_7: headWorkspace(params, tiling, 7),
     }),
   };
 });

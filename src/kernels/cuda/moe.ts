@@ -10,17 +10,22 @@ import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
 const ROUTER_WARPS = 8;
+const COMBINE_THREADS = 256;
 const CPU_FFN = MOE_KERNELS.find(({ op }) => op === "moe_ffn") as unknown as KernelDef<"moe_ffn">;
 const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
-/** Blocks that share out what experts have to do. */
-const BLOCKS = 2 * MULTIPROCESSORS;
-/** Tokens of one expert that share a read of its weight. */
-const TILES = { tokenTiles: 1 } as const;
 
 const size = (name: string) => (params: KernelParams) => numberParam(params, name);
-const UP = tilingFor(TILES, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
-const DOWN = tilingFor(TILES, { role: "expert", rows: 8, n: size("hidden"), k: size("m"), once: false });
-const EXPERT = tilingFor(TILES, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
+const EXPERT = tilingFor({ tokenTiles: 1 }, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
+
+/** Blocks of a kernel whose blocks share out what experts have to do: as many as there is room for. */
+function sharingBlocks(tiling: Tiling, params: KernelParams): number {
+  return MULTIPROCESSORS * residentsOf(tiling, params);
+}
+/** Of those that pass over experts; registers leave no room for more. */
+const MOST_RESIDENTS = 3;
+function residentsOf(tiling: Tiling, params: KernelParams): number {
+  return Math.min(MOST_RESIDENTS, tiling.residents(params));
+}
 
 /** A phase's tiling, whose tunables have the phase's name before theirs; one that is not said is at its default. */
 function withTunables(tiling: Tiling, params: KernelParams, phase?: string): KernelParams {
@@ -29,20 +34,25 @@ function withTunables(tiling: Tiling, params: KernelParams, phase?: string): Ker
   return tiled;
 }
 
-const FFN_PHASES = { up: UP, down: DOWN } as const;
+interface FfnPhases {
+  readonly up: Tiling;
+  readonly down: Tiling;
+}
 
-const FFN_TUNABLES: readonly Tunable[] = Object.entries(FFN_PHASES).flatMap(([phase, tiling]) =>
-  tiling.tunables.map(({ name, summary, values, default: standard, ...rest }) => ({
-    ...rest,
-    name: `${phase}_${name}`,
-    summary: `${summary}, of ${phase}`,
-    values: (params: KernelParams) => values(withTunables(tiling, params, phase)),
-    default: (params: KernelParams) => {
-      const { [name]: _, ...others } = withTunables(tiling, params, phase);
-      return standard(others);
-    },
-  })),
-);
+function ffnTunables(phases: FfnPhases): readonly Tunable[] {
+  return Object.entries(phases).flatMap(([phase, tiling]: [string, Tiling]) =>
+    tiling.tunables.map(({ name, summary, values, default: standard, ...rest }) => ({
+      ...rest,
+      name: `${phase}_${name}`,
+      summary: `${summary}, of ${phase}`,
+      values: (params: KernelParams) => values(withTunables(tiling, params, phase)),
+      default: (params: KernelParams) => {
+        const { [name]: _, ...others } = withTunables(tiling, params, phase);
+        return standard(others);
+      },
+    })),
+  );
+}
 
 const moeRouter = defineCuda("moe_router", {
   name: "moe_router",
@@ -76,56 +86,100 @@ const moeRouter = defineCuda("moe_router", {
   }),
 });
 
-/** The chosen experts' hidden rows, between the two launches. */
-function ffnWorkspace(params: KernelParams, rows: number): number {
-  return rows * numberParam(params, "chosen") * numberParam(params, "m") * bytesOf(dtypeParam(params, "x"));
+/** How experts are cut up for so many rows. */
+interface FfnRows {
+  readonly suffix?: string;
+  readonly mostRows?: number;
+  readonly columns?: number;
+  /** Of 8 tokens of one expert, which share a read of its weight. */
+  readonly tokenTiles: number;
+  /**
+   * Second products in runs, a row a choice, which a third launch sums up: a block then reads the hidden rows of its experts alone, not of all. Sums are
+   * made in the same order.
+   */
+  readonly runs: boolean;
 }
 
-const moeFfn = defineCuda("moe_ffn", {
-  name: "moe_ffn",
-  weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
-  refuse: (params) =>
-    params.x !== "bf16"
-      ? `rows of ${params.x}`
-      : numberParam(params, "m") % 8 === 0
-        ? undefined
-        : "experts whose width is no multiple of 8",
-  tunables: FFN_TUNABLES,
-  constraint: (params, place) =>
-    Object.entries(FFN_PHASES).every(([phase, tiling]) => tiling.constraint(withTunables(tiling, params, phase), place)),
-  file: (params) =>
-    joinName(
-      (CPU_FFN.file as (params: KernelParams) => string)(params),
-      FFN_TUNABLES.filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
-        .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
-        .join("_"),
-    ),
-  workspace: ffnWorkspace,
-  phases: [
-    { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
-    { suffix: "down", args: ["workspace", "indices", "weights", "down", "addend", "out"] },
-  ],
-  launch: (params, phase) => {
-    const tiling = phase === "up" ? UP : DOWN;
-    const tiled = withTunables(tiling, params, phase);
-    return {
-      threads: tiling.threads(tiled),
-      grid: [{ constant: phase === "up" ? BLOCKS : ceilDiv(numberParam(params, "hidden"), 8) }, ONE, ONE],
-      sharedBytes: tiling.sharedBytes(tiled),
-      blocksPerMultiprocessor: Math.min(2, tiling.residents(tiled)),
-    };
-  },
-  view: (params) => ({
-    experts: numberParam(params, "experts"),
-    hidden: numberParam(params, "hidden"),
-    m: numberParam(params, "m"),
-    chosen: numberParam(params, "chosen"),
-    group: numberParam(params, "group"),
-    addend: params.addend as boolean,
-    up: tilingView(UP, params, "up"),
-    down: tilingView(DOWN, params, "down"),
-  }),
-});
+const FFN_ROWS: readonly FfnRows[] = [
+  { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
+  { tokenTiles: 1, mostRows: 4, runs: false },
+  { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true },
+  { suffix: "many", tokenTiles: 2, runs: true },
+];
+
+/** The chosen experts' hidden rows, between the launches; then, in runs, a row of sums a choice. */
+function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number {
+  const hiddenRow = numberParam(params, "m") * bytesOf(dtypeParam(params, "x"));
+  return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
+}
+
+function moeFfn({ suffix, mostRows, columns, tokenTiles, runs }: FfnRows): AnyKernel {
+  const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
+  const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
+  const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
+  const phases = { up, down };
+  const tunables = ffnTunables(phases);
+  return defineCuda("moe_ffn", {
+    name: "moe_ffn",
+    tunables,
+    constraint: (params, place) =>
+      up.constraint(withTunables(up, params, "up"), place) && down.constraint(withTunables(down, params, "down"), place),
+    file: (params) =>
+      joinName(
+        (CPU_FFN.file as (params: KernelParams) => string)(params),
+        tunables
+          .filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+          .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+          .join("_"),
+      ),
+    ...(suffix === undefined ? {} : { suffix }),
+    ...(mostRows === undefined ? {} : { mostRows }),
+    weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
+    refuse: (params) =>
+      params.x !== "bf16"
+        ? `rows of ${params.x}`
+        : numberParam(params, "m") % 8 === 0
+          ? undefined
+          : "experts whose width is no multiple of 8",
+    workspace: (params, rows) => ffnWorkspace(params, rows, runs),
+    phases: [
+      { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
+      ...(runs
+        ? [
+            { suffix: "down", args: ["workspace", "indices", "down"] },
+            { suffix: "sum", args: ["workspace", "indices", "weights", "addend", "out"] },
+          ]
+        : [{ suffix: "down", args: ["workspace", "indices", "weights", "down", "addend", "out"] }]),
+    ],
+    launch: (params, phase) => {
+      if (phase === "sum") {
+        const blocks = ceilDiv(numberParam(params, "hidden"), 4 * COMBINE_THREADS);
+        return { threads: COMBINE_THREADS, grid: [perRows(1, blocks), ONE, ONE], sharedBytes: 0 };
+      }
+      const tiling = phase === "up" ? up : down;
+      const tiled = withTunables(tiling, params, phase);
+      const shared = phase === "up" || runs;
+      return {
+        threads: tiling.threads(tiled),
+        grid: [{ constant: shared ? sharingBlocks(tiling, tiled) : ceilDiv(numberParam(params, "hidden"), tiling.rows(tiled)) }, ONE, ONE],
+        sharedBytes: tiling.sharedBytes(tiled),
+        blocksPerMultiprocessor: residentsOf(tiling, tiled),
+      };
+    },
+    view: (params) => ({
+      experts: numberParam(params, "experts"),
+      hidden: numberParam(params, "hidden"),
+      m: numberParam(params, "m"),
+      chosen: numberParam(params, "chosen"),
+      group: numberParam(params, "group"),
+      addend: params.addend as boolean,
+      runs,
+      up: tilingView(up, params, "up"),
+      down: tilingView(down, params, "down"),
+      ...(runs ? {} : { sum_functions: [] }),
+    }),
+  });
+}
 
 function tilingView(tiling: Tiling, params: KernelParams, phase?: string): View {
   const tiled = withTunables(tiling, params, phase);
@@ -141,9 +195,9 @@ const expertLinear = defineCuda("expert_linear", {
     const tiled = withTunables(EXPERT, params);
     return {
       threads: EXPERT.threads(tiled),
-      grid: [{ constant: BLOCKS }, ONE, ONE],
+      grid: [{ constant: sharingBlocks(EXPERT, tiled) }, ONE, ONE],
       sharedBytes: EXPERT.sharedBytes(tiled),
-      blocksPerMultiprocessor: 2,
+      blocksPerMultiprocessor: residentsOf(EXPERT, tiled),
     };
   },
   view: (params) => ({
@@ -157,8 +211,6 @@ const expertLinear = defineCuda("expert_linear", {
   }),
 });
 
-const COMBINE_THREADS = 256;
-
 const moeCombine = defineCuda("moe_combine", {
   name: "moe_combine",
   launch: (params) => ({
@@ -169,4 +221,4 @@ const moeCombine = defineCuda("moe_combine", {
   view: (params) => ({ width: numberParam(params, "width"), choices: numberParam(params, "choices") }),
 });
 
-export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [moeRouter, moeFfn, expertLinear, moeCombine];
+export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [moeRouter, ...FFN_ROWS.map(moeFfn), expertLinear, moeCombine];
