@@ -23,6 +23,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Tells the files of variants of one op apart. */
   readonly suffix?: string;
   readonly mostRows?: number;
+  readonly leastRows?: number;
   readonly programs?: readonly string[];
   readonly order?: ReductionOrder;
   readonly fit?: KernelDef<K>["fit"];
@@ -33,6 +34,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly refuse?: (params: KernelParams) => string | undefined;
   readonly tunables?: readonly Tunable[];
   readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly parts?: KernelDef<K>["parts"];
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
@@ -49,7 +51,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { tunables, phases, workspace, weights, programs, mostRows } = entry;
+  const { tunables, phases, workspace, parts, weights, programs, mostRows, leastRows } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -61,9 +63,11 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(tunables ? { tunables } : {}),
     ...(phases ? { phases } : {}),
     ...(workspace ? { workspace } : {}),
+    ...(parts ? { parts } : {}),
     ...(weights ? { weights } : {}),
     ...(programs ? { programs } : {}),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(leastRows === undefined ? {} : { leastRows }),
     fit: (node, target) => {
       const params = fit(node, target);
       return typeof params === "string" ? params : (refuse?.(params) ?? params);
