@@ -146,17 +146,20 @@ struct GemmTile {
   int weight_row;  // the same in W
 };
 
+// Bands of 2048 rows in order, in each the rows fastest: of larger bands the blocks at work would read more than L2 holds.
 template <Gemm problem>
 struct PlainTiles {
   static constexpr GemmTiling tiling = problem.tiling;
+  static constexpr int band = 2048 / (tiling.rows * tiling.cluster), column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
   int rows, row_tiles, count;
 
   ERN_DEVICE explicit PlainTiles(int rows)
-      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))),
-        count(row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns))) {}
+      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))), count(row_tiles * column_tiles) {}
   ERN_DEVICE GemmTile at(int tile) const {
-    const int rank = tiling.cluster > 1 ? cluster_rank() : 0, column = tile / row_tiles * tiling.columns;
-    return {(tile % row_tiles * tiling.cluster + rank) * tiling.rows, rows, column, column};
+    const int rank = tiling.cluster > 1 ? cluster_rank() : 0;
+    const int first = tile / (band * column_tiles) * band, within = tile % (band * column_tiles);
+    const int own_rows = row_tiles - first < band ? row_tiles - first : band, column = within / own_rows * tiling.columns;
+    return {((first + within % own_rows) * tiling.cluster + rank) * tiling.rows, rows, column, column};
   }
 };
 
@@ -270,6 +273,14 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
     for (int number = first_tile + (tiling.turns ? consumer * clusters : 0); number < tiles.count; number += step) {
       const GemmTile tile = tiles.at(number);
       const int64_t row = tile.row + (tiling.turns ? 0 : consumer * own_rows);
+      // A tile may end before this warpgroup's rows begin.
+      if (!tiling.turns && row >= tile.rows_end) {
+        for (int k = 0; k < k_tiles; ++k, ring.next()) {
+          full[ring.stage].wait(ring.parity);
+          release(ring.stage);
+        }
+        continue;
+      }
       float sums[halves][tiling.columns / 2];
       if (problem.residual) {
 #pragma unroll

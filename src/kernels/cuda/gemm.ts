@@ -34,7 +34,7 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
     return ceilDiv(tiles, MULTIPROCESSORS) * (columns + 24);
   };
   const columns = widths.reduce((best, width) => (cost(width) < cost(best) ? width : best));
-  return { columns, turns: columns <= 128 };
+  return { columns, turns: columns <= (params.residual === true ? 160 : 128) };
 }
 
 /** `gemm_shared_bytes`, which the template compares. */
@@ -61,6 +61,9 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
 }
 
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
+
+/** Up to so many rows a tile of 128 rows leaves most multiprocessors idle. */
+const FEW_ROWS = 64;
 
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
   const { tunables: _, ...entry } = base;
@@ -101,6 +104,11 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
 
 export function gemmLinear(base: Base<"linear">): AnyKernel {
   return gemm("linear", base, [128, 160, 192, 224, 256], 8);
+}
+
+/** With the residual stream: while one warpgroup multiplies, the other has the residual of its next tile on the way. */
+export function gemmProjection(base: Base<"projection">): AnyKernel {
+  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [128, 160], 8);
 }
 
 /** Gate and up alternate in groups of 32 at most: a tile holds whole pairs. */
