@@ -65,6 +65,7 @@ template <Gemm problem, class Y>
 struct GemmStore {
   static constexpr int columns = problem.tiling.columns, sums = columns / 2;
   static constexpr int out_columns = problem.swiglu ? columns / 2 : columns, out_n = problem.swiglu ? problem.n / 2 : problem.n;
+  static constexpr bool whole = problem.n % columns == 0;  // tiles of y lie within it
 
   const float* bias;
   const float* residual;
@@ -90,7 +91,7 @@ struct GemmStore {
       return v;
     }
   }
-  ERN_DEVICE float2 bias2(int column) const { return column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
+  ERN_DEVICE float2 bias2(int column) const { return whole || column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
 
   // first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W. All loads are under way before the first is used.
   ERN_DEVICE void start(float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
@@ -101,7 +102,7 @@ struct GemmStore {
 #pragma unroll
       for (int piece = 0; piece < columns / 8; ++piece) {
         const int column = first_column + 8 * piece + 2 * quad;
-        const float2 r = row < rows && column < out_n ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
+        const float2 r = row < rows && (whole || column < out_n) ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
         d[4 * piece + 2 * lower] = r.x, d[4 * piece + 2 * lower + 1] = r.y;
       }
     }
@@ -125,13 +126,13 @@ struct GemmStore {
           }
           transpose_quad(words, quad);
           const int column = out_first + 8 * (piece + quad);
-          if (row < rows && column < out_n) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
+          if (row < rows && (whole || column < out_n)) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
         }
       } else {
 #pragma unroll
         for (int piece = 0; piece < out_columns / 8; ++piece) {
           const int column = out_first + 8 * piece + 2 * quad;
-          if (row < rows && column < out_n) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
+          if (row < rows && (whole || column < out_n)) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
         }
       }
     }

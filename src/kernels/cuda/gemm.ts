@@ -15,7 +15,9 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const THREADS = 384;
 const TILE_K = 64;
 const TILE_ROWS = 128;
-const STAGES = 4;
+/** Shared memory that a block can have, and most stages of the ring: more bring nothing. */
+const SHARED_BYTES = 227 * 1024;
+const MOST_STAGES = 6;
 /** Rows of a full chunk of prefill: what columns are chosen by. */
 const USUAL_ROWS = 2048;
 
@@ -37,9 +39,19 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
   return { columns, turns: columns <= (params.residual === true ? 160 : 128) };
 }
 
+function stageBytes({ columns }: GemmTiling): number {
+  return (TILE_ROWS + columns) * TILE_K * 2 + 16;
+}
+
+const BESIDE_STAGES = 1024 + 2 * 8;
+
+function stagesOf(tiling: GemmTiling): number {
+  return Math.min(MOST_STAGES, Math.floor((SHARED_BYTES - BESIDE_STAGES) / stageBytes(tiling)));
+}
+
 /** `gemm_shared_bytes`, which the template compares. */
-function sharedBytes({ columns }: GemmTiling): number {
-  return 1024 + STAGES * ((TILE_ROWS + columns) * TILE_K * 2 + 16) + 2 * 8;
+function sharedBytes(tiling: GemmTiling): number {
+  return BESIDE_STAGES + stagesOf(tiling) * stageBytes(tiling);
 }
 
 function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
@@ -94,7 +106,7 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
         group: typeof params.group === "number" ? params.group : 32,
         tile_rows: TILE_ROWS,
         columns: tiling.columns,
-        stages: STAGES,
+        stages: stagesOf(tiling),
         turns: tiling.turns,
         shared_bytes: sharedBytes(tiling),
       };
@@ -108,7 +120,7 @@ export function gemmLinear(base: Base<"linear">): AnyKernel {
 
 /** With the residual stream: while one warpgroup multiplies, the other has the residual of its next tile on the way. */
 export function gemmProjection(base: Base<"projection">): AnyKernel {
-  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [128, 160], 8);
+  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [64, 96, 128, 160], 8);
 }
 
 /** Gate and up alternate in groups of 32 at most: a tile holds whole pairs. */
