@@ -13,7 +13,7 @@
 #include "../../runtime/device/cuda/moe_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
 #include "../../runtime/device/cuda/rope.cuh"
-#include "harness.cuh"
+#include "maps.cuh"
 
 using namespace ern::cuda;
 using namespace bench;
@@ -285,9 +285,10 @@ __global__ void __launch_bounds__(128, 1) prefill_kernel(const Step* s, const Bf
 }
 
 template <class P>
-__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
+__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out,
+                                                       const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap kv) {
   constexpr WgmmaAttention problem{P::value.heads, P::value.cache};
-  attention_wgmma<problem>(s, q, kv, table, start, context, scale, out);
+  attention_wgmma<problem>(s, &q, &kv, table, start, context, scale, out);
 }
 
 void rotate64(double* x, int hd, int pos) {
@@ -390,7 +391,8 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
     row += fresh[s], start.host[s + 1] = row;
   }
   table.upload(), ctx.upload(), start.upload(), pos.upload(), slots.upload(), pool.upload();
-  Buffer<Bf16> q(size_t(T) * heads * hd), out(size_t(T) * heads * hd);
+  const int room = T + 77;  // rows of a bucket, of which T are there
+  Buffer<Bf16> q(size_t(room) * heads * hd), out(size_t(T) * heads * hd);
   DeviceStep step(T, S, stride);
   const float scale = 1 / std::sqrt(float(hd));
   using Fused = DecodeOf<heads, C, true, cluster, warps, splits, least>;
@@ -425,8 +427,8 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
   expect_close(name + " by prefill", out, want, bf16_limit);
   if constexpr (hd == 128) {
     out.poison();
-    launch(wgmma_kernel<PrefillOf<heads, C>>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, nullptr, step.get(), q.device, pool.device, table.device, start.device, ctx.device,
-           scale, out.device);
+    launch(wgmma_kernel<PrefillOf<heads, C>>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, nullptr, step.get(), table.device, start.device, ctx.device, scale, out.device,
+           query_map(q.device, room, heads), cache_map(pool.device, kv_heads, block, block_bytes));
     CK(cudaDeviceSynchronize());
     expect_close(name + " by wgmma", out, want, bf16_limit);
   }
@@ -783,6 +785,8 @@ int main(int argc, char** argv) {
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
   check_attention<16, 2, 128, 64, 8, 8>({700}, {513});
   check_attention<20, 4, 128, 32, 8, 8>({129, 128, 500, 3}, {129, 128, 2, 3});
+  check_attention<20, 4, 128, 64, 8, 8>({197, 500, 1, 260, 33, 700, 2, 131}, {5, 129, 1, 2, 33, 300, 1, 1});
+  check_attention<16, 2, 128, 16, 8, 8>({1000, 1, 77, 300, 12}, {130, 1, 77, 1, 12});
   check_attention<8, 2, 16, 16, 1, 4>({100, 31}, {90, 31});
   check_attention<3, 3, 32, 32, 1, 4>({100, 31}, {13, 31});
   check_attention<4, 2, 64, 64, 1, 4>({256, 2}, {256, 2});

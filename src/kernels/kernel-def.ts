@@ -40,7 +40,15 @@ export interface Cost {
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
  * bits for equal rows, whatever the number of rows, sequences and threads.
  */
-export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k";
+export type ReductionOrder =
+  | "exact"
+  | "sequential-k"
+  | "fixed-tiles"
+  | "fixed-lanes"
+  | "by-expert"
+  | "wgmma-k"
+  | "wgmma-tiles"
+  | "sliced-k";
 
 /** A parameter that changes speed and nothing else; one that says so may change the order of sums, and with it the last bits. */
 export interface Tunable {
@@ -79,6 +87,8 @@ export interface KernelDef<K extends OpName> {
   readonly template?: string;
   /** It computes no more rows. */
   readonly mostRows?: number;
+  /** Nor for buckets of fewer. */
+  readonly leastRows?: number;
   /** The only programs that it computes right; without it all. */
   readonly programs?: readonly string[];
   readonly order: ReductionOrder;
@@ -103,6 +113,8 @@ export interface KernelDef<K extends OpName> {
   readonly inPlace?: { readonly [result: string]: string };
   /** Bytes of scratch in the arena for at most `rows` rows. */
   readonly workspace?: (params: KernelParams, rows: number) => number;
+  /** More scratch, each part an argument of its own: its bytes for at most `rows` rows. */
+  readonly parts?: (params: KernelParams, rows: number) => { readonly [argument: string]: number };
   readonly cost: (params: KernelParams, rows: number) => Cost;
   /** Base name of the generated file and of its function; how rows are counted is no part of it. */
   readonly file: (params: KernelParams) => string;
@@ -140,7 +152,7 @@ export interface KernelFunction {
 }
 
 export interface Argument {
-  /** An operand or result of the op, `pieces.1` for one of many results, or `workspace`. */
+  /** An operand or result of the op, `pieces.1` for one of many results, `workspace` or one of `parts`. */
   readonly name: string;
   /** Of what it points at, in C++. */
   readonly type: string;

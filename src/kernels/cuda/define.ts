@@ -34,6 +34,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Tells the files of variants of one op apart. */
   readonly suffix?: string;
   readonly mostRows?: number;
+  readonly leastRows?: number;
   readonly programs?: readonly string[];
   readonly order?: ReductionOrder;
   readonly fit?: KernelDef<K>["fit"];
@@ -50,6 +51,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Rows for which it is worth a measurement where another kernel is the default. */
   readonly worth?: { readonly least: number; readonly most?: number };
   readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly parts?: KernelDef<K>["parts"];
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
@@ -66,7 +68,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { tunables, constraint, footprint, only, worth, phases, workspace, weights, programs, mostRows } = entry;
+  const { tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -80,6 +82,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(footprint ? { footprint } : {}),
     ...(phases ? { phases } : {}),
     ...(workspace ? { workspace } : {}),
+    ...(parts ? { parts } : {}),
     ...(weights ? { weights } : {}),
     ...(programs ? { programs } : {}),
     ...(mostRows === undefined ? {} : { mostRows }),
@@ -92,6 +95,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
             refuse?.(params) === undefined,
         }
       : {}),
+    ...(leastRows === undefined ? {} : { leastRows }),
     fit: (node, target) => {
       if (only !== undefined && target.arch !== only) return `needs ${only}, not ${target.arch}`;
       const params = fit(node, target);

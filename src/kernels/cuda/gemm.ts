@@ -15,7 +15,8 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const THREADS = 384;
 const TILE_K = 64;
 const TILE_ROWS = 128;
-const STAGES = 4;
+/** Most stages of the ring by default: more bring nothing. */
+const MOST_STAGES = 6;
 /** f32 sums that a thread of a multiplying warpgroup has registers for. */
 const MOST_SUMS = 160;
 /** Rows of a full chunk of prefill: what columns are chosen by. */
@@ -44,27 +45,53 @@ function usualColumns(params: KernelParams, widths: readonly number[]): number {
 function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
   const given = (name: string, standard: number): number => (typeof params[name] === "number" ? params[name] : standard);
   const columns = given("columns", usualColumns(params, widths));
+  const rows = given("tile_rows", TILE_ROWS);
   return {
-    rows: given("tile_rows", TILE_ROWS),
+    rows,
     columns,
-    stages: given("stages", STAGES),
-    turns: given("turns", columns <= 128 ? 1 : 0) === 1,
+    stages: given("stages", usualStages(rows, columns)),
+    turns: given("turns", usualTurns(params, columns)) === 1,
     cluster: given("cluster", 1),
   };
 }
 
+function stageBytes(rows: number, columns: number): number {
+  return (rows + columns) * TILE_K * 2 + 16;
+}
+
+const BESIDE_STAGES = 1024 + 2 * 8;
+
+function usualStages(rows: number, columns: number): number {
+  return Math.min(MOST_STAGES, Math.floor((CUDA_LIMITS.sharedBytes - BESIDE_STAGES) / stageBytes(rows, columns)));
+}
+
+/** With the residual in front of the sums, one warpgroup has that of its next tile on the way while the other multiplies. */
+function usualTurns({ residual }: KernelParams, columns: number): number {
+  return columns <= (residual === true ? 160 : 128) ? 1 : 0;
+}
+
+/** Widths that wgmma.cuh has; which of them are the default's is each op's. */
+const COLUMNS = [64, 96, 128, 160, 192, 224, 256];
+
 /** Sums run over k in order whatever the tile. */
 function gemmTunables(widths: readonly number[]): readonly Tunable[] {
-  const columns = (params: KernelParams): number => tilingOf(params, widths).columns;
   return [
     { name: "tile_rows", summary: "rows of x in a tile", values: () => [64, 128, 256], default: () => TILE_ROWS },
-    { name: "columns", summary: "rows of the weight in a tile", values: () => widths, default: (params) => usualColumns(params, widths) },
-    { name: "stages", summary: "parts of 64 k that are on their way at once", values: () => [3, 4, 5, 6, 7], default: () => STAGES },
+    { name: "columns", summary: "rows of the weight in a tile", values: () => COLUMNS, default: (params) => usualColumns(params, widths) },
+    {
+      name: "stages",
+      summary: "parts of 64 k that are on their way at once",
+      values: () => [3, 4, 5, 6, 7],
+      default: (params) => {
+        const { rows, columns } = tilingOf(params, widths);
+        return usualStages(rows, columns);
+      },
+    },
     {
       name: "turns",
       summary: "whether the warpgroups take tiles in turns, or share each",
       values: () => [0, 1],
-      default: (params) => (columns(params) <= 128 ? 1 : 0),
+      default: (params) => usualTurns(params, tilingOf(params, widths).columns),
     },
     { name: "cluster", summary: "blocks that share what they fetch of the weight", values: () => [1, 2], default: () => 1 },
   ];
@@ -91,7 +118,7 @@ function gemmSuffix(params: KernelParams, widths: readonly number[]): string {
 
 /** `gemm_shared_bytes`, which the template compares. */
 function sharedBytes({ rows, columns, stages }: GemmTiling): number {
-  return 1024 + stages * ((rows + columns) * TILE_K * 2 + 16) + 2 * 8;
+  return BESIDE_STAGES + stages * stageBytes(rows, columns);
 }
 
 function gemmFootprint(params: KernelParams, tiling: GemmTiling): Footprint {
@@ -128,6 +155,9 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
 }
 
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
+
+/** Up to so many rows a tile of 128 rows leaves most multiprocessors idle. */
+const FEW_ROWS = 64;
 
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
   return defineCuda(op, {
@@ -171,6 +201,11 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
 
 export function gemmLinear(base: Base<"linear">): AnyKernel {
   return gemm("linear", base, [128, 160, 192, 224, 256], 8);
+}
+
+/** With the residual stream: while one warpgroup multiplies, the other has the residual of its next tile on the way. */
+export function gemmProjection(base: Base<"projection">): AnyKernel {
+  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [64, 96, 128, 160], 8);
 }
 
 /** Gate and up alternate in groups of 32 at most: a tile holds whole pairs. */

@@ -11,7 +11,7 @@ import { type AnyKernel, type Argument, bytesOf, dtypeParam, type KernelParams, 
 import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
-import { gemmLinear, gemmSwiglu } from "./gemm.js";
+import { gemmLinear, gemmProjection, gemmSwiglu } from "./gemm.js";
 import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 
 const WEIGHTS = { weight: BF16_ROWS, bias: F32_ROWS, norm: BF16_ROWS };
@@ -217,7 +217,7 @@ function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKerne
 
 export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
   ...withGemm(linear, gemmLinear(linearEntry(LAST_TILES))),
-  ...projection,
+  ...withGemm(projection, gemmProjection(linearEntry(LAST_TILES))),
   ...withGemm(linearSwiglu, gemmSwiglu(swigluEntry(LAST_TILES))),
   ...headArgmax,
 ];

@@ -1,4 +1,4 @@
-/** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. */
+/** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. moe-many.ts has those of many rows. */
 
 import { cFloat, joinName } from "../common.js";
 import { ONE, perRows } from "../cuda-launch.js";
@@ -7,6 +7,7 @@ import { MOE_KERNELS } from "../moe.js";
 import type { View } from "../view.js";
 import { clusterFor } from "./attention.js";
 import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { moeFfnMany, moeRouterMany } from "./moe-many.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
 const ROUTER_WARPS = 8;
@@ -221,4 +222,11 @@ const moeCombine = defineCuda("moe_combine", {
   view: (params) => ({ width: numberParam(params, "width"), choices: numberParam(params, "choices") }),
 });
 
-export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [moeRouter, ...FFN_ROWS.map(moeFfn), expertLinear, moeCombine];
+export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [
+  moeRouterMany,
+  moeRouter,
+  moeFfnMany,
+  ...FFN_ROWS.map(moeFfn),
+  expertLinear,
+  moeCombine,
+];

@@ -175,7 +175,8 @@ export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role,
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
   const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
   const residents = (params: KernelParams): number => {
-    const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 ? 112 : 80;
+    const few = params.residual === true && rowsOf(params) === 16 ? 88 : 80;
+    const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 ? 112 : few;
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
     return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
   };
