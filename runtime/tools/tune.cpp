@@ -4,7 +4,8 @@
 //   tune <spec>      the spec is lines of words, the commands come on stdin, answers go to stdout, a line each
 //
 // Spec:   threads <n> · step <tokens> <sequences> · lock <file> · slots <n> · variant <library> ... and, in the order of the kernel's arguments,
-//         weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> <panel64|row> · data <bytes> · output <bytes> · scratch <bytes>
+//         weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> <panel64|row> · data <bytes> · output <bytes> · scratch <bytes>,
+//         input <stream> <bf16|f32> 1 <rows> <columns> <exponent> row, which is filled as a weight is
 // Commands: check <variant> <seed> <in> <out>   fills weights by the seed and data from a file, poisons the rest, runs, writes outputs to a file
 //           time <rounds> <variant> ...         each round runs all of them, in alternating order; answers how many launches a time is of,
 //                                               then nanoseconds of one, variant by variant
@@ -58,7 +59,7 @@ char* allocate(size_t bytes) {
   return start;
 }
 
-enum class Kind { weight, data, output, scratch };
+enum class Kind { weight, input, data, output, scratch };
 
 struct Arg {
   Kind kind;
@@ -156,11 +157,11 @@ struct Bench {
       else if (word == "step") words >> step.tokens >> step.sequences;
       else if (word == "variant") load(line.substr(8));
       else if (word == "lock") ern::tune::lock_device(line.substr(5));
-      else if (word == "weight") {
+      else if (word == "weight" || word == "input") {
         std::string type, layout;
         int exponent = 0;
         words >> arg.stream >> type >> arg.slabs >> arg.n >> arg.k >> exponent >> layout;
-        arg.kind = Kind::weight, arg.bf16 = type == "bf16", arg.panels = layout == "panel64";
+        arg.kind = word == "weight" ? Kind::weight : Kind::input, arg.bf16 = type == "bf16", arg.panels = layout == "panel64";
         arg.scale = __builtin_ldexpf(1.0f, exponent);
         const int64_t elements = arg.panels ? ern::layout::Panel64{arg.n, arg.k}.elements() : arg.n * arg.k;
         arg.bytes = static_cast<size_t>(arg.slabs * elements) * (arg.bf16 ? 2 : 4);
@@ -199,8 +200,8 @@ struct Bench {
     std::ifstream in(in_path, std::ios::binary);
     for (Arg& arg : args) {
       char* to = arg.at[0];
-      if (arg.kind == Kind::weight) {
-        if (!filled || seed != new_seed) fill(arg, new_seed, to);
+      if (arg.kind == Kind::weight || arg.kind == Kind::input) {
+        if (arg.kind == Kind::input || !filled || seed != new_seed) fill(arg, new_seed, to);
       } else if (arg.kind == Kind::data) {
         in.read(to, static_cast<std::streamsize>(arg.bytes));
         if (!in) fail("the input is too short");

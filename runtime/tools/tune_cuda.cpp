@@ -12,6 +12,7 @@
 // Spec, a line each:  step <tokens> <sequences> · slots <n>
 //   then in the order of the kernel's arguments
 //     weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> row · data <bytes> · output <bytes> · scratch <bytes> · counters <bytes>
+//     input <stream> <bf16|f32> 1 <rows> <columns> <exponent> row, which is filled as a weight is
 //   then for each variant
 //     variant <cubin>
 //     launch <function> <threads> <shared bytes> <cluster> <grid x> <y> <z> <argument> ...      one or several, in order
@@ -145,7 +146,7 @@ class Memory {
   Pointer at_ = 0;
 };
 
-enum class Kind { weight, data, output, scratch, counters };
+enum class Kind { weight, input, data, output, scratch, counters };
 
 struct Arg {
   Kind kind = Kind::scratch;
@@ -213,8 +214,8 @@ class Bench {
     const std::vector<char> behind(guard, static_cast<char>(guard_byte));
     for (Arg& arg : args_) {
       const Pointer at = arg.memory[0].at();
-      if (arg.kind == Kind::weight) {
-        if (!filled_ || seed_ != seed) fill(arg, seed);
+      if (arg.kind == Kind::weight || arg.kind == Kind::input) {
+        if (arg.kind == Kind::input || !filled_ || seed_ != seed) fill(arg, seed);
       } else if (arg.kind == Kind::data) {
         std::vector<char> bytes(arg.bytes);
         in.read(bytes.data(), static_cast<std::streamsize>(arg.bytes));
@@ -310,13 +311,13 @@ class Bench {
 
   void read_arg(const std::string& word, std::istringstream& words) {
     Arg arg;
-    if (word == "weight") {
+    if (word == "weight" || word == "input") {
       std::string type, layout;
       uint64_t slabs = 0, n = 0, k = 0;
       int exponent = 0;
       words >> arg.stream >> type >> slabs >> n >> k >> exponent >> layout;
       if (layout != "row") fail("a weight in " + layout);
-      arg.kind = Kind::weight, arg.bf16 = type == "bf16", arg.elements = slabs * n * k;
+      arg.kind = word == "weight" ? Kind::weight : Kind::input, arg.bf16 = type == "bf16", arg.elements = slabs * n * k;
       arg.scale = std::ldexp(1.0f, exponent);
       arg.bytes = arg.elements * (arg.bf16 ? 2 : 4);
     } else {

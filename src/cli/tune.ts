@@ -146,7 +146,7 @@ export async function tasksFor(
   const graphs = kernelGraphs({ ...request, limits, weights, arch, tuning: undefined });
   const own = bucketSizes(graphs);
   const sizes = { batches: flags.batch ?? (flags.tokens ? [] : own.batches), tokens: flags.tokens ?? (flags.batch ? [] : own.tokens) };
-  return { tasks: matching(modelTasks(graphs, sizes), flags.kernel), arch, request };
+  return { tasks: matching(modelTasks(graphs, sizes, arch), flags.kernel), arch, request };
 }
 
 /** Buckets that hold the sizes that are asked for: what a bucket fuses and which kernels it has depends on its size. */

@@ -14,7 +14,7 @@ import type { Nvcc } from "../toolchain/nvcc.js";
 import { makeFolder } from "../weights/file.js";
 import type { Backend } from "./backend.js";
 import { Harness } from "./harness.js";
-import { type Built, LocalBackend, type Platform } from "./local.js";
+import { argNames, type Built, LocalBackend, type Platform } from "./local.js";
 import type { Machine } from "./records.js";
 import { kernelOf, paramsOf, type Task } from "./task.js";
 import { buildCudaHarness, compileCudaVariant, compileFill, type RenderVariant, renderCudaVariant } from "./variants.js";
@@ -56,7 +56,8 @@ export async function openCuda(options: CudaOptions): Promise<Backend> {
           ? { status: "compile", reason: summary }
           : undefined,
     start: async (task, lines, built) => {
-      const spec = [...lines, ...built.flatMap((entry) => launchLines(task, entry))];
+      const names = argNames(task, built);
+      const spec = [...lines, ...built.flatMap((entry) => launchLines(task, entry, names))];
       running ??= await Harness.serve(program, ["serve", ...capabilityOf(arch), fill, join(native.cache.root, "device.lock")], deadlineMs);
       const harness = running;
       try {
@@ -83,13 +84,11 @@ export function capabilityOf(arch: CudaArch): readonly string[] {
   return [...capability.map(String), exact ? "1" : "0"];
 }
 
-/** Lines of a spec about one variant: its code, and how each of its functions is launched on so many rows. */
-function launchLines(task: Task, { variant, path }: Built): readonly string[] {
+/** Lines of a spec about one variant: its code, and how each of its functions is launched on so many rows. `all`: arguments in the order of the spec. */
+function launchLines(task: Task, { variant, path }: Built, all: readonly string[]): readonly string[] {
   const kernel = kernelOf(task, variant);
   const params: KernelParams = { ...paramsOf(task, variant), rows: "tokens" };
   const { rows } = task;
-  // In the order of the spec, which is that of the task's own kernel.
-  const all = task.kernel.args(paramsOf(task, {})).map(({ name }) => name);
   const sizes = { tokens: rows, sequences: rows, rows };
   const lines = kernelFunctions(kernel, params).flatMap(({ name, phase }) => {
     if (!kernel.launch) return [];
@@ -98,7 +97,7 @@ function launchLines(task: Task, { variant, path }: Built): readonly string[] {
     const args = functionArgs(kernel, params, phase).map((arg) => arg.name);
     const grid = launch.grid.map((count) => countBlocks(count, sizes));
     const places = args.map((arg) => all.indexOf(arg));
-    if (places.includes(-1)) throw bug(`${kernel.name} has an argument that ${task.kernel.name} lacks`);
+    if (places.includes(-1)) throw bug(`${kernel.name} has an argument that the spec lacks`);
     return [
       ["launch", name, launch.threads, launch.sharedBytes, launch.cluster ?? 1, ...grid, ...places].join(" "),
       ...(launch.maps ?? []).map((map) => mapLine(map, args.indexOf(map.arg), rows)),
@@ -108,6 +107,6 @@ function launchLines(task: Task, { variant, path }: Built): readonly string[] {
 }
 
 function mapLine({ dtype, dims, strides, box, swizzle }: TensorMap, place: number, rows: number): string {
-  const sizes = dims.map((dim) => (dim === "rows" ? rows : dim));
+  const sizes = dims.map((dim) => (dim === "rows" ? rows : typeof dim === "number" ? dim : dim.rowsTimes * rows));
   return ["map", place, dtype, swizzle, dims.length, ...sizes, ...strides, ...box].join(" ");
 }

@@ -9,7 +9,7 @@ import { Diagnostic } from "../diagnostics.js";
 import type { Backend, FinalRequest, TrialRequest } from "./backend.js";
 import { findError, type Outputs, type Trial } from "./check.js";
 import { type Harness, HarnessEnd } from "./harness.js";
-import { fromBytes, inputNumbers, toBytes, weightExponent } from "./numbers.js";
+import { fromBytes, INPUT_EXPONENT, inputNumbers, isMade, toBytes, weightExponent } from "./numbers.js";
 import { elementBytes, elementsOf, type Operand, PROBLEMS, packedElements } from "./problems.js";
 import type { Finalist, Machine, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
@@ -185,13 +185,14 @@ function describe(
   return [
     `step ${rows} ${rows}`,
     `slots ${Math.min(slots, most)}`,
-    ...kernel.args(params).map(({ name }) => {
+    ...argNames(task, built).map((name) => {
       const operand = operands.find((entry) => entry.name === name);
       if (!operand) return scratchOf(task, name, built);
       const bytes = elementsOf(operand.shape) * elementBytes(operand.dtype);
+      const stream = operands.indexOf(operand);
+      if (isMade(task, operand)) return `input ${stream} ${operand.dtype} 1 ${operand.shape.join(" ")} ${INPUT_EXPONENT} row`;
       if (operand.role !== "weight") return `${operand.role === "input" ? "data" : "output"} ${bytes}`;
       const [slabs, n, k] = operand.shape;
-      const stream = operands.indexOf(operand);
       return `weight ${stream} ${operand.dtype} ${slabs} ${n} ${k} ${weightExponent(operand)} ${layouts[name] ?? "row"}`;
     }),
   ];
@@ -202,7 +203,8 @@ function scratchOf(task: Task, name: string, built: readonly Built[]): string {
   const wanted = built.map(({ variant }) => {
     const kernel = kernelOf(task, variant);
     const params = paramsOf(task, variant);
-    return (name === "counters" ? 4 * (kernel.launch?.(params, "").counters ?? 0) : kernel.workspace?.(params, task.rows)) ?? 0;
+    if (name === "counters") return 4 * (kernel.launch?.(params, "").counters ?? 0);
+    return (name === "workspace" ? kernel.workspace?.(params, task.rows) : kernel.parts?.(params, task.rows)[name]) ?? 0;
   });
   return `${name === "counters" ? "counters" : "scratch"} ${Math.max(64, ...wanted)}`;
 }
@@ -212,9 +214,15 @@ export function hostMemory(): number {
   return freemem() * 0.6;
 }
 
+/** Arguments of all variants' kernels in the order of a spec, the task's own first: kernels of one op may want other scratch. */
+export function argNames(task: Task, built: readonly Built[]): readonly string[] {
+  const kernels = [task.kernel, ...built.map(({ variant }) => kernelOf(task, variant))];
+  return [...new Set(kernels.flatMap((kernel) => kernel.args(paramsOf(task, {})).map(({ name }) => name)))];
+}
+
 /** Operands in the order of the kernel's arguments. */
 function argOrder(task: Task, operands: readonly Operand[]): readonly Operand[] {
-  const names = task.kernel.args(paramsOf(task, {})).map(({ name }) => name);
+  const names = argNames(task, []);
   return [...operands].sort((a, b) => names.indexOf(a.name) - names.indexOf(b.name));
 }
 

@@ -3,8 +3,9 @@
 import type { Graph, NodeOf } from "../ir/graph.js";
 import type { KernelParams } from "../kernels/kernel-def.js";
 import { kernelByName } from "../kernels/table.js";
+import type { ArchLevel } from "../toolchain/arch.js";
 import { isTunedOp } from "./problems.js";
-import { makeTask, type Task } from "./task.js";
+import { kernelsOf, makeTask, type Task } from "./task.js";
 
 export interface StepSizes {
   /** Sequences of a decode step. */
@@ -14,7 +15,7 @@ export interface StepSizes {
 }
 
 /** By key. A size is of the smallest bucket that holds it, or of the largest there is: on a GPU buckets differ in fusions and kernels. */
-export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSizes): readonly Task[] {
+export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSizes, arch: ArchLevel): readonly Task[] {
   const tasks = new Map<string, Task>();
   const add = (program: string, sizes: readonly number[], rowsOf: (node: NodeOf<"launch">, size: number, graph: Graph) => number): void => {
     for (const size of sizes) {
@@ -22,8 +23,9 @@ export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSi
       for (const node of graph?.nodes ?? []) {
         if (node.op !== "launch") continue;
         const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
-        if (!kernel.tunables?.length || !isTunedOp(kernel.op)) continue;
+        if (!isTunedOp(kernel.op)) continue;
         const task = makeTask(kernel, node.attrs.params as KernelParams, rowsOf(node, size, graph as Graph));
+        if (!kernel.tunables?.length && kernelsOf(task, arch).length === 1) continue;
         const { launches } = tasks.get(task.key) ?? task;
         const step = `${program}_${program === "decode" ? "s" : "t"}${size}`;
         tasks.set(task.key, { ...task, launches: { ...launches, [step]: (launches?.[step] ?? 0) + 1 } });

@@ -48,7 +48,7 @@ export function parseTask(key: string): Task | undefined {
   if (key.length > 1000 || !/^[a-z0-9_/@=. +-]+$/.test(key)) return undefined;
   const [head = "", ...fields] = key.split(" ");
   const kernel = KERNELS.find((entry) => `${entry.op}/${entry.name}` === head);
-  if (!kernel?.tunables || !isTunedOp(kernel.op)) return undefined;
+  if (!(kernel?.tunables || kernel?.takes) || !isTunedOp(kernel.op)) return undefined;
   const params: { [name: string]: KernelParams[string] } = {};
   let rows = 0;
   for (const field of fields) {
@@ -139,7 +139,6 @@ export function kernelsOf(task: Task, arch: ArchLevel): readonly AnyKernel[] {
       other.op === kernel.op &&
       other.target === kernel.target &&
       other.name !== kernel.name &&
-      other.tunables !== undefined &&
       readsAlike(other, kernel, params) &&
       other.takes?.(params, { rows, arch }),
   );

@@ -24,6 +24,7 @@ export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
   suffix: "many",
   leastRows: FEW_ROWS.router + 1,
+  worth: { least: 16 },
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
   refuse: (params) => {
@@ -82,9 +83,10 @@ export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
   suffix: "many",
   leastRows: FEW_ROWS.experts + 1,
+  only: "sm_90a",
+  worth: { least: 32 },
   order: "wgmma-k",
   weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
-  fit: (node, target) => (target.arch === "sm_90a" ? CPU_FFN.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "bf16") return `rows of ${params.x}`;
     const { experts, hidden, m } = sizesOf(params);

@@ -57,6 +57,7 @@ function ffnTunables(phases: FfnPhases): readonly Tunable[] {
 
 const moeRouter = defineCuda("moe_router", {
   name: "moe_router",
+  worth: { least: 16, most: 512 },
   weights: { gate: [...F32_ROWS, ...BF16_ROWS], correction: F32_ROWS },
   refuse: (params) =>
     params.x !== "f32"
@@ -99,13 +100,15 @@ interface FfnRows {
    * made in the same order.
    */
   readonly runs: boolean;
+  /** Where it is measured beside the default. */
+  readonly worth?: { readonly least: number; readonly most: number };
 }
 
 const FFN_ROWS: readonly FfnRows[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
   { tokenTiles: 1, mostRows: 4, runs: false },
-  { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true },
-  { suffix: "many", tokenTiles: 2, runs: true },
+  { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true, worth: { least: 3, most: 32 } },
+  { suffix: "many", tokenTiles: 2, runs: true, worth: { least: 17, most: 512 } },
 ];
 
 /** The chosen experts' hidden rows, between the launches; then, in runs, a row of sums a choice. */
@@ -114,7 +117,7 @@ function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number
   return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
 }
 
-function moeFfn({ suffix, mostRows, columns, tokenTiles, runs }: FfnRows): AnyKernel {
+function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, worth }: FfnRows): AnyKernel {
   const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
   const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
   const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
@@ -135,6 +138,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs }: FfnRows): AnyKe
       ),
     ...(suffix === undefined ? {} : { suffix }),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(worth ? { worth } : {}),
     weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
     refuse: (params) =>
       params.x !== "bf16"

@@ -81,7 +81,10 @@ function spanOf(k: number, tokenTiles: number): number {
   return k > longest ? (parts.find((part) => k % part === 0) ?? parts[0]) : k;
 }
 
-export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role, rows: fixedRows, n, k, once: wantsOnce }: Product): Tiling {
+export function tilingFor(
+  { tokenTiles: wanted, columns = 8 }: RowTiles,
+  { role, rows: fixedRows, n, k, once: wantsOnce }: Product,
+): Tiling {
   // Rows that are normed stay in registers; where not all of them fit, they go round.
   const tilesOf = (params: KernelParams): number => {
     const blocks = ceilDiv(k(params), K_BLOCK * MOST_WARPS);
@@ -97,9 +100,7 @@ export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role,
     if (fixedRows !== undefined) return fixedRows;
     if (tilesOf(params) > 2) return 16;
     // Large tiles take fewer rounds, and one block's worth of them must fit.
-    const large = [48, 32].find(
-      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && n(params) / rows >= 100,
-    );
+    const large = [48, 32].find((rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && n(params) / rows >= 100);
     if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
     if (role === "head") return 16;
     // With small tiles all blocks are there at once, also beside those of the launch before.
