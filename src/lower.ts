@@ -75,30 +75,19 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const fusions = fusionPasses(targetOf(input.arch));
   const bucketFusions = isCudaArch(input.arch) ? BUCKET_PASSES : [];
   checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
-  const { config, activations, limits } = input;
   const target = kernelTarget(input);
-  const programs = PROGRAM_KINDS.map((kind) =>
-    // Tensor cores read bf16.
-    buildProgram(config, input.weights, {
-      kind,
-      activations,
-      attentionInput: isCudaArch(input.arch) ? activations : undefined,
-      bounds: programBounds(limits, kind),
-    }),
-  );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
-    ...fusions,
-    cloneBuckets(limits),
-    ...bucketFusions,
+    ...fusionsOf(input),
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
     planWeights((plan) => {
       weights = plan;
     }),
-    planMemory({ kvBlockSize: limits.blockSize }),
+    planMemory({ kvBlockSize: input.limits.blockSize }),
   ];
+  const programs = programsOf(input);
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
   let kernels: readonly UsedKernel[] = [];
@@ -123,13 +112,27 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
 
 /** The graphs at level `kernel`, all buckets, with the default variant of every kernel: what there is to tune. */
 export function kernelGraphs(input: LowerInput): readonly Graph[] {
-  const { config, activations, limits, deterministic } = input;
+  const { deterministic } = input;
   const target = kernelTarget(input);
-  const programs = PROGRAM_KINDS.map((kind) =>
-    buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
-  );
-  const fused = runPrograms(programs, [...fusionPasses(targetOf(input.arch)), cloneBuckets(limits)]).graphs;
+  const fused = runPrograms(programsOf(input), fusionsOf(input)).graphs;
   return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
+}
+
+function programsOf({ config, activations, arch, limits, weights }: LowerInput): readonly Graph[] {
+  return PROGRAM_KINDS.map((kind) =>
+    // Tensor cores read bf16.
+    buildProgram(config, weights, {
+      kind,
+      activations,
+      attentionInput: isCudaArch(arch) ? activations : undefined,
+      bounds: programBounds(limits, kind),
+    }),
+  );
+}
+
+/** From level `model` to `fused`, a program a bucket. */
+function fusionsOf({ arch, limits }: LowerInput): readonly Pass[] {
+  return [...fusionPasses(targetOf(arch)), cloneBuckets(limits), ...(isCudaArch(arch) ? BUCKET_PASSES : [])];
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

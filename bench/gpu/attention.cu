@@ -1,6 +1,7 @@
 // Times of attention_prefill and attention_wgmma on sequences of equal length, alone: us and TFLOP/s of the causal half. usage: attention
+#include "../../runtime/device/cuda/attention_prefill.cuh"
 #include "../../runtime/device/cuda/attention_wgmma.cuh"
-#include "harness.cuh"
+#include "maps.cuh"
 
 using namespace ern::cuda;
 using namespace bench;
@@ -13,10 +14,11 @@ struct Problem {
   static constexpr int64_t bytes = int64_t{2} * kv_heads * block_size * 128 * 2;
   static constexpr PrefillAttention value{heads, {kv_heads, 128, block_size, bytes}};
 };
-template <class P>
-__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
-  constexpr WgmmaAttention problem{P::value.heads, P::value.cache};
-  attention_wgmma<problem>(s, q, kv, table, start, context, scale, out);
+template <class P, bool turns>
+__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out,
+                                                       const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap kv) {
+  constexpr WgmmaAttention problem{P::value.heads, P::value.cache, turns};
+  attention_wgmma<problem>(s, &q, &kv, table, start, context, scale, out);
 }
 template <class P>
 __global__ void __launch_bounds__(128, 2) prefill_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
@@ -36,12 +38,16 @@ void time_prefill(int sequences, int length, int past = 0) {
   table.upload(), start.upload(), context.upload();
   DeviceStep step(T, sequences, stride);
   const double operations = 4.0 * sequences * heads * 128 * (double(length) * past + double(length) * length / 2);
-  for (bool wgmma : {false, true}) {
+  const TensorMap q_map = query_map(q.device, T, heads), kv_map = cache_map(kv.device, kv_heads, block_size, P::bytes);
+  const char* const names[] = {"attention_prefill", "attention_wgmma, together", "attention_wgmma, turns"};
+  for (int kernel = 0; kernel < 3; ++kernel) {
     const double us = time_graph([&](cudaStream_t s) {
-      if (wgmma) launch(wgmma_kernel<P>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, s, step.get(), q.device, kv.device, table.device, start.device, context.device, 0.088f, out.device);
-      else launch(prefill_kernel<P>, {dim3(ceil_div(T, P::value.rows), heads), 128, size_t(attention_prefill_shared<P::value>())}, s, step.get(), q.device, kv.device, table.device, start.device, context.device, 0.088f, out.device);
+      const Launch wide{dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)};
+      if (kernel == 0) launch(prefill_kernel<P>, {dim3(ceil_div(T, P::value.rows), heads), 128, size_t(attention_prefill_shared<P::value>())}, s, step.get(), q.device, kv.device, table.device, start.device, context.device, 0.088f, out.device);
+      if (kernel == 1) launch(wgmma_kernel<P, false>, wide, s, step.get(), table.device, start.device, context.device, 0.088f, out.device, q_map, kv_map);
+      if (kernel == 2) launch(wgmma_kernel<P, true>, wide, s, step.get(), table.device, start.device, context.device, 0.088f, out.device, q_map, kv_map);
     }, 3, 15);
-    std::printf("%s heads %d/%d, %d x %d after %d: %.1f us, %.0f TFLOP/s\n", wgmma ? "attention_wgmma  " : "attention_prefill", heads, kv_heads, sequences, length, past, us, operations / us / 1e6);
+    std::printf("%-25s heads %d/%d, %d x %d after %d: %.1f us, %.0f TFLOP/s\n", names[kernel], heads, kv_heads, sequences, length, past, us, operations / us / 1e6);
   }
 }
 

@@ -8,11 +8,12 @@
 #include "../../runtime/device/cuda/head_argmax.cuh"
 #include "../../runtime/device/cuda/linear.cuh"
 #include "../../runtime/device/cuda/linear_swiglu.cuh"
+#include "../../runtime/device/cuda/moe_block.cuh"
 #include "../../runtime/device/cuda/moe_ffn.cuh"
 #include "../../runtime/device/cuda/moe_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
 #include "../../runtime/device/cuda/rope.cuh"
-#include "harness.cuh"
+#include "maps.cuh"
 
 using namespace ern::cuda;
 using namespace bench;
@@ -78,7 +79,7 @@ __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.res
 template <class P, class X, class Y>
 void check_linear(int rows, int blocks = 0) {
   constexpr auto p = P::value;
-  const std::string name = tag(p.norm.on ? "linear norm" : "linear", {p.n, p.k, rows, p.tiling.rows, p.tiling.warps, p.tiling.span, p.tiling.stages, p.tiling.token_tiles, p.tiling.once, blocks});
+  const std::string name = tag(p.norm.on ? "linear norm" : "linear", {p.n, p.k, rows, p.tiling.rows, p.tiling.warps, p.tiling.span, p.tiling.stages, p.tiling.token_tiles, p.tiling.once, p.tiling.pitched, blocks});
   if (!wanted(name)) return;
   Buffer<X> x(size_t(rows) * p.k);
   Buffer<Bf16> w(size_t(p.n) * p.k), norm(p.k);
@@ -275,8 +276,8 @@ template <class P, class Out> __global__ void rope_kernel(const Step* s, const f
 template <class P, class In> __global__ void append_kernel(const Step* s, const In* k, const In* v, const int32_t* slots, Bf16* kv) { kv_append<P::value>(s, k, v, slots, kv); }
 template <class P, class Q>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) decode_kernel(const Step* s, const Q* q, const int32_t* pos, const int32_t* slots, Bf16* kv, const int32_t* table, const int32_t* context,
-                                                             float scale, Bf16* out) {
-  attention_decode<P::value>(s, q, pos, slots, frequencies<P::value.cache.head_dim>, kv, table, context, scale, out);
+                                                             float scale, Bf16* out, float* workspace, unsigned* arrivals) {
+  attention_decode<P::value>(s, q, pos, slots, frequencies<P::value.cache.head_dim>, kv, table, context, scale, out, workspace, arrivals);
 }
 template <class P>
 __global__ void __launch_bounds__(128, 1) prefill_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
@@ -284,9 +285,10 @@ __global__ void __launch_bounds__(128, 1) prefill_kernel(const Step* s, const Bf
 }
 
 template <class P>
-__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const Bf16* q, Bf16* kv, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out) {
+__global__ void __launch_bounds__(384, 1) wgmma_kernel(const Step* s, const int32_t* table, const int32_t* start, const int32_t* context, float scale, Bf16* out,
+                                                       const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap kv) {
   constexpr WgmmaAttention problem{P::value.heads, P::value.cache};
-  attention_wgmma<problem>(s, q, kv, table, start, context, scale, out);
+  attention_wgmma<problem>(s, &q, &kv, table, start, context, scale, out);
 }
 
 void rotate64(double* x, int hd, int pos) {
@@ -306,16 +308,16 @@ struct Cache {
 };
 template <int heads, class C> struct RopeAppendOf { static constexpr RopeKvAppend value{heads, C::value}; };
 template <int heads, int hd> struct RopeOf { static constexpr Rope value{heads, hd}; };
-template <int heads, class C, bool fused, int cluster, int warps> struct DecodeOf { static constexpr DecodeAttention value{heads, C::value, fused, 0, cluster, warps}; };
+template <int heads, class C, bool fused, int cluster, int warps, int splits, int least> struct DecodeOf { static constexpr DecodeAttention value{heads, C::value, fused, 0, cluster, warps, splits, least}; };
 template <int heads, class C> struct PrefillOf { static constexpr PrefillAttention value{heads, C::value}; };
 
-template <int heads, int kv_heads, int hd, int block, int cluster, int warps>
+template <int heads, int kv_heads, int hd, int block, int cluster, int warps, int splits = 1, int least = 1>
 void check_attention(std::vector<int> context, std::vector<int> fresh) {
   const int S = int(context.size());
   int T = 0;
   for (int f : fresh) T += f;
   const bool decode = T == S;
-  const std::string name = tag(decode ? "attention decode" : "attention prefill", {heads, kv_heads, hd, block, S, T, context[0], cluster, warps});
+  const std::string name = tag(decode ? "attention decode" : "attention prefill", {heads, kv_heads, hd, block, S, T, context[0], cluster, warps, splits, least});
   if (!wanted(name)) return;
   using C = Cache<kv_heads, hd, block>;
   constexpr int64_t block_bytes = C::block_bytes;
@@ -389,13 +391,19 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
     row += fresh[s], start.host[s + 1] = row;
   }
   table.upload(), ctx.upload(), start.upload(), pos.upload(), slots.upload(), pool.upload();
-  Buffer<Bf16> q(size_t(T) * heads * hd), out(size_t(T) * heads * hd);
+  const int room = T + 77;  // rows of a bucket, of which T are there
+  Buffer<Bf16> q(size_t(room) * heads * hd), out(size_t(T) * heads * hd);
   DeviceStep step(T, S, stride);
   const float scale = 1 / std::sqrt(float(hd));
+  using Fused = DecodeOf<heads, C, true, cluster, warps, splits, least>;
+  using Apart = DecodeOf<heads, C, false, cluster, warps, splits, least>;
+  Buffer<float> workspace(attention_workspace(Fused::value, S) / 4);
+  Buffer<unsigned> arrivals(size_t(S) * kv_heads * cluster);
+  arrivals.upload();
   if (decode) {
-    out.poison();
-    launch(decode_kernel<DecodeOf<heads, C, true, cluster, warps>, float>, {dim3(cluster, kv_heads, S), warps * 32, 0, cluster}, nullptr, step.get(), qkv.device, pos.device,
-           slots.device, pool.device, table.device, ctx.device, scale, out.device);
+    out.poison(), workspace.poison();
+    launch(decode_kernel<Fused, float>, {dim3(cluster * splits, kv_heads, S), warps * 32, 0, cluster}, nullptr, step.get(), qkv.device, pos.device,
+           slots.device, pool.device, table.device, ctx.device, scale, out.device, workspace.device, arrivals.device);
     CK(cudaDeviceSynchronize());
     expect_close(name + " fused", out, want, bf16_limit);
     pool.upload();
@@ -405,8 +413,9 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
   CK(cudaDeviceSynchronize());
   expect_close(name + " q", q, want_q, bf16_limit);
   if (decode) {
-    launch(decode_kernel<DecodeOf<heads, C, false, cluster, warps>, Bf16>, {dim3(cluster, kv_heads, S), warps * 32, 0, cluster}, nullptr, step.get(), q.device, pos.device,
-           slots.device, pool.device, table.device, ctx.device, scale, out.device);
+    workspace.poison();
+    launch(decode_kernel<Apart, Bf16>, {dim3(cluster * splits, kv_heads, S), warps * 32, 0, cluster}, nullptr, step.get(), q.device, pos.device,
+           slots.device, pool.device, table.device, ctx.device, scale, out.device, workspace.device, arrivals.device);
     CK(cudaDeviceSynchronize());
     expect_close(name, out, want, bf16_limit);
   }
@@ -418,8 +427,8 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
   expect_close(name + " by prefill", out, want, bf16_limit);
   if constexpr (hd == 128) {
     out.poison();
-    launch(wgmma_kernel<PrefillOf<heads, C>>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, nullptr, step.get(), q.device, pool.device, table.device, start.device, ctx.device,
-           scale, out.device);
+    launch(wgmma_kernel<PrefillOf<heads, C>>, {dim3(heads, ceil_div(T, 128)), 384, size_t(attention_wgmma_shared)}, nullptr, step.get(), table.device, start.device, ctx.device, scale, out.device,
+           query_map(q.device, room, heads), cache_map(pool.device, kv_heads, block, block_bytes));
     CK(cudaDeviceSynchronize());
     expect_close(name + " by wgmma", out, want, bf16_limit);
   }
@@ -505,11 +514,11 @@ template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), 
   moe_down<P::value>(s, act, i, w, down, addend, out);
 }
 template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, float* y) { expert_linear<P::value>(s, x, i, w, y); }
-template <class P> __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, float* out) { moe_combine<P::value>(s, rows, i, w, out); }
+template <class P> __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, float* out) { moe_combine<P::value>(s, rows, i, w, addend, out); }
 
-template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.chosen, false, Rows::tokens, Up::value.tiling}; };
-template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.chosen, true, Rows::tokens, Down::value.tiling}; };
-template <class Up> struct CombineOf { static constexpr MoeCombine value{Up::value.hidden, Up::value.chosen}; };
+template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.experts, Up::value.chosen, false, Rows::tokens, Up::value.tiling}; };
+template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.experts, Down::value.chosen, true, Rows::tokens, Down::value.tiling}; };
+template <class Up> struct CombineOf { static constexpr MoeCombine value{Up::value.hidden, Up::value.chosen, true}; };
 
 // `pattern` 0: random choices; 1: everybody chooses the same; 2: the first half of the experts stay empty.
 template <class Up, class Down>
@@ -565,9 +574,99 @@ void check_experts(int tokens, int pattern) {
   expect_close(name + " expert_linear", rows, want_rows, f32_limit);
   launch(expert_kernel<SecondLinear<Down>>, {dim3(131), down.tiling.threads(), size_t(down.tiling.shared_bytes(m, false))}, nullptr, step.get(), act.device, indices.device, down_w.device, back.device);
   expect_close(name + " expert_linear", back, want_back, f32_limit);
-  launch(combine_kernel<CombineOf<Up>>, {dim3(ceil_div(size_t(tokens) * hidden / 4, 256)), 256}, nullptr, step.get(), back.device, indices.device, weights.device, out.device);
-  for (size_t i = 0; i < want.size(); ++i) want[i] -= addend.host[i];
+  launch(combine_kernel<CombineOf<Up>>, {dim3(ceil_div(size_t(tokens) * hidden / 4, 256)), 256}, nullptr, step.get(), back.device, indices.device, weights.device, addend.device, out.device);
   expect_close(name + " combine", out, want, f32_limit);
+}
+
+// --- the second half of a layer with experts -------------------------------------------------------------------------
+
+__device__ MoeBlockCounters block_counters;
+template <class P, class X, class W>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_up_kernel(const Step* s, const float* x, const X* rows, const Bf16* norm, const W* gate, const float* correction,
+                                                                     const Bf16* gate_up, const Bf16* shared_gate_up, unsigned char* workspace, int most) {
+  moe_block_up<P::value>(s, x, rows, norm, gate, correction, gate_up, shared_gate_up, workspace, most, &block_counters);
+}
+template <class P>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_down_kernel(const Step* s, const float* x, const Bf16* down, const Bf16* shared_down, const unsigned char* workspace, int most,
+                                                                       float* out) {
+  moe_block_down<P::value>(s, x, down, shared_down, workspace, most, out, &block_counters);
+}
+
+template <class Up, class Down, class X, class W>
+void check_block(int tokens, int blocks) {
+  constexpr MoeBlock p = Up::value;
+  const std::string name = tag("moe_block", {p.hidden, p.m, p.experts, p.chosen, p.shared, tokens, blocks, sizeof(X)});
+  if (!wanted(name)) return;
+  constexpr int hidden = p.hidden, m = p.m, experts = p.experts, chosen = p.chosen, wide = p.shared * m;
+  Buffer<float> x(size_t(tokens) * hidden), correction(experts), out(size_t(tokens) * hidden);
+  Buffer<Bf16> norm(hidden), normed(size_t(tokens) * hidden), gate_up(size_t(experts) * 2 * m * hidden), down(size_t(experts) * hidden * m), shared_up(size_t(2) * wide * hidden), shared_down(size_t(hidden) * wide);
+  Buffer<W> gate(size_t(experts) * hidden);
+  Buffer<unsigned char> workspace(moe_block_workspace(p.most, m, experts, chosen, p.shared));
+  const MoeBlockParts parts(p.most, m, experts, chosen, p.shared);
+  fill_normal(gate_up, 1 / std::sqrt(float(hidden))), fill_normal(down, 1 / std::sqrt(float(m))), fill_normal(shared_up, 1 / std::sqrt(float(hidden))), fill_normal(shared_down, 1 / std::sqrt(float(wide)));
+  fill_normal(norm, 1), fill_normal(gate, 2 / std::sqrt(float(hidden))), fill_normal(correction, 0.02f);
+  DeviceStep step(tokens, tokens, 0);
+  for (int again = 0; again < 3; ++again) {  // counters are left as they were
+    fill_normal(x, 2);
+    const auto n = norm_reference(x.host, norm.host, tokens, hidden);
+    for (size_t i = 0; i < n.size(); ++i) normed.host[i] = Bf16(float(n[i]));
+    normed.upload(), workspace.poison(), out.poison();
+    const X* rows;
+    if constexpr (sizeof(X) == 4) rows = x.device;
+    else rows = normed.device;
+    launch(block_up_kernel<Up, X, W>, {dim3(blocks), p.tiling.threads(), size_t(p.tiling.shared_bytes(hidden, sizeof(X) == 4))}, nullptr, step.get(), x.device, rows, norm.device, gate.device, correction.device,
+           gate_up.device, shared_up.device, workspace.device, p.most);
+    launch(block_down_kernel<Down>, {dim3(ceil_div(hidden, Down::value.tiling.rows)), Down::value.tiling.threads(), size_t(Down::value.tiling.shared_bytes(m, false))}, nullptr, step.get(), x.device, down.device,
+           shared_down.device, workspace.device, p.most, out.device);
+    CK(cudaDeviceSynchronize());
+    workspace.download();
+    const auto* logits = reinterpret_cast<const float*>(workspace.host.data() + parts.logits);
+    const auto* indices = reinterpret_cast<const int32_t*>(workspace.host.data() + parts.indices);
+    const auto* weights = reinterpret_cast<const float*>(workspace.host.data() + parts.weights);
+    Buffer<float> got_logits(size_t(tokens) * experts), got_weights(size_t(tokens) * chosen);
+    Buffer<int32_t> got_indices(size_t(tokens) * chosen);
+    std::copy_n(logits, got_logits.count, got_logits.host.begin()), std::copy_n(weights, got_weights.count, got_weights.host.begin()), std::copy_n(indices, got_indices.count, got_indices.host.begin());
+    got_logits.upload(), got_weights.upload(), got_indices.upload();
+    std::vector<double> want_logits(got_logits.count), want_weights(got_weights.count), want = widen(x.host);
+    std::vector<int32_t> want_indices;
+    const auto mlp = [&](int t, const Bf16* up, const Bf16* down_rows, int width, double weight) {
+      const std::vector<double> row(n.begin() + size_t(t) * hidden, n.begin() + size_t(t + 1) * hidden);
+      const auto both = product_reference(row, up, 1, 2 * width, hidden);
+      std::vector<double> act(width);
+      for (int i = 0; i < width; ++i) {
+        const int g = i / p.group * 2 * p.group + i % p.group;
+        act[i] = silu64(both[g]) * both[g + p.group];
+      }
+      const auto y = product_reference(act, down_rows, 1, hidden, width);
+      for (int i = 0; i < hidden; ++i) want[size_t(t) * hidden + i] += weight * y[i];
+    };
+    for (int t = 0; t < tokens; ++t) {
+      std::vector<double> prob(experts), key(experts);
+      double top = -INFINITY, sum = 0, chosen_sum = 0;
+      for (int e = 0; e < experts; ++e) {
+        double dot = 0;
+        for (int i = 0; i < hidden; ++i) dot += n[size_t(t) * hidden + i] * as_float(gate.host[size_t(e) * hidden + i]);
+        want_logits[size_t(t) * experts + e] = dot;
+        top = std::max(top, double(logits[t * experts + e]));
+      }
+      for (int e = 0; e < experts; ++e) sum += prob[e] = std::exp(logits[t * experts + e] - top);
+      for (int e = 0; e < experts; ++e) prob[e] /= sum, key[e] = prob[e] + (p.correction ? correction.host[e] : 0);
+      std::vector<int> order(experts);
+      for (int e = 0; e < experts; ++e) order[e] = e;
+      std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return key[a] > key[b]; });
+      for (int j = 0; j < chosen; ++j) chosen_sum += prob[order[j]];
+      if (p.shared) mlp(t, shared_up.host.data(), shared_down.host.data(), wide, 1);
+      for (int j = 0; j < chosen; ++j) {
+        const int e = order[j];
+        want_indices.push_back(e), want_weights[size_t(t) * chosen + j] = prob[e] / std::max(chosen_sum, double(p.norm_min));
+        mlp(t, gate_up.host.data() + size_t(e) * 2 * m * hidden, down.host.data() + size_t(e) * hidden * m, m, want_weights[size_t(t) * chosen + j]);
+      }
+    }
+    expect_close(name + " logits", got_logits, want_logits, f32_limit);
+    expect_equal(name + " indices", got_indices, want_indices);
+    expect_close(name + " weights", got_weights, want_weights, f32_limit);
+    expect_close(name, out, want, 2 * normed_limit);  // activations are rounded besides
+  }
 }
 
 constexpr Norm norm{true, eps};
@@ -597,6 +696,21 @@ CASE(MoeFfn22Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2}});
 CASE(MoeFfn23Case, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1}});
 CASE(MoeFfn24Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {16, 10, 0, 2, 1, false, 1}});
 CASE(MoeFfn25Case, MoeFfn{2560, 1536, 8, 6, 32, true, tokens, {8, 6, 0, 3, 1, false, 2}});
+CASE(WholeTiles, Linear{300, 192, true, false, {}, tokens, {16, 3, 0, 2, 1, false, 2, 8, false}});
+CASE(WholeParts, Linear{300, 160, true, true, {}, tokens, {8, 2, 64, 2, 2, false, 2, 8, false}});
+CASE(WholeOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 16, 0, 1, 1, true, 2, 1, false}});
+CASE(WholeUp, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1, true, 1, 8, false}});
+CASE(WholeHead, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, false, 2, 8, false}});
+CASE(WholeExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2, false, 2, 8, false}});
+CASE(WholeExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1, false, 2, 8, false}});
+CASE(BlockUp, MoeBlock{128, 64, 8, 3, 2, 32, true, norm, 1e-12f, 2, 8, tokens, {16, 2, 0, 2, 1, false, 1, 8}});
+CASE(BlockDown, MoeBlock{128, 64, 8, 3, 2, 32, true, norm, 1e-12f, 2, 8, tokens, {8, 2, 0, 3, 1, false, 2, 8, false}});
+CASE(BlockAloneUp, MoeBlock{128, 64, 8, 3, 0, 32, false, norm, 1e-12f, 1, 8, tokens, {16, 2, 64, 4, 1, false, 1, 8, false}});
+CASE(BlockAloneDown, MoeBlock{128, 64, 8, 3, 0, 32, false, norm, 1e-12f, 1, 8, tokens, {8, 2, 0, 2, 1, false, 2, 8}});
+CASE(BlockRowsUp, MoeBlock{256, 128, 16, 4, 1, 32, true, norm, 1e-12f, 3, 16, tokens, {16, 4, 0, 3, 2, false, 1, 8, false}});
+CASE(BlockRowsDown, MoeBlock{256, 128, 16, 4, 1, 32, true, norm, 1e-12f, 3, 16, tokens, {8, 4, 0, 2, 1, false, 2, 8, false}});
+CASE(Block21Up, MoeBlock{2560, 1536, 8, 6, 2, 32, true, norm, 1e-12f, 4, 1, tokens, {16, 10, 0, 2, 1, false, 1, 1, false}});
+CASE(Block21Down, MoeBlock{2560, 1536, 8, 6, 2, 32, true, norm, 1e-12f, 4, 1, tokens, {8, 6, 0, 3, 1, false, 3, 1, false}});
 CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 1, 1, true}});
 CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 0, 1, 1, true}});
 CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 12, 1536, 2, 1, true}});
@@ -615,6 +729,7 @@ CASE(UpOnce, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {16, 8, 0, 1, 1, 
 int main(int argc, char** argv) {
   if (argc > 1) filter = argv[1];
   check_linear<QkvColumn, float, float>(1);
+  check_linear<WholeOnce, float, float>(1);
   check_swiglu_product<UpColumn, float, Bf16>(1);
   for (int rows : {1, 2, 7, 8, 9, 17}) {
     check_linear<OColumns, Bf16, float>(rows, 33);
@@ -630,6 +745,10 @@ int main(int argc, char** argv) {
     check_swiglu_product<LinearSwiglu9Case, float, Bf16>(rows);
     check_head<HeadArgmax10Case, Bf16>(rows, 7);
     check_head<HeadArgmax11Case, float>(rows, 130);
+    check_linear<WholeTiles, Bf16, float>(rows, 11);
+    check_linear<WholeParts, Bf16, float>(rows, 6);
+    check_head<WholeHead, float>(rows, 130);
+    if (rows <= 8) check_swiglu_product<WholeUp, float, Bf16>(rows);
     if (rows <= 8) {
       check_linear<QkvOnce, float, float>(rows);
       check_linear<OOnce, Bf16, float>(rows);
@@ -655,10 +774,19 @@ int main(int argc, char** argv) {
   check_attention<8, 2, 16, 16, 1, 4>({1, 37, 300}, {1, 1, 1});
   check_attention<3, 3, 32, 32, 2, 4>({100, 5}, {1, 1});
   check_attention<4, 2, 64, 64, 1, 8>({67, 64}, {1, 1});
+  check_attention<16, 2, 128, 64, 8, 8, 8>({8001, 2100, 2048, 2049, 1}, {1, 1, 1, 1, 1});
+  check_attention<20, 4, 128, 64, 8, 8, 4>({5000, 100, 3000}, {1, 1, 1});
+  check_attention<8, 2, 16, 16, 1, 4, 4>({1, 37, 300, 130}, {1, 1, 1, 1});
+  check_attention<3, 3, 32, 32, 2, 4, 4>({700, 5}, {1, 1});
+  check_attention<16, 2, 128, 64, 4, 8, 1, 3>({385, 384, 300, 1600, 10}, {1, 1, 1, 1, 1});
+  check_attention<20, 4, 128, 64, 1, 4, 1, 1>({1000, 7}, {1, 1});
+  check_attention<16, 2, 128, 64, 8, 8, 8, 3>({8001, 400, 1000}, {1, 1, 1});
   check_attention<16, 2, 128, 64, 8, 8>({67}, {67});
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
   check_attention<16, 2, 128, 64, 8, 8>({700}, {513});
   check_attention<20, 4, 128, 32, 8, 8>({129, 128, 500, 3}, {129, 128, 2, 3});
+  check_attention<20, 4, 128, 64, 8, 8>({197, 500, 1, 260, 33, 700, 2, 131}, {5, 129, 1, 2, 33, 300, 1, 1});
+  check_attention<16, 2, 128, 16, 8, 8>({1000, 1, 77, 300, 12}, {130, 1, 77, 1, 12});
   check_attention<8, 2, 16, 16, 1, 4>({100, 31}, {90, 31});
   check_attention<3, 3, 32, 32, 1, 4>({100, 31}, {13, 31});
   check_attention<4, 2, 64, 64, 1, 4>({256, 2}, {256, 2});
@@ -673,6 +801,13 @@ int main(int argc, char** argv) {
     }
   }
   check_experts<MoeFfn24Case, MoeFfn25Case>(1, 0);
+  for (int count : {1, 7, 8, 16, 64, 130}) check_experts<WholeExpertUp, WholeExpertDown>(count, count % 3);
+  for (int count : {1, 3, 8}) {
+    check_block<BlockUp, BlockDown, float, float>(count, 7);
+    check_block<BlockAloneUp, BlockAloneDown, float, Bf16>(count, 5);
+    check_block<BlockRowsUp, BlockRowsDown, Bf16, float>(2 * count, 40);
+  }
+  check_block<Block21Up, Block21Down, float, float>(1, 132);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures != 0;
 }

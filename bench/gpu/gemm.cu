@@ -220,25 +220,27 @@ double time(int rows, int reps) {
   return times[times.size() / 2];
 }
 
-template <int n_, int k_, bool swiglu_, bool residual_, class T>
+enum class Kind { plain, residual, swiglu };
+
+template <int n_, int k_, Kind kind, class T>
 struct Timed {
-  static constexpr Gemm problem{.n = n_, .k = k_, .residual = residual_, .swiglu = swiglu_, .tiling = T::tiling};
+  static constexpr Gemm problem{.n = n_, .k = k_, .residual = kind == Kind::residual, .swiglu = kind == Kind::swiglu, .tiling = T::tiling};
 };
 
-template <int n, int k, bool swiglu, class Y, class T>
+template <int n, int k, Kind kind, class Y, class T>
 void one(const char* name, int rows, int reps) {
   constexpr GemmTiling tiling = T::tiling;
-  const double seconds = time<Timed<n, k, swiglu, !swiglu && sizeof(Y) == 4, T>, Y>(rows, reps);
-  std::printf("%-14s rows %5d n %5d k %5d tile %3dx%3dc%d stages %d %s %8.1f us %6.1f TFLOP/s\n", name, rows, n, k, tiling.rows, tiling.columns, tiling.cluster, tiling.stages,
-              tiling.turns ? "turns " : "shared", seconds * 1e6, 2e-12 * rows * n * k / seconds);
+  const double seconds = time<Timed<n, k, kind, T>, Y>(rows, reps);
+  std::printf("%-14s rows %5d n %5d k %5d %s tile %3dx%3dc%d stages %d %s %8.1f us %6.1f TFLOP/s\n", name, rows, n, k, sizeof(Y) == 2 ? "bf16" : kind == Kind::plain ? "f32 " : "f32+",
+              tiling.rows, tiling.columns, tiling.cluster, tiling.stages, tiling.turns ? "turns " : "shared", seconds * 1e6, 2e-12 * rows * n * k / seconds);
 }
 
 template <int rows, int columns, int stages, bool turns, int cluster>
 struct Tile { static constexpr GemmTiling tiling{rows, columns, stages, turns, cluster}; };
 
-template <int n, int k, bool swiglu, class Y, class... T>
+template <int n, int k, Kind kind, class Y, class... T>
 void all(const char* name, int rows, int reps) {
-  (one<n, k, swiglu, Y, T>(name, rows, reps), ...);
+  (one<n, k, kind, Y, T>(name, rows, reps), ...);
 }
 
 template <class T>
@@ -255,7 +257,7 @@ void check_all() {
   for (const int rows : {1, 63, 130, 517}) {
     check<PlainBf16<T>, Bf16>(rows);
     check<Awkward<T>, float>(rows);
-    check<Swiglu<T>, Bf16>(rows);
+    if constexpr (T::tiling.columns % 64 == 0) check<Swiglu<T>, Bf16>(rows);
     check<NarrowSwiglu<T>, Bf16>(rows);
   }
 }
@@ -272,35 +274,32 @@ int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   using wide = Tile<128, 256, 4, false, 1>;
   using wide2 = Tile<128, 256, 4, false, 2>;
-  using square = Tile<128, 128, 6, false, 1>;
   using turns = Tile<128, 128, 6, true, 1>;
   using turns2 = Tile<128, 128, 6, true, 2>;
-  using low = Tile<64, 256, 5, true, 1>;
   using low2 = Tile<64, 256, 5, true, 2>;
-  using five = Tile<128, 160, 5, false, 1>;
-  using five2 = Tile<128, 160, 5, false, 2>;
-  using seven = Tile<128, 224, 4, false, 1>;
-  using seven2 = Tile<128, 224, 4, false, 2>;
-  using six2 = Tile<128, 192, 5, false, 2>;
-  using tall = Tile<256, 128, 4, false, 1>;
+  using five = Tile<128, 160, 6, false, 1>;
+  using five_turns = Tile<128, 160, 6, true, 1>;
+  using five_turns2 = Tile<128, 160, 6, true, 2>;
+  using seven = Tile<128, 224, 5, false, 1>;
+  using six = Tile<128, 192, 5, false, 1>;
   using tall2 = Tile<256, 128, 4, false, 2>;
-  using square2 = Tile<128, 128, 6, false, 2>;
-  using small = Tile<64, 128, 8, true, 1>;
-  using small2 = Tile<64, 128, 8, true, 2>;
-  check_tiles<wide, wide2, square2, turns2, low2, six2, tall2>();
+  check_tiles<wide, wide2, turns, turns2, low2, five_turns, five_turns2, tall2>();
   std::printf("checks: %s\n", failures ? "WRONG" : "right");
   if (reps == 0) return failures != 0;
-  for (const int rows : {2048, 16384}) {
-    all<2560, 1024, false, Bf16, wide, wide2, turns2, low2, five, five2, tall2>("0.3B qkv", rows, reps);
-    all<1024, 2048, false, float, wide2, square, square2, turns, turns2, low2, tall2>("0.3B o", rows, reps);
-    all<6144, 1024, true, Bf16, wide, wide2, turns2, low, low2, tall2>("0.3B gate|up", rows, reps);
-    all<1024, 3072, false, float, wide2, square, square2, turns, turns2, low2, tall2>("0.3B down", rows, reps);
+  for (const int rows : {2048, 8192}) {
+    all<2560, 1024, Kind::plain, float, five, five_turns, turns>("0.3B qkv", rows, reps);
+    all<1024, 2048, Kind::residual, float, turns, turns2, five_turns>("0.3B o", rows, reps);
+    all<1024, 2048, Kind::plain, float, turns>("0.3B o", rows, reps);
+    all<6144, 1024, Kind::swiglu, Bf16, wide, wide2, turns>("0.3B gate|up", rows, reps);
+    all<1024, 3072, Kind::residual, float, turns, turns2>("0.3B down", rows, reps);
+    all<3584, 2560, Kind::plain, float, seven, wide, five_turns>("21B qkv", rows, reps);
+    all<3584, 2560, Kind::plain, Bf16, seven>("21B qkv", rows, reps);
+    all<2560, 2560, Kind::residual, float, five_turns, five_turns2, five, turns>("21B o", rows, reps);
+    all<2560, 2560, Kind::plain, float, five_turns, five>("21B o", rows, reps);
+    all<6144, 2560, Kind::swiglu, Bf16, wide, wide2, six>("21B shared up", rows, reps);
+    all<2560, 3072, Kind::residual, float, five_turns, five_turns2, five>("21B shared", rows, reps);
   }
-  all<3584, 2560, false, Bf16, wide, wide2, turns2, low2, seven, seven2, tall2>("21B qkv", 2048, reps);
-  all<2560, 2560, false, float, wide2, turns2, low2, five, five2, six2, tall2>("21B o", 2048, reps);
-  all<24576, 2560, true, Bf16, wide, wide2, turns2, low, low2, tall2>("21B gate|up", 2048, reps);
-  all<2560, 12288, false, float, wide2, turns2, low2, five, five2, six2, tall2>("21B down", 2048, reps);
-  all<6144, 2560, true, Bf16, wide, wide2, turns, turns2, low, low2, tall2>("21B shared up", 2048, reps);
-  all<2560, 3072, false, float, wide2, turns2, low2, five, five2, six2, tall2>("21B shared", 2048, reps);
+  all<24576, 2560, Kind::swiglu, Bf16, wide, wide2>("21B gate|up", 2048, reps);
+  all<2560, 12288, Kind::residual, float, five_turns, five_turns2, five>("21B down", 2048, reps);
   return failures != 0;
 }

@@ -3,10 +3,11 @@
 import torch
 
 SHAPES = [
-    *(("0.3B " + name, rows, n, k) for rows in (2048, 16384) for name, n, k in
+    *(("0.3B " + name, rows, n, k) for rows in (2048, 8192) for name, n, k in
       (("qkv", 2560, 1024), ("o", 1024, 2048), ("gate|up", 6144, 1024), ("down", 1024, 3072))),
-    *(("21B " + name, 2048, n, k) for name, n, k in
-      (("qkv", 3584, 2560), ("o", 2560, 2560), ("gate|up", 24576, 2560), ("down", 2560, 12288), ("shared up", 6144, 2560), ("shared", 2560, 3072))),
+    *(("21B " + name, rows, n, k) for rows in (2048, 8192) for name, n, k in
+      (("qkv", 3584, 2560), ("o", 2560, 2560), ("shared up", 6144, 2560), ("shared", 2560, 3072))),
+    ("21B gate|up", 2048, 24576, 2560), ("21B down", 2048, 2560, 12288),
 ]
 for name, rows, n, k in SHAPES:
     sets = [(torch.randn(rows, k, device="cuda", dtype=torch.bfloat16), torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.05,

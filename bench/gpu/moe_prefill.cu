@@ -2,10 +2,7 @@
 // rows to one expert, block edges), then timed at the 21B-A3B's shape with routing spread over all experts.
 //
 //   nvcc -O3 -std=c++20 --expt-relaxed-constexpr -I runtime -gencode=arch=compute_90a,code=sm_90a -o moe_prefill bench/gpu/moe_prefill.cu && ./moe_prefill [check]
-#include <cuda.h>
-#include <dlfcn.h>
-
-#include "harness.cuh"
+#include "maps.cuh"
 
 #include "device/cuda/gemm.cuh"
 #include "device/cuda/moe_prefill.cuh"
@@ -14,22 +11,6 @@ using namespace ern::cuda;
 using namespace bench;
 
 namespace {
-
-TensorMap make_map(const Bf16* data, int64_t rows, int k, int box_rows) {
-  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                              const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-  static const auto encode = reinterpret_cast<Encode>(dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuTensorMapEncodeTiled"));
-  CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(k), static_cast<cuuint64_t>(rows)}, strides[1] = {static_cast<cuuint64_t>(k) * 2};
-  const cuuint32_t box[2] = {tile_k, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
-  if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<Bf16*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
-    std::printf("no tensor map\n"), std::exit(1);
-  TensorMap result;
-  static_assert(sizeof result == sizeof map);
-  memcpy(&result, &map, sizeof map);
-  return result;
-}
 
 // The sizes of a layer, and the tiles of its two products.
 template <int hidden_, int m_, int experts_, int chosen_, int rows_, int columns_, int stages_, bool turns_, bool addend_>

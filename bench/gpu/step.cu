@@ -5,6 +5,7 @@
 #include "../../runtime/device/cuda/head_argmax.cuh"
 #include "../../runtime/device/cuda/linear.cuh"
 #include "../../runtime/device/cuda/linear_swiglu.cuh"
+#include "../../runtime/device/cuda/moe_block.cuh"
 #include "../../runtime/device/cuda/moe_ffn.cuh"
 #include "../../runtime/device/cuda/moe_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
@@ -17,23 +18,25 @@ namespace {
 
 // --- weights and models ----------------------------------------------------------------------------------------------
 
-__global__ void fill_random(Bf16* to, int64_t count, float scale, uint32_t seed) {
+template <class T>
+__global__ void fill_random(T* to, int64_t count, float scale, uint32_t seed) {
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
     uint32_t h = uint32_t(i) * 0x9E3779B1u ^ uint32_t(i >> 32) * 0x85EBCA77u ^ seed;
     h ^= h >> 15, h *= 0x2C1B3C6Du, h ^= h >> 12, h *= 0x297A2D39u, h ^= h >> 15;
-    to[i] = __float2bfloat16(float(int(h & 0xffff) - 32768) * (1.7320508f / 32768) * scale);
+    to[i] = T(__float2bfloat16(float(int(h & 0xffff) - 32768) * (1.7320508f / 32768) * scale));
   }
 }
 
+template <class T = Bf16>
 struct Weights {
-  Bf16* data;
+  T* data;
   int64_t each;  // elements of one layer
   Weights(int64_t layers, int64_t elements, float scale, uint32_t seed) : each(elements) {
-    CK(cudaMalloc(&data, layers * elements * 2));
+    CK(cudaMalloc(&data, layers * elements * sizeof(T)));
     fill_random<<<1056, 1024>>>(data, layers * elements, scale, seed);
     CK(cudaGetLastError());
   }
-  Bf16* of(int layer) const { return data + layer * each; }
+  T* of(int layer) const { return data + layer * each; }
 };
 
 struct Dense03 {
@@ -48,54 +51,110 @@ struct Moe21 {
 constexpr float eps = 1e-5f;
 constexpr int group = 32, block_size = 64;
 
-// How the step is cut; one instance is one variant that is timed.
+// How the step is cut; one instance is one variant that is timed. `block`: the second half of a layer with experts is moe_block; `runs`: experts' second
+// products are expert_linear and moe_combine.
+constexpr ProductTiling whole(ProductTiling tiling) {
+  tiling.pitched = false;
+  return tiling;
+}
 struct Dense1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132;
-  static constexpr bool norm_inside = true;
+  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, splits = 8;
+  static constexpr bool norm_inside = true, block = false, runs = false;
   static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2, 1}, o{8, 16, 0, 1, 1, true, 2, 1}, up{48, 8, 0, 1, 1, true, 2, 1}, down{8, 16, 0, 1, 1, true, 1, 1}, head{16, 8, 0, 6, 1, false, 1, 1}, shared_down = down, shared_up = up;
 };
-struct Dense1Eight : Dense1 {  // 8 warps where there were 16
-  static constexpr ProductTiling qkv{16, 8, 0, 1, 1, true, 3, 1}, o{8, 8, 0, 1, 1, true, 3, 1}, down{8, 12, 0, 1, 1, true, 2, 1};
+struct Dense1OneSplit : Dense1 { static constexpr int splits = 1; };
+struct Dense1Whole : Dense1 {
+  static constexpr ProductTiling qkv = whole(Dense1::qkv), o = whole(Dense1::o), up = whole(Dense1::up), down = whole(Dense1::down), head = whole(Dense1::head);
 };
-struct Dense1Up16 : Dense1 {
-  static constexpr ProductTiling up{16, 8, 0, 1, 1, true, 3, 1};
-};
-struct Dense1Cluster16 : Dense1 { static constexpr int cluster = 16; };
+struct Dense1WholeHead : Dense1 { static constexpr ProductTiling head = whole(Dense1::head); };
 struct Dense8 : Dense1 {
   static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 8, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 1}, head{16, 8, 0, 5, 1, false, 1};
   static constexpr int batch = 8;
   static constexpr bool norm_inside = false;
 };
+struct Dense8Whole : Dense8 {
+  static constexpr ProductTiling qkv = whole(Dense8::qkv), o = whole(Dense8::o), up = whole(Dense8::up), down = whole(Dense8::down), head = whole(Dense8::head);
+};
 struct Dense16 : Dense1 {
-  static constexpr int batch = 16, cluster = 4, head_blocks = 264;
+  static constexpr int batch = 16, cluster = 4, head_blocks = 264, splits = 1;
   static constexpr bool norm_inside = false;
   static constexpr ProductTiling qkv{16, 8, 0, 1, 2, true, 3}, o{8, 16, 0, 1, 2, true, 2}, up{48, 8, 0, 1, 2, true, 1}, down{8, 16, 0, 1, 2, true, 2}, head{16, 8, 0, 3, 2, false, 2};
 };
+struct Dense16Whole : Dense16 {
+  static constexpr ProductTiling qkv = whole(Dense16::qkv), o = whole(Dense16::o), up = whole(Dense16::up), down = whole(Dense16::down), head = whole(Dense16::head);
+};
 struct Dense64 : Dense1 {
-  static constexpr int batch = 64, cluster = 1, attention_warps = 4, head_blocks = 132;
+  static constexpr int batch = 64, cluster = 1, attention_warps = 4, head_blocks = 132, splits = 1;
   static constexpr bool norm_inside = false;
   static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{16, 8, 0, 1, 8, true, 2}, down{16, 16, 0, 1, 8, true, 1}, head{16, 8, 0, 3, 8, false, 1};
 };
-struct Moe1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132;
-  static constexpr bool norm_inside = true;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1}, o{8, 10, 0, 1, 1, true, 2, 1}, up{16, 10, 0, 1, 1, true, 2, 1}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1},
-      shared_up{16, 10, 0, 1, 1, true, 2, 1}, shared_down{8, 12, 0, 1, 1, true, 2, 1}, expert_up{16, 10, 0, 2, 1, false, 1, 1}, expert_down{8, 6, 0, 2, 1, false, 3, 1};
+struct Dense64Whole : Dense64 {
+  static constexpr ProductTiling qkv = whole(Dense64::qkv), o = whole(Dense64::o), up = whole(Dense64::up), down = whole(Dense64::down), head = whole(Dense64::head);
 };
-struct Moe1Small : Moe1 {  // more blocks a multiprocessor, experts by tiles of 8 rows for down and two blocks for up
-  static constexpr int expert_blocks = 264;
-  static constexpr ProductTiling expert_up{16, 10, 0, 1, 1, false, 2, 1}, expert_down{16, 6, 0, 2, 1, false, 2, 1}, qkv{16, 20, 0, 1, 1, true, 1, 1};
+struct Moe1 {
+  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132, splits = 4, row_blocks = 264;
+  static constexpr bool norm_inside = true, block = false, runs = false;
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1}, o{8, 10, 0, 1, 1, true, 2, 1}, up{16, 10, 0, 1, 1, true, 2, 1}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1},
+      shared_up{16, 10, 0, 1, 1, true, 2, 1}, shared_down{8, 12, 0, 1, 1, true, 2, 1}, expert_up{16, 10, 0, 2, 1, false, 1, 1}, expert_down{8, 6, 0, 2, 1, false, 3, 1}, expert_rows = expert_down;
+};
+struct Moe1Whole : Moe1 {
+  static constexpr ProductTiling qkv = whole(Moe1::qkv), o = whole(Moe1::o), up = whole(Moe1::up), down = whole(Moe1::down), head = whole(Moe1::head), shared_up = whole(Moe1::shared_up),
+      shared_down = whole(Moe1::shared_down), expert_up = whole(Moe1::expert_up), expert_down = whole(Moe1::expert_down);
+};
+struct Moe1Block : Moe1Whole {
+  static constexpr bool block = true;
+};
+struct Moe1BlockThree : Moe1Block {  // shorter stages: room beside them
+  static constexpr ProductTiling expert_up{16, 10, 1280, 3, 1, false, 1, 1, false};
+};
+struct Moe1BlockFour : Moe1Block {
+  static constexpr ProductTiling expert_up{16, 10, 1280, 4, 1, false, 1, 1, true};
+};
+struct Moe1BlockDown3 : Moe1Block {
+  static constexpr ProductTiling expert_down{8, 6, 0, 3, 1, false, 2, 1, false};
+};
+struct Moe1BlockSmallQkv : Moe1Block {  // smaller blocks of qkv and o start earlier
+  static constexpr ProductTiling qkv{8, 10, 0, 1, 1, true, 4, 1, false}, o{8, 8, 0, 1, 1, true, 4, 1, false};
+};
+struct Moe1BlockO3 : Moe1Block {
+  static constexpr ProductTiling o{8, 10, 0, 1, 1, true, 3, 1, false};
 };
 struct Moe16 : Moe1 {
-  static constexpr int batch = 16, cluster = 4;
+  static constexpr int batch = 16, cluster = 4, splits = 1;
   static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 3, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3};
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 3, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3}, expert_rows = expert_down;
+};
+struct Moe16Whole : Moe16 {
+  static constexpr ProductTiling qkv = whole(Moe16::qkv), o = whole(Moe16::o), up = whole(Moe16::up), down = whole(Moe16::down), head = whole(Moe16::head), shared_up = whole(Moe16::shared_up),
+      shared_down = whole(Moe16::shared_down), expert_up = whole(Moe16::expert_up), expert_down = whole(Moe16::expert_down);
+};
+struct Moe16Block : Moe16Whole {
+  static constexpr bool block = true;
+  static constexpr ProductTiling expert_up{16, 10, 0, 2, 2, false, 1, 8, false};
+};
+struct Moe16BlockDown2 : Moe16Block {
+  static constexpr ProductTiling expert_down{8, 6, 0, 2, 2, false, 3, 8, false};
 };
 struct Moe64 : Moe1 {
-  static constexpr int batch = 64, cluster = 1, attention_warps = 4;
+  static constexpr int batch = 64, cluster = 1, attention_warps = 4, splits = 1;
   static constexpr bool norm_inside = false;
   static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 1, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_up{16, 10, 0, 1, 8, true, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
-      expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2};
+      expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2}, expert_rows = expert_down;
+};
+struct Moe64Whole : Moe64 {
+  static constexpr ProductTiling qkv = whole(Moe64::qkv), o = whole(Moe64::o), up = whole(Moe64::up), down = whole(Moe64::down), head = whole(Moe64::head), shared_up = whole(Moe64::shared_up),
+      shared_down = whole(Moe64::shared_down), expert_up = whole(Moe64::expert_up), expert_down = whole(Moe64::expert_down);
+};
+struct Moe64Runs : Moe64Whole {
+  static constexpr bool runs = true;
+  static constexpr ProductTiling expert_rows{8, 6, 0, 3, 2, false, 2, 8, false};
+};
+struct Moe64RunsLarge : Moe64Runs {
+  static constexpr int row_blocks = 132;
+  static constexpr ProductTiling expert_rows{16, 6, 0, 3, 2, false, 1, 8, false};
+};
+struct Moe64RunsEight : Moe64Runs {  // tokens eight by eight
+  static constexpr ProductTiling expert_rows{8, 6, 0, 3, 1, false, 2, 8, false}, expert_up{16, 10, 0, 2, 1, false, 1, 8, false};
 };
 
 // nvcc cannot name a kernel by a struct's value, so a problem is a type.
@@ -111,7 +170,7 @@ template <class M, class V> struct Problems {
   struct SharedDown { static constexpr Linear value{M::hidden, M::shared, false, true, none, Rows::tokens, V::shared_down}; };
   struct Head { static constexpr HeadArgmax value{M::vocab, M::hidden, false, norm, Rows::tokens, V::head}; };
   struct Attention {
-    static constexpr DecodeAttention value{M::heads, {M::kv_heads, M::head_dim, block_size, block_bytes}, true, 0, V::cluster, V::attention_warps};
+    static constexpr DecodeAttention value{M::heads, {M::kv_heads, M::head_dim, block_size, block_bytes}, true, 0, V::cluster, V::attention_warps, V::splits, false};
   };
   struct Row { static constexpr Elementwise value{M::hidden}; };
   struct NormRow { static constexpr RmsNorm value{M::hidden, eps}; };
@@ -121,6 +180,11 @@ template <class M, class V> struct MoeProblems {
   struct Router { static constexpr MoeRouter value{M::experts, M::hidden, M::chosen, true, Rows::tokens, {true, eps}}; };
   struct Up { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, false, Rows::tokens, V::expert_up, true}; };
   struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
+  struct ExpertRows { static constexpr ExpertLinear value{M::hidden, M::m, M::experts, M::chosen, true, Rows::tokens, V::expert_rows, true}; };
+  struct Combine { static constexpr MoeCombine value{M::hidden, M::chosen, true}; };
+  static constexpr int shared = M::shared / M::m;
+  struct BlockUp { static constexpr MoeBlock value{M::hidden, M::m, M::experts, M::chosen, shared, group, true, {true, eps}, 1e-12f, 4, V::batch, Rows::tokens, V::expert_up}; };
+  struct BlockDown { static constexpr MoeBlock value{M::hidden, M::m, M::experts, M::chosen, shared, group, true, {true, eps}, 1e-12f, 4, V::batch, Rows::tokens, V::expert_down}; };
 };
 
 // With -DTRACE each launch notes when its first and last block begin and end.
@@ -172,14 +236,14 @@ __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.res
 template <int hd> __device__ const auto frequencies = rope_frequencies<hd>(500000.0);
 template <class P>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) attention_kernel(const Step* s, const float* qkv, const int32_t* pos, const int32_t* slots, Bf16* kv, const int32_t* table, const int32_t* context,
-                                                                          float scale, Bf16* out, int slot) {
+                                                                          float scale, Bf16* out, float* workspace, unsigned* arrivals, int slot) {
   Traced traced(slot);
-  attention_decode<P::value>(s, qkv, pos, slots, frequencies<P::value.cache.head_dim>, kv, table, context, scale, out);
+  attention_decode<P::value>(s, qkv, pos, slots, frequencies<P::value.cache.head_dim>, kv, table, context, scale, out, workspace, arrivals);
 }
 template <class P> __global__ void embedding_kernel(const Step* s, const int32_t* ids, const Bf16* table, float* out, int slot) { Traced traced(slot); embedding<P::value>(s, ids, table, out); }
 template <class P> __global__ void norm_kernel(const Step* s, const float* x, const Bf16* w, Bf16* y, int slot) { Traced traced(slot); rms_norm<P::value>(s, x, w, y); }
 template <class P>
-__global__ void __launch_bounds__(P::value.warps * 32, 1) router_kernel(const Step* s, const float* x, const Bf16* norm, const Bf16* gate, const float* correction, Bf16* normed, float* logits,
+__global__ void __launch_bounds__(P::value.warps * 32, 1) router_kernel(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits,
                                                                        int32_t* indices, float* weights, int slot) {
   Traced traced(slot);
   moe_router<P::value>(s, x, norm, gate, correction, normed, logits, indices, weights);
@@ -191,17 +255,34 @@ __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.res
   moe_down<P::value>(s, act, i, w, down, addend, out);
 }
 
+template <class P>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_rows_kernel(const Step* s, const Bf16* act, const int32_t* i, const Bf16* down, float* rows, int slot) { Traced traced(slot); expert_linear<P::value>(s, act, i, down, rows); }
+template <class P>
+__global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, float* out, int slot) { Traced traced(slot); moe_combine<P::value>(s, rows, i, w, addend, out); }
+__device__ MoeBlockCounters block_counters;
+template <class P, class X>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_up_kernel(const Step* s, const float* x, const X* rows, const Bf16* norm, const float* gate, const float* correction,
+                                                                     const Bf16* gate_up, const Bf16* shared_gate_up, unsigned char* workspace, int slot) {
+  Traced traced(slot);
+  moe_block_up<P::value>(s, x, rows, norm, gate, correction, gate_up, shared_gate_up, workspace, P::value.most, &block_counters);
+}
+template <class P>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_down_kernel(const Step* s, const float* x, const Bf16* down, const Bf16* shared_down, const unsigned char* workspace, float* out, int slot) {
+  Traced traced(slot);
+  moe_block_down<P::value>(s, x, down, shared_down, workspace, P::value.most, out, &block_counters);
+}
+
 template <class M>
 struct ModelWeights {
   static constexpr int qkv_width = (M::heads + 2 * M::kv_heads) * M::head_dim, o_width = M::heads * M::head_dim, sparse = M::layers - M::dense_layers;
   static float scale(int k) { return 1 / std::sqrt(float(k)); }
-  Weights embedding{1, int64_t{M::vocab} * M::hidden, 0.3f, 1}, norms{2 * M::layers + 1, M::hidden, 1, 2};
-  Weights qkv{M::layers, int64_t{qkv_width} * M::hidden, scale(M::hidden), 3}, o{M::layers, int64_t{M::hidden} * o_width, scale(o_width), 4};
-  Weights up{M::dense_layers, int64_t{2} * M::ffn * M::hidden, scale(M::hidden), 5}, down{M::dense_layers, int64_t{M::hidden} * M::ffn, scale(M::ffn), 6};
-  Weights gate{std::max(sparse, 1), std::max(int64_t{M::experts} * M::hidden, int64_t{1}), scale(M::hidden), 7};
-  Weights shared_up{std::max(sparse, 1), sparse ? int64_t{2} * M::shared * M::hidden : 1, scale(M::hidden), 8}, shared_down{std::max(sparse, 1), sparse ? int64_t{M::hidden} * M::shared : 1, scale(M::shared), 9};
-  Weights expert_up{std::max(sparse, 1), sparse ? int64_t{M::experts} * 2 * M::m * M::hidden : 1, scale(M::hidden), 10};
-  Weights expert_down{std::max(sparse, 1), sparse ? int64_t{M::experts} * M::hidden * M::m : 1, scale(M::m), 11};
+  Weights<> embedding{1, int64_t{M::vocab} * M::hidden, 0.3f, 1}, norms{2 * M::layers + 1, M::hidden, 1, 2};
+  Weights<> qkv{M::layers, int64_t{qkv_width} * M::hidden, scale(M::hidden), 3}, o{M::layers, int64_t{M::hidden} * o_width, scale(o_width), 4};
+  Weights<> up{M::dense_layers, int64_t{2} * M::ffn * M::hidden, scale(M::hidden), 5}, down{M::dense_layers, int64_t{M::hidden} * M::ffn, scale(M::ffn), 6};
+  Weights<float> gate{std::max(sparse, 1), std::max(int64_t{M::experts} * M::hidden, int64_t{1}), scale(M::hidden), 7};
+  Weights<> shared_up{std::max(sparse, 1), sparse ? int64_t{2} * M::shared * M::hidden : 1, scale(M::hidden), 8}, shared_down{std::max(sparse, 1), sparse ? int64_t{M::hidden} * M::shared : 1, scale(M::shared), 9};
+  Weights<> expert_up{std::max(sparse, 1), sparse ? int64_t{M::experts} * 2 * M::m * M::hidden : 1, scale(M::hidden), 10};
+  Weights<> expert_down{std::max(sparse, 1), sparse ? int64_t{M::experts} * M::hidden * M::m : 1, scale(M::m), 11};
 };
 
 enum Part { kQkv = 1, kAttention = 2, kO = 4, kUp = 8, kDown = 16, kHead = 32, kRouter = 64, kShared = 128, kExperts = 256, kNorm = 512, kAll = 1023 };
@@ -218,7 +299,9 @@ struct Decode {
   Buffer<float> shared_out{size_t(B) * M::hidden};
   Buffer<Bf16> normed{size_t(B) * M::hidden}, attended{size_t(B) * P::o_width}, act{size_t(B) * std::max(M::ffn, M::chosen * M::m)};
   Buffer<char> work{size_t(head_argmax_workspace(B, V::head_blocks))};
-  Buffer<unsigned> arrivals{1};
+  Buffer<unsigned> arrivals{1}, split_arrivals{size_t(B) * M::kv_heads * V::cluster};
+  Buffer<float> split_work{size_t(attention_workspace(P::Attention::value, B) / 4)}, rows{V::runs ? size_t(B) * M::chosen * M::hidden : 1};
+  Buffer<unsigned char> block_work{size_t(M::experts ? moe_block_workspace(B, M::m, M::experts, M::chosen, M::shared / M::m) : 1)};
   Bf16* pool;
 
   Decode(const ModelWeights<M>& weights, int tokens) : w(weights), stride(int(ceil_div(tokens, block_size))), context(tokens), step(B, B, stride), table(size_t(B) * stride) {
@@ -231,7 +314,7 @@ struct Decode {
       positions.host[3 * b] = positions.host[3 * b + 1] = positions.host[3 * b + 2] = tokens - 1;
       slots.host[b] = table.host[b * stride + (tokens - 1) / block_size] * block_size + (tokens - 1) % block_size;
     }
-    ids.upload(), positions.upload(), slots.upload(), contexts.upload(), table.upload(), arrivals.upload(), correction.upload();
+    ids.upload(), positions.upload(), slots.upload(), contexts.upload(), table.upload(), arrivals.upload(), split_arrivals.upload(), correction.upload();
   }
   ~Decode() { cudaFree(pool); }
 
@@ -263,8 +346,8 @@ struct Decode {
       if (parts & kQkv) linear_launch<typename P::Qkv, In, float>(s, dependent, normed_or_x(), w.norms.of(2 * l), w.qkv.of(l), nullptr, qkv.device);
       constexpr DecodeAttention a = P::Attention::value;
       if (parts & kAttention) {
-        launch(attention_kernel<typename P::Attention>, {dim3(a.cluster, M::kv_heads, B), a.warps * 32, 0, a.cluster, dependent}, s, step.get(), qkv.device, positions.device, slots.device,
-               pool + l * P::layer_elements, table.device, contexts.device, 0.08838834764831843f, attended.device, slot++);
+        launch(attention_kernel<typename P::Attention>, {dim3(a.cluster * a.splits, M::kv_heads, B), a.warps * 32, 0, a.cluster, dependent}, s, step.get(), qkv.device, positions.device, slots.device,
+               pool + l * P::layer_elements, table.device, contexts.device, 0.08838834764831843f, attended.device, split_work.device, split_arrivals.device, slot++);
       }
       if (parts & kO) linear_launch<typename P::O, Bf16, float>(s, dependent, attended.device, nullptr, w.o.of(l), x.device, x.device);
       if (l < M::dense_layers) {
@@ -277,6 +360,18 @@ struct Decode {
           using MoeUp = typename MoeProblems<M, V>::Up;
           using MoeDown = typename MoeProblems<M, V>::Down;
           using R = typename MoeProblems<M, V>::Router;
+          if constexpr (V::block) {
+            using BlockUp = typename MoeProblems<M, V>::BlockUp;
+            using BlockDown = typename MoeProblems<M, V>::BlockDown;
+            norm_row(2 * l + 1);
+            if (parts & kExperts) {
+              launch(block_up_kernel<BlockUp, In>, {dim3(V::expert_blocks), BlockUp::value.tiling.threads(), size_t(BlockUp::value.tiling.shared_bytes(M::hidden, V::norm_inside)), 1, dependent}, s, step.get(), x.device, normed_or_x(),
+                     w.norms.of(2 * l + 1), w.gate.of(e), correction.device, w.expert_up.of(e), w.shared_up.of(e), block_work.device, slot++);
+              launch(block_down_kernel<BlockDown>, {dim3(ceil_div(M::hidden, BlockDown::value.tiling.rows)), BlockDown::value.tiling.threads(), size_t(BlockDown::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), x.device,
+                     w.expert_down.of(e), w.shared_down.of(e), block_work.device, x.device, slot++);
+            }
+            continue;
+          }
           if (parts & kRouter) {
             launch(router_kernel<R>, {dim3(R::value.cluster, std::min(B, 16)), R::value.warps * 32, 0, R::value.cluster, dependent}, s, step.get(), x.device, w.norms.of(2 * l + 1), w.gate.of(e),
                    correction.device, normed.device, router_logits.device, indices.device, router_weights.device, slot++);
@@ -288,6 +383,13 @@ struct Decode {
           if (parts & kExperts) {
             launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden, false)), 1, dependent}, s, step.get(), normed.device, indices.device,
                    w.expert_up.of(e), act.device, slot++);
+            if constexpr (V::runs) {
+              using ExpertRows = typename MoeProblems<M, V>::ExpertRows;
+              launch(expert_rows_kernel<ExpertRows>, {dim3(V::row_blocks), ExpertRows::value.tiling.threads(), size_t(ExpertRows::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
+                     w.expert_down.of(e), rows.device, slot++);
+              launch(combine_kernel<typename MoeProblems<M, V>::Combine>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), rows.device, indices.device, router_weights.device, shared_out.device, x.device, slot++);
+              continue;
+            }
             launch(expert_down_kernel<MoeDown>, {dim3(ceil_div(M::hidden, MoeDown::value.tiling.rows)), MoeDown::value.tiling.threads(), size_t(MoeDown::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
                    router_weights.device, w.expert_down.of(e), shared_out.device, x.device, slot++);
           }
@@ -362,6 +464,21 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
   double size = 0;
   for (float v : want) size += v * v;
   decode.next.download();
+  if constexpr (M::experts > 0) {  // what the last layer chose
+    std::vector<int32_t> chosen(size_t(V::batch) * M::chosen);
+    if constexpr (V::block) {
+      decode.block_work.download();
+      std::memcpy(chosen.data(), decode.block_work.host.data() + MoeBlockParts(V::batch, M::m, M::experts, M::chosen, M::shared / M::m).indices, chosen.size() * 4);
+    } else {
+      decode.indices.download();
+      chosen = decode.indices.host;
+    }
+    std::vector<int> load(M::experts);
+    for (int e : chosen) ++load[e];
+    int used = 0, most = 0, eights = 0;
+    for (int n : load) used += n > 0, most = std::max(most, n), eights += (n + 7) / 8;
+    std::printf("  last layer: %d experts, at most %d tokens, %d times eight\n", used, most, eights);
+  }
   if (tracing) {
     Buffer<Trace> trace(4096);
     for (auto& t : trace.host) t = {~0ull, 0, ~0ull, 0};
@@ -413,20 +530,39 @@ int main(int argc, char** argv) {
   if (what == "dense") {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
-    run<Dense03, Dense1>("0.3B", weights, 128, true);
-    run<Dense03, Dense1Eight>("0.3B eight", weights, 128, false);
-    run<Dense03, Dense1Up16>("0.3B up16", weights, 128, false);
+    run<Dense03, Dense1>("0.3B", weights, 128, false);
+    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 128, false);
+    run<Dense03, Dense1Whole>("0.3B whole", weights, 128, true);
+    run<Dense03, Dense1WholeHead>("0.3B whead", weights, 128, false);
+    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 8192, false);
     run<Dense03, Dense1>("0.3B", weights, 8192, false);
-    run<Dense03, Dense1Cluster16>("0.3B c16", weights, 8192, false);
+    run<Dense03, Dense1>("0.3B", weights, 2048, false);
+    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 2048, false);
     run<Dense03, Dense8>("0.3B", weights, 128, false);
+    run<Dense03, Dense8Whole>("0.3B whole", weights, 128, false);
     run<Dense03, Dense16>("0.3B", weights, 128, false);
+    run<Dense03, Dense16Whole>("0.3B whole", weights, 128, false);
     run<Dense03, Dense64>("0.3B", weights, 128, false);
+    run<Dense03, Dense64Whole>("0.3B whole", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Moe1>("21B", weights, 128, true);
-    run<Moe21, Moe1Small>("21B small", weights, 128, false);
+    run<Moe21, Moe1>("21B", weights, 128, false);
+    run<Moe21, Moe1Whole>("21B whole", weights, 128, true);
+    run<Moe21, Moe1Block>("21B block", weights, 128, true);
+    run<Moe21, Moe1BlockThree>("21B three", weights, 128, false);
+    run<Moe21, Moe1BlockFour>("21B four", weights, 128, false);
+    run<Moe21, Moe1BlockDown3>("21B down3", weights, 128, false);
+    run<Moe21, Moe1BlockSmallQkv>("21B small", weights, 128, false);
+    run<Moe21, Moe1BlockO3>("21B o3", weights, 128, false);
     run<Moe21, Moe16>("21B", weights, 128, false);
+    run<Moe21, Moe16Whole>("21B whole", weights, 128, false);
+    run<Moe21, Moe16Block>("21B block", weights, 128, true);
+    run<Moe21, Moe16BlockDown2>("21B down2", weights, 128, false);
     run<Moe21, Moe64>("21B", weights, 128, false);
+    run<Moe21, Moe64Whole>("21B whole", weights, 128, false);
+    run<Moe21, Moe64Runs>("21B runs", weights, 128, true);
+    run<Moe21, Moe64RunsLarge>("21B large", weights, 128, false);
+    run<Moe21, Moe64RunsEight>("21B eight", weights, 128, false);
   }
 }

@@ -4,23 +4,21 @@
 //   tune <spec>      the spec is lines of words, the commands come on stdin, answers go to stdout, a line each
 //
 // Spec:   threads <n> · step <tokens> <sequences> · lock <file> · slots <n> · variant <library> ... and, in the order of the kernel's arguments,
-//         weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> <panel64|row> · data <bytes> · output <bytes> · scratch <bytes>
+//         weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> <panel64|row> · data <bytes> · output <bytes> · scratch <bytes>,
+//         input <stream> <bf16|f32> 1 <rows> <columns> <exponent> row, which is filled as a weight is
 // Commands: check <variant> <seed> <in> <out>   fills weights by the seed and data from a file, poisons the rest, runs, writes outputs to a file
-//           time <rounds> <variant> ...         each round runs all of them, in alternating order; answers nanoseconds, variant by variant
+//           time <rounds> <variant> ...         each round runs all of them, in alternating order; answers how many launches a time is of,
+//                                               then nanoseconds of one, variant by variant
 //
 // Weights lie in `slots` copies that launches go through in turns, so that none finds its weights in a cache; activations and scratch stay where
 // they are and are hot, as they are in a step. Element i of a weight is a function of (seed, stream, i) alone, which src/tune/numbers.ts has too.
 #include <dlfcn.h>
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <csignal>
 #include <ctime>
 #include <fstream>
 #include <iostream>
@@ -31,6 +29,8 @@
 
 #include "device/cpu/kernel.hpp"
 #include "device/layout/panel.hpp"
+#include "tools/tune_numbers.hpp"
+#include "tools/tune_process.hpp"
 
 namespace {
 
@@ -38,11 +38,7 @@ using ern::Barrier;
 using ern::KernelFn;
 using ern::Step;
 using ern::Team;
-
-[[noreturn]] void fail(const std::string& what) {
-  std::cout << "error " << what << std::endl;
-  std::exit(3);
-}
+using ern::tune::fail;
 
 int64_t now() {
   timespec t;
@@ -63,13 +59,7 @@ char* allocate(size_t bytes) {
   return start;
 }
 
-inline uint32_t mix(uint32_t x) {
-  x = (x ^ x >> 16) * 0x7feb352du;
-  x = (x ^ x >> 15) * 0x846ca68bu;
-  return x ^ x >> 16;
-}
-
-enum class Kind { weight, data, output, scratch };
+enum class Kind { weight, input, data, output, scratch };
 
 struct Arg {
   Kind kind;
@@ -85,12 +75,12 @@ struct Arg {
 uint16_t to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return ern::tune::bf16_bits(bits);
 }
 
 void fill(const Arg& arg, uint32_t seed, char* to) {
-  const uint32_t base = mix(seed ^ arg.stream * 0x9e3779b9u);
-  const auto value = [&](uint32_t i) { return (static_cast<float>(mix(i + base) >> 8) * 0x1p-24f - 0.5f) * arg.scale; };
+  const uint32_t base = ern::tune::stream_base(seed, arg.stream);
+  const auto value = [&](uint32_t i) { return ern::tune::weight_number(i, base, arg.scale); };
   const auto put = [&](int64_t offset, float x) {
     if (arg.bf16) reinterpret_cast<uint16_t*>(to)[offset] = to_bf16(x);
     else reinterpret_cast<float*>(to)[offset] = x;
@@ -166,12 +156,12 @@ struct Bench {
       else if (word == "slots") words >> slots;
       else if (word == "step") words >> step.tokens >> step.sequences;
       else if (word == "variant") load(line.substr(8));
-      else if (word == "lock") lock(line.substr(5));
-      else if (word == "weight") {
+      else if (word == "lock") ern::tune::lock_device(line.substr(5));
+      else if (word == "weight" || word == "input") {
         std::string type, layout;
         int exponent = 0;
         words >> arg.stream >> type >> arg.slabs >> arg.n >> arg.k >> exponent >> layout;
-        arg.kind = Kind::weight, arg.bf16 = type == "bf16", arg.panels = layout == "panel64";
+        arg.kind = word == "weight" ? Kind::weight : Kind::input, arg.bf16 = type == "bf16", arg.panels = layout == "panel64";
         arg.scale = __builtin_ldexpf(1.0f, exponent);
         const int64_t elements = arg.panels ? ern::layout::Panel64{arg.n, arg.k}.elements() : arg.n * arg.k;
         arg.bytes = static_cast<size_t>(arg.slabs * elements) * (arg.bf16 ? 2 : 4);
@@ -194,12 +184,6 @@ struct Bench {
     crew = new Crew(threads);
   }
 
-  // One process at a time measures on this machine; the lock goes with the process.
-  static void lock(const std::string& path) {
-    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (fd < 0 || flock(fd, LOCK_EX) != 0) fail("cannot lock the device");
-  }
-
   void load(const std::string& path) {
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     void* symbol = library ? dlsym(library, "ern_tune_kernel") : nullptr;
@@ -216,8 +200,8 @@ struct Bench {
     std::ifstream in(in_path, std::ios::binary);
     for (Arg& arg : args) {
       char* to = arg.at[0];
-      if (arg.kind == Kind::weight) {
-        if (!filled || seed != new_seed) fill(arg, new_seed, to);
+      if (arg.kind == Kind::weight || arg.kind == Kind::input) {
+        if (arg.kind == Kind::input || !filled || seed != new_seed) fill(arg, new_seed, to);
       } else if (arg.kind == Kind::data) {
         in.read(to, static_cast<std::streamsize>(arg.bytes));
         if (!in) fail("the input is too short");
@@ -240,7 +224,8 @@ struct Bench {
     return "checked";
   }
 
-  void time(int rounds, const std::vector<size_t>& which, std::ostream& out) {
+  // Nanoseconds, of `launches` launches each.
+  std::vector<std::vector<double>> time(int rounds, const std::vector<size_t>& which, int& launches) {
     if (!rotated) {
       for (Arg& arg : args) {
         for (size_t i = 1; i < arg.at.size(); ++i) std::memcpy(arg.at[i], arg.at[0], arg.bytes);
@@ -248,19 +233,18 @@ struct Bench {
       for (const size_t v : which) launch(v);  // pages, code and branch predictors
       rotated = true;
     }
-    std::vector<std::vector<int64_t>> times(which.size());
+    std::vector<std::vector<double>> times(which.size());
     for (int round = 0; round < rounds; ++round) {
       for (size_t i = 0; i < which.size(); ++i) {
         const size_t turn = round % 2 == 0 ? i : which.size() - 1 - i;
-        times[turn].push_back(launch(which[turn]));
+        times[turn].push_back(static_cast<double>(launch(which[turn])));
       }
     }
-    out << "times";
-    for (const auto& list : times) {
-      for (const int64_t ns : list) out << ' ' << ns;
-    }
-    out << std::endl;
+    launches = 1;
+    return times;
   }
+
+  bool other(const std::string&, std::istringstream&) { return false; }
 
   int64_t launch(size_t which) {
     slot = (slot + 1) % slots;
@@ -272,31 +256,10 @@ struct Bench {
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
-  // A variant that hangs must not outlive a tuner that was killed.
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ern::tune::die_with_parent();
   static Bench bench;
   bench.read(argv[1]);
   std::cout << "ready" << std::endl;
-  std::string line, word;
-  while (std::getline(std::cin, line)) {
-    std::istringstream words(line);
-    words >> word;
-    if (word == "check") {
-      size_t which = 0;
-      uint32_t seed = 0;
-      std::string in, out;
-      words >> which >> seed >> in >> out;
-      std::cout << bench.check(which, seed, in, out) << std::endl;
-    } else if (word == "time") {
-      int rounds = 0;
-      size_t which = 0;
-      std::vector<size_t> list;
-      words >> rounds;
-      while (words >> which) list.push_back(which);
-      bench.time(rounds, list, std::cout);
-    } else {
-      break;
-    }
-  }
+  ern::tune::serve(bench);
   std::_Exit(0);
 }

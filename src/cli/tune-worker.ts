@@ -2,27 +2,24 @@
 
 import type { Command } from "commander";
 import { resolveArch } from "../toolchain/arch.js";
-import { Cache } from "../toolchain/cache.js";
-import { findCompiler } from "../toolchain/compiler.js";
 import type { Backend } from "../tune/backend.js";
-import { describeMachine, deviceClass } from "../tune/device.js";
-import { openLocal } from "../tune/local.js";
 import { ReplayBackend } from "../tune/replay.js";
-import { buildIdentity } from "../tune/variants.js";
 import { work } from "../tune/worker.js";
 import { interruptSignal } from "./interrupt.js";
-import { integer } from "./numbers.js";
+import { integer, oneOf } from "./numbers.js";
 import { note } from "./terminal.js";
-import { checkRuns } from "./tune.js";
+import { tunePlatform } from "./tune-platform.js";
 import { taskName } from "./tune-view.js";
 
 interface WorkerFlags {
+  target: "cpu" | "cuda";
   arch?: string;
   threads?: number;
   queue: string;
   replay?: string;
   replayDelay: number;
   cxx?: string;
+  cuda?: string;
   patience: number;
   lostAfter: number;
 }
@@ -32,9 +29,11 @@ export function registerTuneWorker(tune: Command): void {
     .command("worker")
     .description("measure what sweeps ask for that run with the same --queue, until interrupted")
     .requiredOption("--queue <url>", "Redis or Valkey: redis://host:6379")
+    .option("--target <target>", "cpu or cuda", oneOf("cpu", "cuda"), "cpu")
     .option("--arch <arch>", "level to measure for; this machine must have it (default: native)")
     .option("--threads <n>", "threads that run a kernel (default: all)", integer(1, 1024))
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
+    .option("--cuda <dir>", "CUDA toolkit, as for build")
     .option("--patience <s>", "how long the server may be gone", integer(1, 86_400), 300)
     .option("--lost-after <s>", "when a worker that says nothing is given up", integer(1, 3600), 20)
     .option("--replay <journal>", "take measurements from a journal instead of the machine")
@@ -65,14 +64,6 @@ async function openBackend(flags: WorkerFlags): Promise<{ readonly device: strin
     const backend = await ReplayBackend.open(flags.replay, flags.replayDelay);
     return { device: backend.sweep.device, build: backend.sweep.build, backend };
   }
-  const arch = resolveArch(flags.arch ?? "native");
-  checkRuns(arch);
-  const machine = describeMachine(arch, flags.threads);
-  const compiler = await findCompiler(flags.cxx);
-  const native = { compiler, cache: new Cache(), signal: interruptSignal() };
-  return {
-    device: deviceClass(arch, machine.threads),
-    build: await buildIdentity(compiler.identity),
-    backend: await openLocal({ arch, machine, native }),
-  };
+  const { device, build, open } = await tunePlatform(resolveArch(flags.arch ?? "native", flags.target), flags);
+  return { device, build, backend: await open() };
 }

@@ -4,29 +4,22 @@ import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import { Diagnostic } from "../diagnostics.js";
 import { loadModel } from "../frontend/load-model.js";
-import { type CompileRequest, resolveRequest } from "../frontend/model-json.js";
+import { type CompileRequest, type Limits, resolveRequest } from "../frontend/model-json.js";
 import { kernelGraphs } from "../lower.js";
-import { peakOperations } from "../passes/lower/cost.js";
-import { type CpuArch, isCpuArch, missingFlags, readCpuFlags, resolveArch } from "../toolchain/arch.js";
-import { measureBandwidth } from "../toolchain/bandwidth.js";
-import { Cache } from "../toolchain/cache.js";
-import { findCompiler } from "../toolchain/compiler.js";
-import { describeMachine, deviceClass } from "../tune/device.js";
-import { openLocal } from "../tune/local.js";
+import { type ArchLevel, isCpuArch, isCudaArch, resolveArch } from "../toolchain/arch.js";
 import { bucketSizes, matching, modelTasks, shardOf } from "../tune/model-tasks.js";
-import type { Machine } from "../tune/records.js";
 import { ReplayBackend } from "../tune/replay.js";
 import { type TuneRun, tune } from "../tune/run.js";
 import { DEFAULT_STRATEGY, STRATEGIES } from "../tune/strategies/index.js";
 import { userTablePath } from "../tune/tables.js";
 import type { Task } from "../tune/task.js";
-import { buildIdentity } from "../tune/variants.js";
 import { interruptSignal } from "./interrupt.js";
 import { integer, integerList, oneOf } from "./numbers.js";
 import { note, printJson } from "./terminal.js";
 import { registerExport } from "./tune-export.js";
 import { registerTuneList } from "./tune-list.js";
 import { registerTuneMerge } from "./tune-merge.js";
+import { type TunePlatform, tunePlatform } from "./tune-platform.js";
 import { registerReport } from "./tune-report.js";
 import { registerTuneShow } from "./tune-show.js";
 import { registerSimulate } from "./tune-simulate.js";
@@ -57,6 +50,7 @@ interface TuneFlags extends ModelFlags {
   replayDelay: number;
   patience: number;
   cxx?: string;
+  cuda?: string;
   json?: boolean;
 }
 
@@ -88,12 +82,13 @@ export function registerTune(program: Command): void {
     .option("--patience <s>", "how long the server of --queue may be gone", integer(1, 86_400), 300)
     .option("-o, --out <file>", "table to write (default: the user's own, which builds read)")
     .option("--cxx <command>", "C++ compiler (default: CXX, then g++, then clang++)")
+    .option("--cuda <dir>", "CUDA toolkit, as for build")
     .option("--replay <journal>", "take measurements from a journal instead of the machine")
     .option("--replay-delay <ms>", "as if each took so long", integer(0, 60_000), 0)
     .option("--json", "print one JSON object")
     .addHelpText(
       "after",
-      "\nExamples:\n  ernie-compile tune ernie-4.5-0.3b --time 10m\n  ernie-compile tune ./model --batch 1,8 --tokens 512 --kernel 'linear*' --resume\n  ernie-compile tune ./model --shard 3/8 --journal part3.jsonl && ernie-compile tune merge part*.jsonl",
+      "\nExamples:\n  ernie-compile tune ernie-4.5-0.3b --time 10m\n  ernie-compile tune ./model --batch 1,8 --tokens 512 --kernel 'linear*' --resume\n  ernie-compile tune ernie-4.5-0.3b --target cuda --batch 1,16 --tokens 2048 --time 3m\n  ernie-compile tune ./model --shard 3/8 --journal part3.jsonl && ernie-compile tune merge part*.jsonl",
     )
     .action(async (input: string, flags: TuneFlags) => {
       const run = await prepare(input, flags);
@@ -121,7 +116,7 @@ export function registerTune(program: Command): void {
 
 export function withModelOptions(command: Command): Command {
   return command
-    .option("--target <target>", "cpu")
+    .option("--target <target>", "cpu or cuda")
     .option("--arch <arch>", "level to tune for; this machine must have it (default: native)")
     .option("-q, --quantization <scheme>", "as for build")
     .option("--batch <list>", "sequences of decode steps, e.g. 1,8,64 (default: the buckets of a build)", integerList(1, 4096))
@@ -134,7 +129,7 @@ export function withModelOptions(command: Command): Command {
 export async function tasksFor(
   input: string,
   flags: ModelFlags,
-): Promise<{ readonly tasks: readonly Task[]; readonly arch: CpuArch; readonly request: CompileRequest }> {
+): Promise<{ readonly tasks: readonly Task[]; readonly arch: ArchLevel; readonly request: CompileRequest }> {
   if (flags.quantization !== undefined)
     throw new Diagnostic({
       code: "request-quantization-unsupported",
@@ -145,38 +140,34 @@ export async function tasksFor(
     });
   const { target, arch: level, threads } = flags;
   const request = await resolveRequest(input, { target, arch: level, threads, dryRun: true });
-  if (request.target === "cuda")
-    throw new Diagnostic({
-      code: "tune-target-unsupported",
-      kind: "unsupported",
-      message: "found target cuda, expected cpu",
-      place: "--target",
-      hint: "kernels for GPUs are timed by the programs in bench/gpu until the tuner can measure there",
-    });
-  const arch = resolveArch(request.arch);
+  const arch = resolveArch(request.arch, request.target);
   const { weights } = await loadModel(request);
-  const graphs = kernelGraphs({ ...request, weights, arch, tuning: undefined });
+  const limits = limitsFor(request.limits, flags);
+  const graphs = kernelGraphs({ ...request, limits, weights, arch, tuning: undefined });
   const own = bucketSizes(graphs);
   const sizes = { batches: flags.batch ?? (flags.tokens ? [] : own.batches), tokens: flags.tokens ?? (flags.batch ? [] : own.tokens) };
-  return { tasks: matching(modelTasks(graphs, sizes), flags.kernel), arch, request };
+  return { tasks: matching(modelTasks(graphs, sizes, arch), flags.kernel), arch, request };
+}
+
+/** Buckets that hold the sizes that are asked for: what a bucket fuses and which kernels it has depends on its size. */
+function limitsFor(limits: Limits, { batch = [], tokens = [] }: ModelFlags): Limits {
+  return { ...limits, maxBatch: Math.max(limits.maxBatch, ...batch), prefillChunk: Math.max(limits.prefillChunk, ...tokens) };
 }
 
 async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
   const replay = flags.replay === undefined ? undefined : await ReplayBackend.open(flags.replay, flags.replayDelay);
   const recorded = replay?.sweep.machine.arch;
-  const {
-    tasks: all,
-    arch,
-    request,
-  } = await tasksFor(input, recorded !== undefined && isCpuArch(recorded) ? { ...flags, arch: recorded } : flags);
-  const machine = replay?.sweep.machine ?? describeMachine(arch, request.threads ?? undefined);
-  const device = replay?.sweep.device ?? deviceClass(arch, machine.threads);
+  const { tasks: all, arch, request } = await tasksFor(input, recorded === undefined ? flags : { ...flags, ...levelOf(recorded) });
+  // With a queue it is the workers that replay; here a recording says only for which device class and build.
+  const platform = replay ? undefined : await tunePlatform(arch, { ...flags, threads: request.threads ?? undefined });
+  const { machine, device, build } = replay?.sweep ?? (platform as TunePlatform);
   const tasks = flags.shard ? shardOf(all, flags.shard.index, flags.shard.count) : all;
   const common = {
     tasks,
     arch,
     device,
     machine,
+    build,
     strategy: STRATEGIES.find(({ name }) => name === flags.strategy) ?? DEFAULT_STRATEGY,
     seed: flags.seed,
     trials: flags.trials,
@@ -185,35 +176,19 @@ async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
     resume: flags.resume ?? false,
     table: flags.out ?? userTablePath(device),
   };
-  // With a queue it is the workers that replay; here a recording says only for which device class and build.
-  if (replay && flags.queue === undefined) return { ...common, build: replay.sweep.build, backend: replay };
-  const compiler = await findCompiler(flags.cxx);
-  const build = replay?.sweep.build ?? (await buildIdentity(compiler.identity));
+  if (replay && flags.queue === undefined) return { ...common, backend: replay };
   if (flags.queue !== undefined) {
     const { openQueue } = await import("../tune/queue.js");
     const backend = await openQueue({ url: flags.queue, device, build, onNote: note, patience: flags.patience });
-    return { ...common, build, backend, parallel: QUEUE_TASKS };
+    return { ...common, backend, parallel: QUEUE_TASKS };
   }
-  checkRuns(arch);
-  const native = { compiler, cache: new Cache(), signal: interruptSignal() };
-  return { ...common, build, limits: await limitsOf(arch, machine), backend: await openLocal({ arch, machine, native }) };
+  const { parallel, limits, open } = platform as TunePlatform;
+  return { ...common, parallel, limits: await limits(), backend: await open() };
 }
 
-/** A level that this CPU lacks can be built for, but not measured. */
-export function checkRuns(arch: CpuArch): void {
-  const missing = missingFlags(arch, readCpuFlags());
-  if (missing.length === 0) return;
-  throw new Diagnostic({
-    code: "tune-arch",
-    kind: "environment",
-    message: `this CPU lacks ${missing.join(", ")}, which ${arch} needs`,
-    place: "--arch",
-    hint: "tune on a machine that has them, or for a lower level",
-  });
-}
-
-async function limitsOf(arch: CpuArch, { threads }: Machine) {
-  return { bytesPerSecond: await measureBandwidth(threads), operationsPerSecond: threads * peakOperations(arch) };
+/** The flags that a recording's level stands for. */
+function levelOf(arch: string): { readonly target?: string; readonly arch?: string } {
+  return isCudaArch(arch) ? { target: "cuda", arch } : isCpuArch(arch) ? { arch } : {};
 }
 
 function duration(text: string): number {

@@ -107,7 +107,7 @@ function mapView({ arg, dtype, dims, strides, box, swizzle }: TensorMap, names: 
     argument,
     dtype,
     rank: dims.length,
-    dims: dims.map((dim) => ({ size: dim === "rows" ? rows : dim })),
+    dims: dims.map((dim) => ({ size: typeof dim === "number" ? dim : dim === "rows" ? rows : dim.rowsTimes * rows })),
     strides: strides.map((bytes) => ({ bytes })),
     box: box.map((size) => ({ size })),
     swizzle,

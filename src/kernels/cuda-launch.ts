@@ -16,8 +16,8 @@ export interface TensorMap {
   /** Name of the argument that it describes. */
   readonly arg: string;
   readonly dtype: "bf16" | "f32";
-  /** Elements, innermost first; `rows`: the most of the bucket. */
-  readonly dims: readonly (number | "rows")[];
+  /** Elements, innermost first; `rows`: the most of the bucket, or so many times that. */
+  readonly dims: readonly (number | "rows" | { readonly rowsTimes: number })[];
   /** Bytes from one element to the next along each axis but the innermost. */
   readonly strides: readonly number[];
   readonly box: readonly number[];

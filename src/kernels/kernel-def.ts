@@ -7,7 +7,7 @@ import { bug } from "../diagnostics.js";
 import type { Node, NodeOf } from "../ir/graph.js";
 import type { OpName } from "../ir/ops.js";
 import { type Dim, DTYPES, type DType, type Layout, type TensorType, type Type } from "../ir/types.js";
-import type { ArchLevel, CpuArch, Target } from "../toolchain/arch.js";
+import type { ArchLevel, Target } from "../toolchain/arch.js";
 import type { CudaLaunch } from "./cuda-launch.js";
 import type { View } from "./view.js";
 
@@ -42,11 +42,22 @@ export interface Cost {
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
  * bits for equal rows, whatever the number of rows, sequences and threads.
  */
-export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k" | "triton-k";
+export type ReductionOrder =
+  | "exact"
+  | "sequential-k"
+  | "fixed-tiles"
+  | "fixed-lanes"
+  | "by-expert"
+  | "wgmma-k"
+  | "wgmma-tiles"
+  | "sliced-k"
+  | "triton-k";
 
-/** A parameter that changes speed and nothing else. */
+/** A parameter that changes speed and nothing else; one that says so may change the order of sums, and with it the last bits. */
 export interface Tunable {
   readonly name: string;
+  /** Sums are made in another order with another value. */
+  readonly reorders?: true;
   /** What it decides, for `tune list` and the docs. */
   readonly summary: string;
   readonly values: (params: KernelParams) => readonly number[];
@@ -55,16 +66,19 @@ export interface Tunable {
 
 /** What a variant takes of a core, where it is known. */
 export interface Footprint {
-  /** Vector registers of the inner loop. */
-  readonly registers: number;
-  /** Bytes that are read again and again, and should lie in the first cache. */
+  /** Vector registers of the inner loop, where they are counted. */
+  readonly registers?: number;
+  /** Bytes that are read again and again, and should lie in the first cache; of a GPU, in the shared memory of a block. */
   readonly cacheBytes: number;
+  /** Of a GPU: blocks that are at work at once on a multiprocessor, and how many there are. */
+  readonly residents?: number;
+  readonly blocks?: number;
 }
 
 /** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */
 export interface TuningPlace {
   readonly rows: number;
-  readonly arch: CpuArch;
+  readonly arch: ArchLevel;
 }
 
 export interface KernelDef<K extends OpName> {
@@ -76,8 +90,10 @@ export interface KernelDef<K extends OpName> {
   readonly template?: string;
   /** What its template makes, if not C++ or CUDA. */
   readonly language?: "triton";
-  /** It is no default for buckets of more rows. */
+  /** It computes no more rows. */
   readonly mostRows?: number;
+  /** Nor for buckets of fewer. */
+  readonly leastRows?: number;
   /** The only programs that it computes right; without it all. */
   readonly programs?: readonly string[];
   readonly order: ReductionOrder;
@@ -87,6 +103,8 @@ export interface KernelDef<K extends OpName> {
   readonly share?: { readonly [operand: string]: (params: KernelParams, rows: number) => number };
   /** The parameters for a node, or why it does not fit. Weight operands are read by `weights`, not here. */
   readonly fit: (node: NodeOf<K>, target: KernelTarget) => KernelParams | string;
+  /** Whether it computes a problem that another kernel of the op is the default for, and may be the faster one there; without it no. */
+  readonly takes?: (params: KernelParams, place: TuningPlace) => boolean;
   readonly tunables?: readonly Tunable[];
   /**
    * Whether parameters with these tunables are worth a measurement there: not if they cannot be compiled, nor if they make the same
@@ -100,6 +118,8 @@ export interface KernelDef<K extends OpName> {
   readonly inPlace?: { readonly [result: string]: string };
   /** Bytes of scratch in the arena for at most `rows` rows. */
   readonly workspace?: (params: KernelParams, rows: number) => number;
+  /** More scratch, each part an argument of its own: its bytes for at most `rows` rows. */
+  readonly parts?: (params: KernelParams, rows: number) => { readonly [argument: string]: number };
   readonly cost: (params: KernelParams, rows: number) => Cost;
   /** Base name of the generated file and of its function; how rows are counted is no part of it. */
   readonly file: (params: KernelParams) => string;
@@ -137,7 +157,7 @@ export interface KernelFunction {
 }
 
 export interface Argument {
-  /** An operand or result of the op, `pieces.1` for one of many results, or `workspace`. */
+  /** An operand or result of the op, `pieces.1` for one of many results, `workspace` or one of `parts`. */
   readonly name: string;
   /** Of what it points at, in C++. */
   readonly type: string;

@@ -1,7 +1,8 @@
 /** Products with a weight in panels: runtime/device/cpu/linear.hpp, linear_swiglu.hpp, head_argmax.hpp. Experts and the router are in moe.ts. */
 
+import { bug } from "../diagnostics.js";
 import type { NodeOf, Value } from "../ir/graph.js";
-import { type CpuArch, vectorLanes } from "../toolchain/arch.js";
+import { type CpuArch, isCpuArch, vectorLanes } from "../toolchain/arch.js";
 import { constType, cType, F32_ROW, joinName, PANELS } from "./common.js";
 import {
   type AnyKernel,
@@ -40,11 +41,18 @@ function tileHeight(params: KernelParams, arch: CpuArch): number {
   return wide ? 5 : 4;
 }
 
+function cpuArch({ arch }: TuningPlace): CpuArch {
+  if (!isCpuArch(arch)) throw bug(`a kernel for CPUs is tuned for ${arch}`);
+  return arch;
+}
+
 /**
  * Which tilings differ on so many rows, by what panel_matmul does with them: rows that one tile takes in one go make a stream, which only `ahead`
  * touches; others pass in tiles, few or many, and never look at `ahead`. `uneven`: any number of rows up to this may come, as an expert's do.
  */
-function tilingDiffers(params: KernelParams, { rows, arch }: TuningPlace, uneven: boolean): boolean {
+function tilingDiffers(params: KernelParams, place: TuningPlace, uneven: boolean): boolean {
+  const { rows } = place;
+  const arch = cpuArch(place);
   const [tileRows, rowBlock] = [numberParam(params, "tile_rows"), numberParam(params, "row_block")];
   const standard = (name: string): boolean => params[name] === TILING.find((tunable) => tunable.name === name)?.default(params);
   const tallest = tileHeight(params, arch);
@@ -67,7 +75,9 @@ function tilingDiffers(params: KernelParams, { rows, arch }: TuningPlace, uneven
 }
 
 /** `tile_vectors` of matmul.hpp: sums beside each row, then those of w and one of x; and the block of a panel that tiles pass over. */
-export function tilingFootprint(params: KernelParams, { rows, arch }: TuningPlace): Footprint {
+export function tilingFootprint(params: KernelParams, place: TuningPlace): Footprint {
+  const { rows } = place;
+  const arch = cpuArch(place);
   const tile = Math.min(numberParam(params, "tile_rows") || tileHeight(params, arch), rows);
   const vectors = vectorLanes(arch) === 16 ? 4 : tile === 1 ? 8 : tile <= 3 ? 4 : 2;
   const tiles = Math.ceil(Math.min(rows, numberParam(params, "row_block")) / tile);

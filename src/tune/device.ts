@@ -2,7 +2,7 @@
 
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, release, type } from "node:os";
-import type { CpuArch } from "../toolchain/arch.js";
+import type { ArchLevel, CpuArch } from "../toolchain/arch.js";
 import type { Machine } from "./records.js";
 
 const CPUINFO = "/proc/cpuinfo";
@@ -30,16 +30,13 @@ export function isDeviceClass(name: string): boolean {
 }
 
 export function describeMachine(arch: CpuArch, threads = availableParallelism()): Machine {
-  const cpuinfo = readText(CPUINFO);
-  const megahertz = Math.round(Number(field(cpuinfo, "cpu MHz")));
-  return {
-    cpu: field(cpuinfo, "model name") ?? "unknown",
-    threads,
-    arch,
-    cacheBytes: lastCacheBytes(),
-    system: `${type()} ${release()}`,
-    ...(megahertz > 0 ? { megahertz } : {}),
-  };
+  const megahertz = Math.round(Number(field(readText(CPUINFO), "cpu MHz")));
+  return { ...describeHost(arch, threads), cacheBytes: lastCacheBytes(), ...(megahertz > 0 ? { megahertz } : {}) };
+}
+
+/** What there is besides caches and clocks. */
+export function describeHost(arch: ArchLevel, threads: number): Omit<Machine, "cacheBytes"> {
+  return { cpu: field(readText(CPUINFO), "model name") ?? "unknown", threads, arch, system: `${type()} ${release()}` };
 }
 
 /** Of the largest cache that any core sees; 64 MiB where the system does not say. */

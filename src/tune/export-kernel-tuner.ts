@@ -3,6 +3,7 @@
 import { milliseconds, runtimesOf, timeOf, timestampOf } from "./export-t4.js";
 import type { SweepRecord } from "./records.js";
 import { lastTrials, type SweptTask } from "./sweep.js";
+import { configurationOf } from "./task.js";
 
 export interface KernelTunerCache {
   readonly schema_version: "1.0.0";
@@ -20,8 +21,9 @@ export function exportKernelTuner({ task, trials }: SweptTask, sessions: readonl
   const { parameters } = task.space;
   const cache: { [values: string]: { readonly [name: string]: unknown } } = {};
   for (const trial of lastTrials(trials)) {
-    cache[parameters.map(({ name }) => trial.variant[name]).join(",")] = {
-      ...trial.variant,
+    const configuration = configurationOf(task.kernel, parameters, trial.variant);
+    cache[parameters.map(({ name }) => configuration[name]).join(",")] = {
+      ...configuration,
       time: timeOf(trial),
       times: runtimesOf(trial),
       compile_time: milliseconds(trial.compileSeconds ?? 0),
@@ -35,7 +37,7 @@ export function exportKernelTuner({ task, trials }: SweptTask, sessions: readonl
   }
   return {
     schema_version: "1.0.0",
-    device_name: sessions[0]?.machine.cpu ?? task.device,
+    device_name: sessions[0]?.machine.gpu ?? sessions[0]?.machine.cpu ?? task.device,
     kernel_name: task.task,
     problem_size: [...Object.values(task.problem).filter((value) => typeof value === "number"), task.rows],
     tune_params_keys: parameters.map(({ name }) => name),

@@ -7,6 +7,7 @@ import { unreachable } from "../diagnostics.js";
 import type { SweepRecord, TaskRecord, TrialRecord } from "./records.js";
 import type { Configuration } from "./space.js";
 import { isTimed, lastTrials, type SweptTask } from "./sweep.js";
+import { configurationOf } from "./task.js";
 
 export interface T4Result {
   readonly timestamp?: string;
@@ -35,7 +36,7 @@ const OBJECTIVE = "time";
 
 /** What was tried of a task; variants that were never tried are not in it. */
 export function exportT4({ task, trials }: SweptTask, sessions: readonly SweepRecord[]): T4File {
-  const results = lastTrials(trials).map((trial) => resultOf(trial, sessions));
+  const results = lastTrials(trials).map((trial) => resultOf(task, trial, sessions));
   return { metadata: metadataOf(task, sessions), results, schema_version: "1.0.0" };
 }
 
@@ -46,7 +47,14 @@ function metadataOf(task: TaskRecord, sessions: readonly SweepRecord[]): T4File[
     timeunit: "miliseconds",
     made_by: `ernie-compile ${first?.version ?? ""}`.trimEnd(),
     device: task.device,
-    hardware: first ? { cpu: first.machine.cpu, threads: first.machine.threads, arch: first.machine.arch } : {},
+    hardware: first
+      ? {
+          cpu: first.machine.cpu,
+          ...(first.machine.gpu ? { gpu: first.machine.gpu } : {}),
+          threads: first.machine.threads,
+          arch: first.machine.arch,
+        }
+      : {},
     kernel: task.kernel,
     op: task.op,
     problem: { ...task.problem, rows: task.rows },
@@ -59,13 +67,13 @@ function metadataOf(task: TaskRecord, sessions: readonly SweepRecord[]): T4File[
   };
 }
 
-function resultOf(trial: TrialRecord, sessions: readonly SweepRecord[]): T4Result {
+function resultOf(task: TaskRecord, trial: TrialRecord, sessions: readonly SweepRecord[]): T4Result {
   const timestamp = timestampOf(trial, sessions);
   const invalidity = invalidityOf(trial);
   const correct = invalidity === "correct";
   return {
     ...(timestamp === undefined ? {} : { timestamp }),
-    configuration: { ...trial.variant },
+    configuration: configurationOf(task.kernel, task.space.parameters, trial.variant),
     times: {
       compilation: milliseconds(trial.compileSeconds ?? 0),
       framework: 0,
@@ -89,7 +97,7 @@ function resultOf(trial: TrialRecord, sessions: readonly SweepRecord[]): T4Resul
 /** Milliseconds, or the word that Kernel Tuner has for how it failed. */
 export function timeOf(trial: TrialRecord): number | string {
   if (isTimed(trial)) return milliseconds(trial.seconds);
-  return trial.status === "compile" ? "CompilationFailedConfig" : "RuntimeFailedConfig";
+  return trial.status === "compile" || trial.status === "spills" ? "CompilationFailedConfig" : "RuntimeFailedConfig";
 }
 
 /** Where the runs are not kept, their median stands for them. */
@@ -104,6 +112,7 @@ function invalidityOf(trial: TrialRecord): T4Result["invalidity"] {
     case "wrong":
       return "correctness";
     case "compile":
+    case "spills":
       return "compile";
     case "hang":
       return "timeout";

@@ -1,4 +1,7 @@
-/** One process of runtime/tools/tune.cpp: the commands, the deadlines, and what its end means. What variants are and whether results are right is local.ts. */
+/**
+ * One process of runtime/tools/tune.cpp or tune_cuda.cpp: the commands, the deadlines, and what its end means. What variants are and whether results are
+ * right is local.ts.
+ */
 
 import { spawn } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -18,10 +21,11 @@ export class HarnessEnd extends Error {
   }
 }
 
-export interface Spec {
-  /** Lines of the spec but for variants. */
-  readonly lines: readonly string[];
-  readonly variants: readonly string[];
+/** Nanoseconds of each round, for each of the variants. */
+export interface Times {
+  /** That each time is the mean of. */
+  readonly launches: number;
+  readonly times: readonly (readonly number[])[];
 }
 
 export class Harness {
@@ -53,12 +57,21 @@ export class Harness {
     });
   }
 
-  /** Starts it and waits for the device: that may take as long as another sweep keeps it. */
-  static async start(program: string, spec: Spec, deadlineMs: number): Promise<Harness> {
+  /** Starts one for one measurement and waits for the device: that may take as long as another sweep keeps it. */
+  static async start(program: string, spec: readonly string[], deadlineMs: number): Promise<Harness> {
+    return Harness.#run(program, ["spec"], deadlineMs, spec, { LC_ALL: "C" });
+  }
+
+  /** Starts one that `open` gives its work, one after the other. */
+  static async serve(program: string, args: readonly string[], deadlineMs: number): Promise<Harness> {
+    return Harness.#run(program, args, deadlineMs, [], { ...process.env, LC_ALL: "C" });
+  }
+
+  static async #run(program: string, args: readonly string[], deadlineMs: number, spec: readonly string[], env: NodeJS.ProcessEnv) {
     const dir = await mkdtemp(join(tmpdir(), "ernie-compile-tune-"));
-    await writeFile(join(dir, "spec"), [...spec.lines, ...spec.variants.map((path) => `variant ${path}`), ""].join("\n"));
+    await writeFile(join(dir, "spec"), [...spec, ""].join("\n"));
     // In a group of its own: a Ctrl-C is for the tuner, and must not look like a variant that crashed.
-    const child = spawn(program, ["spec"], { cwd: dir, stdio: ["pipe", "pipe", "ignore"], env: { LC_ALL: "C" }, detached: true });
+    const child = spawn(program, args, { cwd: dir, stdio: ["pipe", "pipe", "ignore"], env, detached: true });
     const harness = new Harness(child, dir, deadlineMs);
     try {
       await harness.#answer("ready", Number.POSITIVE_INFINITY);
@@ -69,6 +82,17 @@ export class Harness {
     }
   }
 
+  /** Makes what a spec says, in place of what was there. */
+  async open(spec: readonly string[]): Promise<void> {
+    await writeFile(join(this.dir, "spec"), [...spec, ""].join("\n"));
+    this.child.stdin?.write("open spec\n");
+    await this.#answer("ready", this.deadlineMs);
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
   /** Runs a variant once; gives the bytes of all outputs, one after the other. */
   async check(variant: number, seed: number, input: Uint8Array): Promise<Buffer> {
     await writeFile(join(this.dir, "in"), input);
@@ -77,12 +101,11 @@ export class Harness {
     return readFile(join(this.dir, "out"));
   }
 
-  /** Nanoseconds of each round, for each of the variants. */
-  async time(rounds: number, variants: readonly number[]): Promise<readonly (readonly number[])[]> {
+  async time(rounds: number, variants: readonly number[]): Promise<Times> {
     this.child.stdin?.write(`time ${rounds} ${variants.join(" ")}\n`);
-    const times = (await this.#answer("times", this.deadlineMs)).trim().split(" ").map(Number);
+    const [launches = 0, ...times] = (await this.#answer("times", this.deadlineMs)).trim().split(" ").map(Number);
     if (times.length !== rounds * variants.length) throw bug(`a harness gave ${times.length} times for ${rounds} x ${variants.length}`);
-    return variants.map((_, i) => times.slice(i * rounds, (i + 1) * rounds));
+    return { launches, times: variants.map((_, i) => times.slice(i * rounds, (i + 1) * rounds)) };
   }
 
   /** Ends the process and removes its files. */
@@ -110,6 +133,7 @@ export class Harness {
       throw new HarnessEnd("crash", signal ? `ended by ${signal}` : `exit ${code}`);
     }
     if (line === expected || line.startsWith(`${expected} `)) return line.slice(expected.length);
+    if (line.startsWith("failed ")) throw new HarnessEnd("crash", line.slice("failed ".length, 300));
     if (line.startsWith("overrun ")) throw new HarnessEnd("wrong", `wrote behind the end of argument ${line.slice(8)}`);
     throw new HarnessEnd("error", line.replace(/^error /, "").slice(0, 300));
   }

@@ -3,8 +3,9 @@
 import type { Graph, NodeOf } from "../ir/graph.js";
 import type { KernelParams } from "../kernels/kernel-def.js";
 import { kernelByName } from "../kernels/table.js";
+import type { ArchLevel } from "../toolchain/arch.js";
 import { isTunedOp } from "./problems.js";
-import { makeTask, type Task } from "./task.js";
+import { kernelsOf, makeTask, type Task } from "./task.js";
 
 export interface StepSizes {
   /** Sequences of a decode step. */
@@ -13,17 +14,18 @@ export interface StepSizes {
   readonly tokens: readonly number[];
 }
 
-/** By key. `graphs` are of any buckets: only one of each program is looked at, since buckets differ in their bounds alone. */
-export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSizes): readonly Task[] {
+/** By key. A size is of the smallest bucket that holds it, or of the largest there is: on a GPU buckets differ in fusions and kernels. */
+export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSizes, arch: ArchLevel): readonly Task[] {
   const tasks = new Map<string, Task>();
-  const add = (program: string, sizes: readonly number[], rowsOf: (node: NodeOf<"launch">, size: number) => number): void => {
-    const graph = graphs.find(({ name }) => name === program || name.startsWith(`${program}_`));
-    for (const node of graph?.nodes ?? []) {
-      if (node.op !== "launch") continue;
-      const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
-      if (!kernel.tunables?.length || !isTunedOp(kernel.op)) continue;
-      for (const size of sizes) {
-        const task = makeTask(kernel, node.attrs.params as KernelParams, rowsOf(node, size));
+  const add = (program: string, sizes: readonly number[], rowsOf: (node: NodeOf<"launch">, size: number, graph: Graph) => number): void => {
+    for (const size of sizes) {
+      const graph = bucketFor(graphs, program, size);
+      for (const node of graph?.nodes ?? []) {
+        if (node.op !== "launch") continue;
+        const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
+        if (!isTunedOp(kernel.op)) continue;
+        const task = makeTask(kernel, node.attrs.params as KernelParams, rowsOf(node, size, graph as Graph));
+        if (!kernel.tunables?.length && kernelsOf(task, arch).length === 1) continue;
         const { launches } = tasks.get(task.key) ?? task;
         const step = `${program}_${program === "decode" ? "s" : "t"}${size}`;
         tasks.set(task.key, { ...task, launches: { ...launches, [step]: (launches?.[step] ?? 0) + 1 } });
@@ -31,8 +33,19 @@ export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSi
     }
   };
   add("decode", batches, (_, batch) => batch);
-  add("prefill", tokens, (node, count) => ((node.attrs.params as KernelParams).rows === "sequences" ? 1 : count));
+  add("prefill", tokens, (node, count, { bounds }) => {
+    if ((node.attrs.params as KernelParams).rows !== "sequences") return count;
+    // A GPU's kernel is chosen for as many sequences as the bucket may bring.
+    return kernelByName(node.attrs.op, node.attrs.kernel).target === "cuda" ? (bounds.S?.max ?? 1) : 1;
+  });
   return [...tasks.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
+}
+
+function bucketFor(graphs: readonly Graph[], program: string, size: number): Graph | undefined {
+  const sizeOf = ({ name }: Graph): number => Number(/_[st]([0-9]+)$/.exec(name)?.[1] ?? Number.POSITIVE_INFINITY);
+  const buckets = graphs.filter(({ name }) => name === program || name.startsWith(`${program}_`));
+  buckets.sort((a, b) => sizeOf(a) - sizeOf(b));
+  return buckets.find((graph) => sizeOf(graph) >= size) ?? buckets.at(-1);
 }
 
 /** The sizes that a package has buckets for: what its steps are padded to nothing else. */

@@ -21,6 +21,14 @@ export function weightNumbers(seed: number, stream: number, exponent: number, dt
   };
 }
 
+/** Inputs that are made as weights are, by a formula: all but the choice of experts and what they weigh. Large ones are then never sent. */
+export function isMade({ op }: Task, { name, role, dtype }: Operand): boolean {
+  return role === "input" && dtype !== "i32" && !(op === "moe_ffn" && name === "weights");
+}
+
+/** Uniform in [-1, 1). */
+export const INPUT_EXPONENT = 1;
+
 /** So that results are about as large as inputs, and gates neither shut nor wide open. */
 export function weightExponent({ shape }: Operand): number {
   return Math.round(Math.log2(6 / Math.sqrt(shape.at(-1) as number))) || 0;
@@ -28,23 +36,23 @@ export function weightExponent({ shape }: Operand): number {
 
 export type InputData = Float32Array | Int32Array;
 
-/** Fresh inputs of a task: floats in [-1, 1), experts all different within a row, weights of experts positive. */
+/** Fresh inputs of a task that are sent: experts all different within a row, weights of experts positive. */
 export function inputNumbers(task: Task, operands: readonly Operand[], seed: number): ReadonlyMap<string, InputData> {
   const random = new Random(seed);
   const experts = typeof task.problem.experts === "number" ? task.problem.experts : 0;
   const data = new Map<string, InputData>();
-  for (const { name, role, dtype, shape } of operands) {
-    if (role !== "input") continue;
+  for (const operand of operands) {
+    const { name, role, dtype, shape } = operand;
+    if (role !== "input" || isMade(task, operand)) continue;
     const count = elementsOf(shape);
     if (dtype === "i32") {
       data.set(name, chosenExperts(random, shape, experts));
       continue;
     }
-    const positive = task.op === "moe_ffn" && name === "weights";
     data.set(
       name,
       Float32Array.from({ length: count }, () => {
-        const value = positive ? random.uniform() : random.uniform() * 2 - 1;
+        const value = random.uniform();
         return dtype === "bf16" ? bf16ToF32(f32ToBf16(value)) : value;
       }),
     );
@@ -78,5 +86,8 @@ export function fromBytes(bytes: Uint8Array, dtype: Operand["dtype"]): Float32Ar
   const copy = new Uint8Array(bytes);
   if (dtype === "i32") return new Int32Array(copy.buffer);
   if (dtype === "f32") return new Float32Array(copy.buffer);
-  return Float32Array.from(new Uint16Array(copy.buffer), bf16ToF32);
+  const halves = new Uint16Array(copy.buffer);
+  const wide = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) wide[i] = (halves[i] as number) << 16;
+  return new Float32Array(wide.buffer);
 }

@@ -7,9 +7,11 @@ import { bug } from "../diagnostics.js";
 import type { OpName } from "../ir/ops.js";
 import { type KernelParams, numberParam } from "../kernels/kernel-def.js";
 
-export type TunedOp = "linear" | "linear_swiglu" | "head_argmax" | "moe_router" | "moe_ffn";
+export type TunedOp = "linear" | "projection" | "linear_swiglu" | "head_argmax" | "moe_router" | "moe_ffn";
 
 type FieldKind = "size" | "float" | "bool" | "dtype";
+/** Of a field that is there only where a GPU's kernel has it fused: `flag` is true or not there, `if norm` is there beside it. */
+type FusedKind = "flag" | "if norm";
 
 export interface Operand {
   readonly name: string;
@@ -22,25 +24,34 @@ export interface Operand {
 interface ProblemDef {
   /** Of the kernel's parameters, besides how each weight is packed. */
   readonly fields: { readonly [name: string]: FieldKind };
+  /** Of kernels for GPUs, besides. */
+  readonly fused?: { readonly [name: string]: FusedKind };
   /** Weight operands; a name says which parameter decides whether it is there. */
   readonly weights: { readonly [operand: string]: true | string };
   readonly operands: (params: KernelParams, rows: number) => readonly Operand[];
 }
 
+const NORM = { norm: "flag", eps: "if norm" } as const;
+
+const PRODUCT: ProblemDef = {
+  fields: { n: "size", k: "size", x: "dtype", out: "dtype", bias: "bool" },
+  weights: { weight: true, bias: "bias" },
+  operands: (params, rows) => product(params, rows, [output("out", params.out, [rows, numberParam(params, "n")])]),
+};
+
 export const PROBLEMS: { readonly [K in TunedOp]: ProblemDef } = {
-  linear: {
-    fields: { n: "size", k: "size", x: "dtype", out: "dtype", bias: "bool" },
-    weights: { weight: true, bias: "bias" },
-    operands: (params, rows) => product(params, rows, [output("out", params.out, [rows, numberParam(params, "n")])]),
-  },
+  linear: PRODUCT,
+  projection: { ...PRODUCT, fused: { ...NORM, residual: "flag" }, weights: { ...PRODUCT.weights, norm: "norm" } },
   linear_swiglu: {
     fields: { n: "size", k: "size", x: "dtype", out: "dtype", bias: "bool", group: "size" },
-    weights: { weight: true, bias: "bias" },
+    fused: NORM,
+    weights: { weight: true, bias: "bias", norm: "norm" },
     operands: (params, rows) => product(params, rows, [output("out", params.out, [rows, numberParam(params, "n") / 2])]),
   },
   head_argmax: {
     fields: { n: "size", k: "size", x: "dtype", bias: "bool" },
-    weights: { weight: true, bias: "bias" },
+    fused: NORM,
+    weights: { weight: true, bias: "bias", norm: "norm" },
     operands: (params, rows) =>
       product(params, rows, [output("logits", "f32", [rows, numberParam(params, "n")]), output("ids", "i32", [rows])]),
   },
@@ -88,6 +99,8 @@ function product(params: KernelParams, rows: number, results: readonly Operand[]
     input("x", params.x, [rows, k]),
     weight("weight", params.weight_dtype, [1, n, k]),
     ...(params.bias ? [weight("bias", "f32", [1, 1, n])] : []),
+    ...(params.norm ? [weight("norm", "bf16", [1, 1, k])] : []),
+    ...(params.residual ? [input("residual", params.out, [rows, n])] : []),
     ...results,
   ];
 }

@@ -24,6 +24,11 @@ export interface SweepRecord {
 
 export interface Machine {
   readonly cpu: string;
+  /** Where a GPU is what is measured: its name, its driver's version, the clocks of its cores and its memory when the sweep began, if the driver says them. */
+  readonly gpu?: string;
+  readonly driver?: string;
+  readonly gpuMegahertz?: number;
+  readonly memoryMegahertz?: number;
   readonly threads: number;
   readonly arch: string;
   /** Of the last-level cache. */
@@ -52,9 +57,12 @@ export interface TaskRecord {
   readonly limits?: { readonly bytesPerSecond: number; readonly operationsPerSecond: number };
 }
 
-/** `error`: the machine could not measure it, e.g. for want of memory. All but `ok` can never be chosen. */
-export type TrialStatus = "ok" | "wrong" | "compile" | "crash" | "hang" | "error";
-export const TRIAL_STATUSES: readonly TrialStatus[] = ["ok", "wrong", "compile", "crash", "hang", "error"];
+/**
+ * `error`: the machine could not measure it, e.g. for want of memory. `spills`: it compiled, but keeps variables in a GPU's memory. All but `ok` can never
+ * be chosen.
+ */
+export type TrialStatus = "ok" | "wrong" | "compile" | "spills" | "crash" | "hang" | "error";
+export const TRIAL_STATUSES: readonly TrialStatus[] = ["ok", "wrong", "compile", "spills", "crash", "hang", "error"];
 
 /** What came of one variant. Seconds are of one launch. */
 export interface Measured {

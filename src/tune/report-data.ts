@@ -6,7 +6,7 @@
 import type { SweepRecord, TaskRecord, TrialRecord, TrialStatus } from "./records.js";
 import type { Configuration, Value } from "./space.js";
 import { isTimed, lastTrials, type Sweep, type SweptTask, winnerOf } from "./sweep.js";
-import { variantKey } from "./task.js";
+import { configurationOf, variantKey } from "./task.js";
 
 export interface ReportData {
   readonly device: string;
@@ -101,15 +101,20 @@ function factsOf(sessions: readonly SweepRecord[]): ReportData["facts"] {
   if (!first) return [];
   const { machine, version, build, strategy, started } = first;
   return [
-    ["Processor", machine.cpu],
+    ["Processor", machine.gpu ?? machine.cpu],
     ["Architecture", machine.arch],
-    ["Threads", String(machine.threads)],
+    ...(machine.gpu ? gpuFacts(machine) : [["Threads", String(machine.threads)] as const]),
     ["Compiler", `ernie-compile ${version}, kernels ${build.slice(0, 12)}`],
     ["Strategy", strategy],
     ["Seed", [...new Set(sessions.map(({ seed }) => seed))].join(", ")],
     ...(sessions.length > 1 ? [["Runs", String(sessions.length)] as const] : []),
     ...(started ? [["Started", started.slice(0, 19).replace("T", " ")] as const] : []),
   ];
+}
+
+function gpuFacts({ driver, gpuMegahertz, memoryMegahertz }: SweepRecord["machine"]): ReportData["facts"] {
+  const clocks = [gpuMegahertz && `${gpuMegahertz} MHz`, memoryMegahertz && `memory ${memoryMegahertz} MHz`].filter(Boolean);
+  return [...(driver ? [["Driver", driver] as const] : []), ...(clocks.length > 0 ? [["Clocks", clocks.join(", ")] as const] : [])];
 }
 
 function warningsOf({ sessions, tasks }: Sweep, dropped: boolean): string[] {
@@ -145,7 +150,7 @@ function taskOf({ task, trials, final }: SweptTask): ReportTask {
     title: titleOf(task),
     size: task.space.size,
     parameters: variedIn(task, kept),
-    trials: kept.map(trialOf),
+    trials: kept.map((trial) => trialOf(task, trial)),
     defaultTrial: own ? at(own.variant) : null,
     chosenTrial: at(chosen?.variant ?? fastest?.variant),
     gain: chosen
@@ -158,14 +163,16 @@ function taskOf({ task, trials, final }: SweptTask): ReportTask {
 }
 
 /** The tunables that differ between trials, with the values that were tried: a constraint may leave one value of many. */
-function variedIn({ space }: TaskRecord, trials: readonly TrialRecord[]): ReportTask["parameters"] {
+function variedIn({ kernel, space }: TaskRecord, trials: readonly TrialRecord[]): ReportTask["parameters"] {
+  const tried = trials.map(({ variant }) => configurationOf(kernel, space.parameters, variant));
   return space.parameters
-    .map(({ name, values }) => ({ name, values: values.filter((value) => trials.some(({ variant }) => variant[name] === value)) }))
+    .map(({ name, values }) => ({ name, values: values.filter((value) => tried.some((configuration) => configuration[name] === value)) }))
     .filter(({ values }) => values.length > 1);
 }
 
-function trialOf(trial: TrialRecord): ReportTrial {
-  const { variant, status, reason, elapsed, stopped } = trial;
+function trialOf({ kernel, space }: TaskRecord, trial: TrialRecord): ReportTrial {
+  const { status, reason, elapsed, stopped } = trial;
+  const variant = configurationOf(kernel, space.parameters, trial.variant);
   const times = isTimed(trial)
     ? {
         ms: 1000 * trial.seconds,

@@ -5,7 +5,7 @@
  */
 
 import { bug } from "../diagnostics.js";
-import type { CpuArch } from "../toolchain/arch.js";
+import type { ArchLevel } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Backend, Incumbent } from "./backend.js";
 import { Known } from "./known.js";
@@ -14,11 +14,11 @@ import type { FinalRecord, JournalRecord, Measured, TaskRecord } from "./records
 import type { Configuration, Space } from "./space.js";
 import { randomStrategy } from "./strategies/random.js";
 import type { StrategyDef } from "./strategies/strategy.js";
-import { defaultVariant, indexOf, paramsOf, type Task, taskSpace, variantKey } from "./task.js";
+import { defaultVariant, indexOf, paramsOf, type Task, taskSpace, variantAt, variantKey } from "./task.js";
 
 export interface SweepOptions {
   readonly tasks: readonly Task[];
-  readonly arch: CpuArch;
+  readonly arch: ArchLevel;
   readonly device: string;
   /** What the machine gives, if it was measured. */
   readonly limits?: TaskRecord["limits"] | undefined;
@@ -141,7 +141,7 @@ class TaskSweep {
       const index = search.ask();
       if (index === undefined) return false;
       asked++;
-      const result = this.#trial(this.#space.configuration(index));
+      const result = this.#trial(variantAt(this.task, this.#space, index));
       // It is awaited in turn; a failure of the backend must not be unheard until then.
       result.catch(() => undefined);
       outstanding.push({ index, result });
@@ -150,7 +150,7 @@ class TaskSweep {
     while (outstanding.length < OUTSTANDING && ask());
     for (let next = outstanding.shift(); next; next = outstanding.shift()) {
       const measured = await next.result;
-      this.#take(this.#space.configuration(next.index), measured);
+      this.#take(variantAt(this.task, this.#space, next.index), measured);
       search.tell(next.index, costOf(measured));
       if (this.#failure) throw this.#failure.error;
       ask();

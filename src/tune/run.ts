@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { Diagnostic } from "../diagnostics.js";
 import { readTuning, type TuningTable } from "../kernels/tuning.js";
 import { compilerVersion } from "../project.js";
-import type { CpuArch } from "../toolchain/arch.js";
+import type { ArchLevel } from "../toolchain/arch.js";
 import type { Backend } from "./backend.js";
 import { Journal } from "./journal.js";
 import { JOURNAL_FORMAT, type JournalRecord, type Machine, type SweepRecord, type TaskRecord } from "./records.js";
@@ -15,7 +15,7 @@ import type { Task } from "./task.js";
 
 export interface TuneRun {
   readonly tasks: readonly Task[];
-  readonly arch: CpuArch;
+  readonly arch: ArchLevel;
   readonly device: string;
   readonly machine: Machine;
   /** `buildIdentity`, or a recording's. */

@@ -15,7 +15,7 @@ import { sha256 } from "../toolchain/cache.js";
 import { fileError, makeFolder } from "../weights/file.js";
 import type { Finalist, FinalRecord, JournalRecord, TaskRecord } from "./records.js";
 import { winnerOf } from "./sweep.js";
-import { variantKey } from "./task.js";
+import { KERNEL_CHOICE, variantKey } from "./task.js";
 
 export function rowsOfRecords(records: readonly JournalRecord[]): readonly TuningRow[] {
   const tasks = new Map(records.filter((record) => record.kind === "task").map((record) => [record.task, record]));
@@ -34,9 +34,9 @@ function rowOf(task: TaskRecord, final: FinalRecord): TuningRow[] {
   if (!winner || !standard) return [];
   const order = [...final.variants].sort((a, b) => a.ratio - b.ratio || (variantKey(a.variant) < variantKey(b.variant) ? -1 : 1));
   const runnerUp = order.find((entry) => entry !== winner);
-  const timed = ({ variant, ...times }: Finalist): TimedChoice => ({
-    kernel: task.kernel,
-    params: { ...variant } as KernelParams,
+  const timed = ({ variant: { [KERNEL_CHOICE]: kernel, ...tuned }, ...times }: Finalist): TimedChoice => ({
+    kernel: String(kernel ?? task.kernel),
+    params: tuned as KernelParams,
     seconds: rounded(times.seconds),
     interval: [rounded(times.low), rounded(times.high)],
   });

@@ -4,11 +4,11 @@
  */
 
 import { Diagnostic } from "../diagnostics.js";
-import { type AnyKernel, type KernelParams, type TuningPlace } from "../kernels/kernel-def.js";
+import type { AnyKernel, KernelParams } from "../kernels/kernel-def.js";
 import { KERNELS } from "../kernels/table.js";
-import { type CpuArch } from "../toolchain/arch.js";
+import type { ArchLevel } from "../toolchain/arch.js";
 import { elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
-import { type Configuration, parameter, Space } from "./space.js";
+import { type Configuration, type Parameter, parameter, Space, type Value } from "./space.js";
 
 export interface Task {
   readonly key: string;
@@ -48,7 +48,7 @@ export function parseTask(key: string): Task | undefined {
   if (key.length > 1000 || !/^[a-z0-9_/@=. +-]+$/.test(key)) return undefined;
   const [head = "", ...fields] = key.split(" ");
   const kernel = KERNELS.find((entry) => `${entry.op}/${entry.name}` === head);
-  if (!kernel?.tunables || !isTunedOp(kernel.op)) return undefined;
+  if (!(kernel?.tunables || kernel?.takes) || !isTunedOp(kernel.op)) return undefined;
   const params: { [name: string]: KernelParams[string] } = {};
   let rows = 0;
   for (const field of fields) {
@@ -74,8 +74,13 @@ function isSane({ op, problem, rows }: Task): boolean {
 
 /** Exactly the fields that the problem has, each of its kind, and weights in formats that the kernel reads. */
 function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
-  const { fields, weights } = PROBLEMS[kernel.op as TunedOp];
+  const { fields, fused = {}, weights } = PROBLEMS[kernel.op as TunedOp];
   const names = new Set(Object.keys(params));
+  for (const [name, kind] of Object.entries(kernel.target === "cuda" ? fused : {})) {
+    const value = params[name];
+    if (kind === "flag" ? value !== undefined && value !== true : params.norm ? !isPositive(value) : value !== undefined) return false;
+    names.delete(name);
+  }
   for (const [name, kind] of Object.entries(fields)) {
     const value = params[name];
     const ok =
@@ -99,29 +104,73 @@ function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
   return names.size === 0;
 }
 
+function isPositive(value: unknown): boolean {
+  return typeof value === "number" && Number.isFinite(value) && value > 0;
+}
+
 function isCount(value: unknown, max: number): boolean {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 1 && value <= max;
 }
 
+/** What a variant says of which kernel of the op it is of: nothing where it is the task's own. */
+export const KERNEL_CHOICE = "kernel";
+
 /** All that makes the kernel's source, with tunables as the configuration says. */
 export function paramsOf({ problem, layouts }: Task, variant: Configuration): KernelParams {
+  const { [KERNEL_CHOICE]: _, ...tuned } = variant;
   return {
     ...problem,
     ...Object.fromEntries(Object.entries(layouts).map(([operand, layout]) => [`${operand}_layout`, layout])),
-    ...variant,
+    ...tuned,
   };
+}
+
+export function kernelOf({ kernel, op }: Task, variant: Configuration): AnyKernel {
+  const name = variant[KERNEL_CHOICE];
+  return (name === undefined ? undefined : KERNELS.find((entry) => entry.op === op && entry.name === name)) ?? kernel;
+}
+
+/** The kernels that a variant may be of, the task's own first. */
+export function kernelsOf(task: Task, arch: ArchLevel): readonly AnyKernel[] {
+  const { kernel, rows } = task;
+  const params = paramsOf(task, {});
+  const others = KERNELS.filter(
+    (other) =>
+      other.op === kernel.op &&
+      other.target === kernel.target &&
+      other.name !== kernel.name &&
+      readsAlike(other, kernel, params) &&
+      other.takes?.(params, { rows, arch }),
+  );
+  return [kernel, ...others];
+}
+
+/** Whether it reads the weights as they are packed. */
+function readsAlike(other: AnyKernel, kernel: AnyKernel, params: KernelParams): boolean {
+  return Object.keys(kernel.weights ?? {}).every((operand) => {
+    const layout = params[`${operand}_layout`];
+    const formats = other.weights?.[operand] ?? [];
+    return layout === undefined || formats.some((format) => format.layout === layout && format.dtype === params[`${operand}_dtype`]);
+  });
 }
 
 export function defaultVariant({ kernel, problem }: Task): Configuration {
   return Object.fromEntries((kernel.tunables ?? []).map(({ name, default: value }) => [name, value(problem)]));
 }
 
+/** What stands in a configuration for a tunable that its kernel does not have. */
+const ABSENT = 0;
+
 /** The variants that are worth measuring. The default is always one of them. */
-export function taskSpace(task: Task, arch: CpuArch): Space {
-  const { kernel, problem, rows } = task;
-  const place: TuningPlace = { rows, arch };
-  const parameters = (kernel.tunables ?? []).map(({ name, values }) => parameter(name, values(problem)));
-  const space = Space.enumerate(parameters, (variant) => kernel.constraint?.(paramsOf(task, variant), place) ?? true);
+export function taskSpace(task: Task, arch: ArchLevel): Space {
+  const kernels = kernelsOf(task, arch);
+  const spaces = kernels.map((kernel) => ({ kernel, own: ownParameters(kernel, task) }));
+  const allowed = (kernel: AnyKernel, variant: Configuration): boolean =>
+    kernel.constraint?.(paramsOf(task, variant), { rows: task.rows, arch }) ?? true;
+  const space =
+    kernels.length === 1
+      ? Space.enumerate(ownParameters(task.kernel, task), (variant) => allowed(task.kernel, variant))
+      : joinSpaces(spaces, allowed);
   if (indexOf(space, defaultVariant(task)) === undefined)
     throw new Diagnostic({
       code: "tune-space-default",
@@ -133,10 +182,69 @@ export function taskSpace(task: Task, arch: CpuArch): Space {
   return space;
 }
 
+function ownParameters({ tunables }: AnyKernel, { problem }: Task): readonly Parameter[] {
+  return (tunables ?? []).map(({ name, values }) => parameter(name, values(problem)));
+}
+
+/** One space of those of several kernels: which kernel it is comes first, and a tunable that a kernel does not have is 0 for it. */
+function joinSpaces(
+  spaces: readonly { readonly kernel: AnyKernel; readonly own: readonly Parameter[] }[],
+  allowed: (kernel: AnyKernel, variant: Configuration) => boolean,
+): Space {
+  const names = [...new Set(spaces.flatMap(({ own }) => own.map(({ name }) => name)))];
+  const parameters = names.map((name) => {
+    const values = spaces.flatMap(({ own }) => own.find((entry) => entry.name === name)?.values ?? [ABSENT]);
+    return parameter(name, values);
+  });
+  const rows = spaces.flatMap(({ kernel, own }) =>
+    combinations(own)
+      .filter((variant) => allowed(kernel, variant))
+      .map((variant) => [kernel.name, ...names.map((name) => variant[name] ?? ABSENT)]),
+  );
+  return Space.ofRows(
+    [
+      parameter(
+        KERNEL_CHOICE,
+        spaces.map(({ kernel }) => kernel.name),
+      ),
+      ...parameters,
+    ],
+    rows,
+  );
+}
+
+function combinations(parameters: readonly Parameter[]): Configuration[] {
+  return parameters.reduce<Configuration[]>(
+    (all, { name, values }) => all.flatMap((variant) => values.map((value) => ({ ...variant, [name]: value }))),
+    [{}],
+  );
+}
+
+/** The variant of a configuration: without what its kernel does not have. */
+export function variantAt(task: Task, space: Space, index: number): Configuration {
+  return variantOf(task, space.configuration(index));
+}
+
+function variantOf(task: Task, configuration: Configuration): Configuration {
+  const { [KERNEL_CHOICE]: name, ...values } = configuration;
+  if (name === undefined) return configuration;
+  const kernel = kernelOf(task, configuration);
+  const own = Object.fromEntries((kernel.tunables ?? []).map((tunable) => [tunable.name, values[tunable.name] as Value]));
+  return kernel === task.kernel ? own : { [KERNEL_CHOICE]: name, ...own };
+}
+
+/** The configuration that a variant is in a space with these parameters. */
+export function configurationOf(kernel: string, parameters: readonly { readonly name: string }[], variant: Configuration): Configuration {
+  // Where there is one kernel, a variant says all there is to say.
+  if (!parameters.some(({ name }) => name === KERNEL_CHOICE)) return variant;
+  const standing = (name: string): Value => (name === KERNEL_CHOICE ? kernel : ABSENT);
+  return Object.fromEntries(parameters.map(({ name }) => [name, variant[name] ?? standing(name)]));
+}
+
 /** Where a variant stands in a space, if it is in it. */
 export function indexOf(space: Space, variant: Configuration): number | undefined {
-  const codes = space.parameters.map(({ name, values }) => values.indexOf(variant[name] as never));
-  return codes.includes(-1) ? undefined : space.find(codes);
+  const own = space.parameters.find(({ name }) => name === KERNEL_CHOICE)?.values[0];
+  return space.indexOf(configurationOf(String(own), space.parameters, variant));
 }
 
 /** One line for a variant, tunables in the order of the kernel's table: also what a trial is known by. */
@@ -147,13 +255,16 @@ export function variantKey(variant: Configuration): string {
     .join(" ");
 }
 
-/** A variant of this task by its line; undefined if the kernel has no such tunables or values. */
-export function parseVariant({ kernel, problem }: Task, key: string): Configuration | undefined {
-  const found: { [name: string]: number } = {};
+/** A variant of this task by its line; undefined if no kernel has such tunables or values. */
+export function parseVariant(task: Task, key: string): Configuration | undefined {
+  const words = new Map(key.split(" ").map((part) => [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)]));
+  const named = words.get(KERNEL_CHOICE);
+  const kernel = named === undefined ? task.kernel : KERNELS.find(({ op, name }) => op === task.op && name === named);
+  if (!kernel || kernel.target !== task.kernel.target || (named !== undefined && kernel === task.kernel)) return undefined;
+  const found: { [name: string]: Value } = named === undefined ? {} : { [KERNEL_CHOICE]: named };
   for (const { name, values } of kernel.tunables ?? []) {
-    const text = key.split(" ").find((part) => part.startsWith(`${name}=`));
-    const value = Number(text?.slice(name.length + 1));
-    if (!values(problem).includes(value)) return undefined;
+    const value = Number(words.get(name));
+    if (!values(task.problem).includes(value)) return undefined;
     found[name] = value;
   }
   return variantKey(found) === key ? found : undefined;

@@ -76,9 +76,9 @@ async function timeUntil({ harness, count }: Run, rule: StopRule, base: number |
   for (;;) {
     const done = (times[0] as number[]).length;
     const more = await harness.time(nextRounds(done, done === 0 ? 0 : seconds / done, seconds, rule), which);
-    for (const [i, list] of more.entries()) {
+    for (const [i, list] of more.times.entries()) {
       times[i]?.push(...list);
-      seconds += list.reduce((sum, ns) => sum + ns, 0) / 1e9;
+      seconds += (more.launches * list.reduce((sum, ns) => sum + ns, 0)) / 1e9;
     }
     const own = times[0] as number[];
     const centre = median(own);

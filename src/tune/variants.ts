@@ -1,20 +1,24 @@
-/** From a task and a variant to a library that the harness loads: the kernel's own generated source with one door added, compiled as a package compiles it. */
+/** From a task and a variant to what the harness loads: the kernel's own generated source, compiled as a package compiles it. */
 
 import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { renderKernel } from "../codegen/sources.js";
+import { bug } from "../diagnostics.js";
+import { kernelFunctions } from "../kernels/kernel-def.js";
 import { compilerVersion, projectPath } from "../project.js";
-import { archFlags, type CpuArch } from "../toolchain/arch.js";
+import { archFlags, type CpuArch, type Target } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import { compileUnits, link } from "../toolchain/cxx.js";
 import { KERNEL_FLAGS, type NativeOptions } from "../toolchain/native.js";
+import { compileCubins, NVCC_FLAGS, type NvccOptions } from "../toolchain/nvcc.js";
 import type { Configuration } from "./space.js";
-import { paramsOf, type Task } from "./task.js";
+import { kernelOf, paramsOf, type Task } from "./task.js";
 
 /** Gives the text of a variant's source; a test gives others. */
 export type RenderVariant = (task: Task, variant: Configuration) => string;
 
+/** With one door added, by which the harness finds the kernel in its library. */
 export function renderVariant(task: Task, variant: Configuration): string {
   const params = paramsOf(task, variant);
   const name = task.kernel.file(params);
@@ -43,22 +47,80 @@ export async function compileVariant(source: string, arch: CpuArch, options: Nat
   }
 }
 
-/** The harness, which is the same for all. */
-export async function buildHarness({ compiler, cache, signal }: NativeOptions): Promise<string> {
-  const options = { compiler, cache, signal, root: projectPath("runtime"), includeDirs: ["."] };
-  const objects = await compileUnits([{ source: "tools/tune.cpp", flags: ["-O3", "-DNDEBUG"] }], options);
-  return (await link({ compiler, cache, kind: "program", label: "tune", objects, signal })).path;
+export function renderCudaVariant(task: Task, variant: Configuration): string {
+  const kernel = kernelOf(task, variant);
+  const params = paramsOf(task, variant);
+  return renderKernel({ name: kernel.file(params), kernel, params, functions: kernelFunctions(kernel, { ...params, rows: "tokens" }) });
 }
 
-/** Stands for everything that a measurement depends on besides task, variant and device: compilers, flags, kernel sources and templates. */
-export async function buildIdentity(compilerIdentity: string): Promise<string> {
-  const hashes: string[] = [];
-  for (const folder of ["runtime/device", "templates/cpu"]) {
-    for (const name of (await readdir(projectPath(folder), { recursive: true })).sort()) {
-      if (!/\.(hpp|hbs)$/.test(name)) continue;
-      hashes.push(`${folder}/${name} ${sha256(await readFile(join(projectPath(folder), name)))}`);
-    }
+type CudaCompile = Omit<NvccOptions, "root">;
+
+/** Path of the variant's cubin in the cache. */
+export async function compileCudaVariant(source: string, options: CudaCompile): Promise<string> {
+  const dir = await mkdtemp(join(tmpdir(), "ernie-compile-variant-"));
+  try {
+    await symlink(projectPath("runtime/device"), join(dir, "device"));
+    await writeFile(join(dir, "variant.cu"), source);
+    return await compileOne({ name: "variant", sources: ["variant.cu"] }, { ...options, root: dir });
+  } finally {
+    await rm(dir, { recursive: true, force: true });
   }
-  hashes.push(sha256(await readFile(projectPath("runtime/tools/tune.cpp"))));
-  return sha256(JSON.stringify([compilerVersion(), compilerIdentity, KERNEL_FLAGS, hashes])).slice(0, 16);
+}
+
+/** What the harness fills weights with. */
+export async function compileFill(options: CudaCompile): Promise<string> {
+  return await compileOne({ name: "tune_fill", sources: ["tools/tune_fill.cu"] }, { ...options, root: projectPath("runtime") });
+}
+
+async function compileOne(unit: { readonly name: string; readonly sources: readonly string[] }, options: NvccOptions): Promise<string> {
+  const [cubin] = await compileCubins([unit], options);
+  if (!cubin) throw bug(`nvcc made nothing of ${unit.name}`);
+  return cubin.path;
+}
+
+/** The harness, which is the same for all. */
+export async function buildHarness(options: NativeOptions): Promise<string> {
+  return await buildProgram("tune", ["tools/tune.cpp"], ["-O3", "-DNDEBUG"], options);
+}
+
+export async function buildCudaHarness(options: NativeOptions): Promise<string> {
+  return await buildProgram("tune_cuda", ["tools/tune_cuda.cpp", "src/cuda/driver.cpp"], ["-O2", "-DNDEBUG"], options);
+}
+
+async function buildProgram(
+  label: string,
+  sources: readonly string[],
+  flags: readonly string[],
+  { compiler, cache, signal }: NativeOptions,
+) {
+  const options = { compiler, cache, signal, root: projectPath("runtime"), includeDirs: ["."] };
+  const objects = await compileUnits(
+    sources.map((source) => ({ source, flags })),
+    options,
+  );
+  return (await link({ compiler, cache, kind: "program", label, objects, signal })).path;
+}
+
+const MEASURED_FROM = {
+  cpu: { folders: ["runtime/device", "templates/cpu"], files: /\.(hpp|hbs)$/, flags: KERNEL_FLAGS, process: ["tune.cpp"] },
+  cuda: {
+    folders: ["runtime/device/cuda", "templates/cuda"],
+    files: /\.(cuh|hbs)$/,
+    flags: NVCC_FLAGS,
+    process: ["tune_cuda.cpp", "tune_fill.cu"],
+  },
+} as const;
+
+/** Stands for everything that a measurement depends on besides task, variant and device: compilers, flags, kernel sources and templates. */
+export async function buildIdentity(compilerIdentity: string, target: Target = "cpu"): Promise<string> {
+  const { folders, files, flags, process } = MEASURED_FROM[target];
+  const hashes: string[] = [];
+  const add = async (path: string): Promise<void> => {
+    hashes.push(`${path} ${sha256(await readFile(projectPath(path)))}`);
+  };
+  for (const folder of folders)
+    for (const name of (await readdir(projectPath(folder), { recursive: true })).sort())
+      if (files.test(name)) await add(`${folder}/${name}`);
+  for (const name of [...process, "tune_numbers.hpp", "tune_process.hpp"]) await add(`runtime/tools/${name}`);
+  return sha256(JSON.stringify([compilerVersion(), compilerIdentity, flags, hashes])).slice(0, 16);
 }

@@ -7,6 +7,9 @@
 //   FAKE_CUDA_TAKEN        MiB of it that others hold; 0
 //   FAKE_CUDA_FAIL         "cuLaunchKernelEx:3:700": the third call from now fails with 700; errors from 700 on stay
 //   FAKE_CUDA_REPORT       file for the report: a JSON object, written when the process ends
+//   FAKE_CUDA_COMPUTES     1: kernels that compute() knows do their work, and take a time of their own by a clock that only they move
+//   FAKE_CUDA_VARIANT      "tilerows16:hang": what kernels do that have this in their name: hang, trap, wrong (a sum is off), bits (one bit is), overrun,
+//                          idle (nothing is written). Only with FAKE_CUDA_COMPUTES
 #pragma once
 
 #include <cstdint>
@@ -70,6 +73,10 @@ struct State {
   std::set<FakeGraph*> graphs, execs;
   std::set<void*> events;
   std::map<void*, FakeStream*> recorded;  // where each event was recorded last
+  bool computes = false;
+  std::string variant, behaviour;
+  double nanoseconds = 0;
+  std::map<void*, double> stamps;  // of events
   int contexts = 0, current = 0;  // current: the device that was retained last
   std::map<std::string, long> launches;  // by kernel
 
@@ -83,5 +90,10 @@ State& state();
 // on are known by their names.
 inline int32_t next_id(int32_t id) { return 10 + (id * 7 + 3) % 40; }
 void emulate(const std::string& kernel, void** parameters);
+
+// Kernels that are tuned, on the host: products, and what fills weights. How many parameters it reads; 0: it knows no such kernel.
+size_t compute_parameters(const std::string& kernel);
+// `timed`: only its time counts.
+void compute(const std::string& kernel, const std::vector<uint64_t>& parameters, bool timed);
 
 }  // namespace fake

@@ -34,6 +34,10 @@ State::State() {
     int major = 0, minor = 0;
     if (std::sscanf(list.c_str() + at, "%d.%d", &major, &minor) == 2) capabilities.emplace_back(major, minor);
   }
+  computes = environment("FAKE_CUDA_COMPUTES", "") == "1";
+  const std::string behaves = environment("FAKE_CUDA_VARIANT", "");
+  variant = behaves.substr(0, behaves.find(':'));
+  behaviour = behaves.substr(std::min(behaves.size(), variant.size() + 1));
   const std::string failure = environment("FAKE_CUDA_FAIL", "");
   const size_t first = failure.find(':'), second = failure.find(':', first + 1);
   if (second != failure.npos) {

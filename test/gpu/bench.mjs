@@ -1,7 +1,12 @@
-/** Times a GPU package as `ernie-compile bench` does, on a machine without the compiler: node bench.mjs <package>... */
+/**
+ * Times a GPU package as `ernie-compile bench` does, on a machine without the compiler:
+ *
+ *     node bench.mjs [--decode | --prefill] [--chunks 2048,8192] <package>...     chunks: of prefill, each up to the package's own
+ */
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
 
 let fresh = 0;
 function randomIds(count, vocab) {
@@ -25,35 +30,39 @@ async function timed(engine, ids, tokens, sampling = { temperature: 0, minTokens
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
-const args = process.argv.slice(2);
-const onlyDecode = args[0] === "--decode";
-for (const path of onlyDecode ? args.slice(1) : args) {
-  const begin = performance.now();
+const { values, positionals } = parseArgs({
+  options: { decode: { type: "boolean" }, prefill: { type: "boolean" }, chunks: { type: "string", default: "0" } },
+  allowPositionals: true,
+});
+for (const path of positionals) {
   const { load } = await import(pathToFileURL(join(path, "index.js")).href);
-  const engine = await load({ kvTokens: 64 * 2304 });
-  const loaded = performance.now();
-  const vocab = engine.info.model.vocabSize;
-  const first = await timed(engine, randomIds(16, vocab), 1);
-  console.log(`${path}: load ${(loaded - begin).toFixed(0)} ms, first token ${first.endMs.toFixed(1)} ms after`);
-  // Without minTokens, which would have the host look at each row: a made-up model hardly ever draws the end.
-  const drawn = await timed(engine, randomIds(64, vocab), 257, { temperature: 0.8, topP: 0.8, seed: 1 });
-  console.log(`decode batch 1, drawn with top_p: ${((1000 * (drawn.tokens - 1)) / drawn.timings.decode).toFixed(0)} tok/s over ${drawn.tokens} tokens`);
-  for (const [batch, prompt, tokens] of [[1, 64, 128], [4, 64, 128], [16, 64, 128], [64, 64, 128]]) {
-    const rates = [];
-    for (let i = 0; i < 5; i++) {
-      const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(prompt, vocab), tokens + 1)));
-      const ms = batch === 1 ? runs[0].timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
-      rates.push((1000 * batch * tokens) / ms);
+  for (const prefillChunk of values.chunks.split(",").map(Number)) {
+    const begin = performance.now();
+    const engine = await load({ kvTokens: 64 * 2304, prefillChunk });
+    const loaded = performance.now();
+    const vocab = engine.info.model.vocabSize;
+    const first = await timed(engine, randomIds(16, vocab), 1);
+    console.log(`${path}: load ${(loaded - begin).toFixed(0)} ms, first token ${first.endMs.toFixed(1)} ms after; chunks of ${engine.info.prefillChunk}`);
+    // Without minTokens, which would have the host look at each row: a made-up model hardly ever draws the end.
+    const drawn = await timed(engine, randomIds(64, vocab), 257, { temperature: 0.8, topP: 0.8, seed: 1 });
+    console.log(`decode batch 1, drawn with top_p: ${((1000 * (drawn.tokens - 1)) / drawn.timings.decode).toFixed(0)} tok/s over ${drawn.tokens} tokens`);
+    for (const [batch, prompt, tokens] of values.prefill ? [] : [[1, 64, 128], [4, 64, 128], [16, 64, 128], [64, 64, 128]]) {
+      const rates = [];
+      for (let i = 0; i < 5; i++) {
+        const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(prompt, vocab), tokens + 1)));
+        const ms = batch === 1 ? runs[0].timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
+        rates.push((1000 * batch * tokens) / ms);
+      }
+      console.log(`decode batch ${batch}: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
     }
-    console.log(`decode batch ${batch}: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
-  }
-  for (const batch of onlyDecode ? [] : [1, 8]) {
-    const rates = [];
-    for (let i = 0; i < 3; i++) {
-      const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(2048, vocab), 1)));
-      rates.push((1000 * batch * 2048) / Math.max(...runs.map((run) => run.endMs)));
+    for (const batch of values.decode ? [] : [1, 8]) {
+      const rates = [];
+      for (let i = 0; i < 5; i++) {
+        const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(2048, vocab), 1)));
+        rates.push((1000 * batch * 2048) / Math.max(...runs.map((run) => run.endMs)));
+      }
+      console.log(`prefill ${batch}x2048: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
     }
-    console.log(`prefill ${batch}x2048: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
+    await engine.dispose();
   }
-  await engine.dispose();
 }

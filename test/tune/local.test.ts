@@ -8,7 +8,7 @@ import { bestArch, readCpuFlags } from "../../src/toolchain/arch.js";
 import { Cache } from "../../src/toolchain/cache.js";
 import { findCompiler } from "../../src/toolchain/compiler.js";
 import type { Backend } from "../../src/tune/backend.js";
-import { openLocal } from "../../src/tune/local.js";
+import { openLocal } from "../../src/tune/local-cpu.js";
 import type { Machine } from "../../src/tune/records.js";
 import { defaultVariant, parseTask, type Task } from "../../src/tune/task.js";
 import { type RenderVariant, renderVariant } from "../../src/tune/variants.js";

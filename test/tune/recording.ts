@@ -29,7 +29,7 @@ export const SWEEP: SweepRecord = {
 export async function recordedTasks(model = MODEL, steps = STEPS): Promise<readonly Task[]> {
   const request = await resolveRequest(model, { dryRun: true });
   const { weights } = await loadModel(request);
-  return modelTasks(kernelGraphs({ ...request, weights, arch: ARCH, tuning: undefined }), steps);
+  return modelTasks(kernelGraphs({ ...request, weights, arch: ARCH, tuning: undefined }), steps, ARCH);
 }
 
 /** Each tunable's value makes it slower or faster by some per cent; one variant in ten fails. The default never does. */

@@ -8,11 +8,14 @@
 //   block_table  int32 [S, step->block_stride]: the blocks of each sequence in cache order
 //   context    int32 [S]: tokens in the cache, the new one included
 //   out        Bf16 [S, heads * head_dim]
+//   workspace  attention_workspace(problem, S) bytes, aligned to 16; not read where problem.splits is 1
+//   arrivals   kv_heads * problem.cluster counters a sequence, 0 before the first launch; each launch leaves them 0. Not read with one split
 //
-// Launch: problem.warps warps; grid (problem.cluster, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
-// A cluster is one (sequence, kv head): its blocks' warps take tiles of 16 cache entries in turns, all query heads of the
-// group at once, and results are merged in the block's, then in the cluster's shared memory. A short context, up to 16 * warps entries,
-// is one block's and needs no second merge. heads / kv_heads <= 8.
+// Launch: problem.warps warps; grid (problem.cluster * problem.splits, kv_heads, S), in clusters of problem.cluster blocks (sm_90; 1 elsewhere).
+// A context is cut into splits, so many as its length says: 1, or at most problem.splits. A cluster is one split of one (sequence, kv
+// head): its blocks' warps take tiles of 16 cache entries in turns, all query heads of the group at once, and results are merged in the block's, then in the
+// cluster's shared memory. Splits meet in the workspace, where the block of each rank that is last to arrive merges what its rank has. A short
+// context, up to 16 * warps * least entries, is one block's and needs no second merge. heads / kv_heads <= 8.
 //   scores  S^T[16 entries, 8 heads] = K . Q^T: rows of K come straight from memory (mma_block in kernel.cuh)
 //   values  O^T[dims, 8 heads] += V^T . P^T: a lane loads 8 dims of 4 entries; a 2x2 transpose of bf16 makes the operand; row `group` of
 //           product j is dim 8 * group + 2 j, row `group` + 8 the dim after it. P^T is S^T turned over by movmatrix.
@@ -34,7 +37,18 @@ struct DecodeAttention {
   int spatial_pairs = 0;
   int cluster = 8;
   int warps = 8;
+  int splits = 1;  // the most
+  int least = 1;   // tiles of a warp before another block takes part
+  bool idle_waits = false;
 };
+
+// Of a split: sums of its elements, then peak and mass of each head, f32.
+constexpr int attention_split_floats(const DecodeAttention& problem) {
+  return problem.heads / problem.cache.kv_heads * problem.cache.head_dim + 16;
+}
+constexpr int64_t attention_workspace(const DecodeAttention& problem, int64_t sequences) {
+  return problem.splits == 1 ? 0 : sequences * problem.cache.kv_heads * problem.splits * attention_split_floats(problem) * 4;
+}
 
 constexpr float log2_e = 1.4426950408889634f;
 
@@ -60,7 +74,7 @@ ERN_DEVICE float group_sum(float x) {
 template <DecodeAttention problem, class Q>
 ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* positions, const int32_t* slots,
                                  const RopeFrequencies<problem.cache.head_dim>& frequencies, Bf16* kv, const int32_t* block_table,
-                                 const int32_t* context, float scale, Bf16* out) {
+                                 const int32_t* context, float scale, Bf16* out, float* workspace = nullptr, unsigned* arrivals = nullptr) {
   constexpr int head_dim = problem.cache.head_dim, kv_heads = problem.cache.kv_heads, heads = problem.heads;
   constexpr int block_size = problem.cache.block_size, group_heads = heads / kv_heads, warps = problem.warps, cluster = problem.cluster;
   constexpr int entries = 16;                                                 // of a tile
@@ -73,24 +87,29 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   __shared__ __align__(16) float part[warps][8][pitch];
   __shared__ float part_peak[warps][8], part_mass[warps][8];
   __shared__ float peak_of_block[8], mass_of_block[8];
+  __shared__ bool last;
   __shared__ __align__(16) Bf16 query_rows[problem.fused ? group_heads : 1][head_dim + 32];  // a pitch free of bank conflicts
   __shared__ __align__(16) Bf16 fresh_key[head_dim], fresh_value[head_dim];
 
   start_dependents();
-  const int rank = static_cast<int>(blockIdx.x), kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
-  if (sequence >= step->sequences) {
-    wait_for_inputs();
-    return;
-  }
+  const int rank = static_cast<int>(blockIdx.x) % cluster, kv_head = static_cast<int>(blockIdx.y), sequence = static_cast<int>(blockIdx.z);
+  // Blocks without work need not wait: the launch is not over before those that have some are, which wait.
+  if (sequence >= step->sequences) return;
   const int lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   const KvCache<problem.cache> cache{kv};
   const int32_t* const table = block_table + static_cast<int64_t>(sequence) * step->block_stride;
   const int total = context[sequence], known = problem.fused ? total - 1 : total;  // entries; those that are in the cache already
   const int tiles = (total + entries - 1) / entries;
-  const int wanted = (tiles + warps - 1) / warps, ranks = wanted < cluster ? wanted : cluster;  // blocks that take part
-  const int stride = warps * ranks;
-  if (cluster > 1 && ranks == 1 && rank > 0) {  // nobody will wait for it
-    wait_for_inputs();
+  constexpr int of_block = warps * problem.least;
+  const int wanted = (tiles + of_block - 1) / of_block, ranks = wanted < cluster ? wanted : cluster;  // blocks of a cluster that take part
+  // Splits, each a cluster's, once that leaves no warp without a tile; their tiles are dealt out as if all were one cluster.
+  constexpr int at_once = warps * cluster, most_of_one = at_once * (problem.least > 2 ? problem.least : 2);
+  const int some = (tiles + at_once - 1) / at_once;
+  const int splits = tiles <= most_of_one ? 1 : some < problem.splits ? some : problem.splits;
+  const int split = problem.splits == 1 ? 0 : static_cast<int>(blockIdx.x) / cluster;
+  const int stride = warps * ranks * splits;
+  if (split >= splits || (cluster > 1 && ranks == 1 && rank > 0)) {
+    if constexpr (problem.idle_waits) wait_for_inputs();
     return;
   }
 
@@ -121,7 +140,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       }
     }
   };
-  int tile = rank < ranks ? rank * warps + warp : tiles;
+  int tile = rank < ranks ? (split * ranks + rank) * warps + warp : tiles;
   // What an earlier launch of this step appends is not there yet.
   if constexpr (!problem.fused) wait_for_inputs();
   Tile now;
@@ -148,7 +167,8 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     // Each thread rotates 4 dims at a time of q, and in the block of the new entry of its key; they meet in shared memory.
     constexpr int threads = warps * warp_size, pieces = head_dim / 4;
     constexpr int q_turns = static_cast<int>(ceil_div(group_heads * pieces, threads)), new_turns = static_cast<int>(ceil_div(2 * pieces, threads));
-    const bool appends = rank == newest / warps % ranks, takes_part = rank < ranks;
+    const int newest_at = newest / warps % (ranks * splits);
+    const bool appends = rank == newest_at % ranks && newest_at / ranks == split, takes_part = rank < ranks;
     const int32_t* const position = positions + sequence * 3;
     const auto pair_turn = [&](int piece, int pair) {
       const int p = piece % pieces * 2 + pair;
@@ -204,7 +224,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   for (int b = 0; b < k_blocks; ++b) {
     const int dim = b * k_block + quad * lane_k;
     query[b] = {0, 0, 0, 0};
-    if (tile >= tiles || group >= group_heads || (head_dim % k_block != 0 && dim >= head_dim)) continue;
+    if (rank >= ranks || group >= group_heads || (head_dim % k_block != 0 && dim >= head_dim)) continue;
     if constexpr (problem.fused) query[b] = *reinterpret_cast<const uint4*>(query_rows[group] + dim);
     else query[b] = load_fresh(row + (kv_head * group_heads + group) * head_dim + dim);
   }
@@ -288,7 +308,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
     }
   }
   __syncthreads();
-  const int left = tiles - rank * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
+  const int left = tiles - (split * ranks + rank) * warps, active = left < warps ? left : warps;  // warps of this block that had a tile
   constexpr int elements = group_heads * head_dim;
   Bf16* const to = out + static_cast<int64_t>(sequence) * heads * head_dim + kv_head * elements;
   for (int i = static_cast<int>(threadIdx.x); i < elements; i += warps * warp_size) {
@@ -301,37 +321,85 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       sum += part[w][head][dim] * shrink;
       total_mass += part_mass[w][head] * shrink;
     }
-    if (ranks == 1) {
+    if (ranks == 1 && splits == 1) {
       to[i] = __float2bfloat16_rn(sum / total_mass);
     } else {
       part[0][head][dim] = sum;
       if (dim == 0) peak_of_block[head] = top, mass_of_block[head] = total_mass;
     }
   }
-  if (cluster == 1 || ranks == 1) return;
-  cluster_barrier<cluster>();
+  if (cluster > 1 && ranks == 1) return;
+  if (cluster > 1) cluster_barrier<cluster>();
 
   // The cluster's: each block finishes a share of the elements.
-  constexpr int share = static_cast<int>(ceil_div(elements, cluster));
-  for (int i = rank * share + static_cast<int>(threadIdx.x); i < elements && i < (rank + 1) * share; i += warps * warp_size) {
-    const int head = i / head_dim, dim = i % head_dim;
-    float peaks[cluster], top = -__builtin_inff();
+  constexpr int share = static_cast<int>(ceil_div(elements, cluster)), floats = attention_split_floats(problem);
+  const int begin = rank * share, end = begin + share < elements ? begin + share : elements;
+  float* const parts = workspace + (static_cast<int64_t>(sequence) * kv_heads + kv_head) * problem.splits * floats;
+  if (cluster > 1 || splits > 1) {
+    if (cluster == 1) __syncthreads();
+    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
+      const int head = i / head_dim, dim = i % head_dim;
+      float peaks[cluster], top = -__builtin_inff();
 #pragma unroll
-    for (int r = 0; r < cluster; ++r) {
-      peaks[r] = r < ranks ? load_from_rank<cluster>(peak_of_block + head, r) : -__builtin_inff();
-      top = fmaxf(top, peaks[r]);
-    }
-    float sum = 0, total_mass = 0;
+      for (int r = 0; r < cluster; ++r) {
+        peaks[r] = r < ranks ? load_from_rank<cluster>(peak_of_block + head, r) : -__builtin_inff();
+        top = fmaxf(top, peaks[r]);
+      }
+      float sum = 0, total_mass = 0;
 #pragma unroll
-    for (int r = 0; r < cluster; ++r) {
-      if (r >= ranks) continue;
-      const float shrink = exp2f(peaks[r] - top);
-      sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
-      total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
+      for (int r = 0; r < cluster; ++r) {
+        if (r >= ranks) continue;
+        const float shrink = exp2f(peaks[r] - top);
+        sum += load_from_rank<cluster>(part[0][head] + dim, r) * shrink;
+        total_mass += load_from_rank<cluster>(mass_of_block + head, r) * shrink;
+      }
+      if (problem.splits == 1 || splits == 1) {
+        to[i] = __float2bfloat16_rn(sum / total_mass);
+      } else {
+        __stcg(parts + split * floats + i, sum);
+        // Who has a head's first element of a share writes what all ranks know.
+        if (dim == 0 || i == begin) __stcg(parts + split * floats + elements + head, top), __stcg(parts + split * floats + elements + 8 + head, total_mass);
+      }
     }
-    to[i] = __float2bfloat16_rn(sum / total_mass);
   }
-  cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
+  if constexpr (problem.splits > 1) {
+    if (splits > 1) {
+      // The splits': of all blocks of this rank the last one.
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        unsigned* const counter = arrivals + (sequence * kv_heads + kv_head) * cluster + rank;
+        __threadfence();
+        last = atomicAdd(counter, 1u) + 1 == static_cast<unsigned>(splits);
+        if (last) *counter = 0;
+        __threadfence();
+      }
+      __syncthreads();
+      if (last) {
+        for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
+          const int head = i / head_dim;
+          float peaks[problem.splits], masses[problem.splits], sums[problem.splits], top = -__builtin_inff();
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) {
+            const float* const from = parts + v * floats;
+            const bool there = v < splits;
+            peaks[v] = there ? __ldcg(from + elements + head) : -__builtin_inff();
+            masses[v] = there ? __ldcg(from + elements + 8 + head) : 0;
+            sums[v] = there ? __ldcg(from + i) : 0;
+          }
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) top = fmaxf(top, peaks[v]);
+          float sum = 0, total_mass = 0;
+#pragma unroll
+          for (int v = 0; v < problem.splits; ++v) {
+            const float shrink = exp2f(peaks[v] - top);
+            sum += sums[v] * shrink, total_mass += masses[v] * shrink;
+          }
+          to[i] = __float2bfloat16_rn(sum / total_mass);
+        }
+      }
+    }
+  }
+  if (cluster > 1) cluster_barrier<cluster>();  // nobody leaves while others read its shared memory
 }
 
 }  // namespace ern::cuda

@@ -60,25 +60,12 @@ ERN_DEVICE void registers_for_copying() { asm volatile("setmaxnreg.dec.sync.alig
 template <int count>
 ERN_DEVICE void registers_for_products() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count)); }
 
-// words[i] of lane `quad` of a quad is piece quad of group i; afterwards words[p] is piece p of group `quad`.
-ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
-  const bool odd = quad & 1, upper = quad & 2;
-  const auto exchange = [](uint32_t& low, uint32_t& high, bool second, int mask) {
-    const uint32_t other = __shfl_xor_sync(~0u, second ? low : high, mask);
-    low = second ? other : low;
-    high = second ? high : other;
-  };
-  exchange(words[0], words[1], odd, 1);
-  exchange(words[2], words[3], odd, 1);
-  exchange(words[0], words[2], upper, 2);
-  exchange(words[1], words[3], upper, 2);
-}
-
 // What becomes of the sums of 64 rows that one warpgroup holds.
 template <Gemm problem, class Y>
 struct GemmStore {
   static constexpr int columns = problem.tiling.columns, sums = columns / 2;
   static constexpr int out_columns = problem.swiglu ? columns / 2 : columns, out_n = problem.swiglu ? problem.n / 2 : problem.n;
+  static constexpr bool whole = problem.n % columns == 0;  // tiles of y lie within it
 
   const float* bias;
   const float* residual;
@@ -104,7 +91,7 @@ struct GemmStore {
       return v;
     }
   }
-  ERN_DEVICE float2 bias2(int column) const { return column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
+  ERN_DEVICE float2 bias2(int column) const { return whole || column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
 
   // first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W. All loads are under way before the first is used.
   ERN_DEVICE void start(float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
@@ -115,7 +102,7 @@ struct GemmStore {
 #pragma unroll
       for (int piece = 0; piece < columns / 8; ++piece) {
         const int column = first_column + 8 * piece + 2 * quad;
-        const float2 r = row < rows && column < out_n ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
+        const float2 r = row < rows && (whole || column < out_n) ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
         d[4 * piece + 2 * lower] = r.x, d[4 * piece + 2 * lower + 1] = r.y;
       }
     }
@@ -139,13 +126,13 @@ struct GemmStore {
           }
           transpose_quad(words, quad);
           const int column = out_first + 8 * (piece + quad);
-          if (row < rows && column < out_n) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
+          if (row < rows && (whole || column < out_n)) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
         }
       } else {
 #pragma unroll
         for (int piece = 0; piece < out_columns / 8; ++piece) {
           const int column = out_first + 8 * piece + 2 * quad;
-          if (row < rows && column < out_n) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
+          if (row < rows && (whole || column < out_n)) *reinterpret_cast<float2*>(y + row * out_n + column) = pair(d, piece, lower, first_column, quad);
         }
       }
     }
@@ -160,17 +147,20 @@ struct GemmTile {
   int weight_row;  // the same in W
 };
 
+// Bands of 2048 rows in order, in each the rows fastest: of larger bands the blocks at work would read more than L2 holds.
 template <Gemm problem>
 struct PlainTiles {
   static constexpr GemmTiling tiling = problem.tiling;
+  static constexpr int band = 2048 / (tiling.rows * tiling.cluster), column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
   int rows, row_tiles, count;
 
   ERN_DEVICE explicit PlainTiles(int rows)
-      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))),
-        count(row_tiles * static_cast<int>(ceil_div(problem.n, tiling.columns))) {}
+      : rows(rows), row_tiles(static_cast<int>(ceil_div(rows, tiling.rows * tiling.cluster))), count(row_tiles * column_tiles) {}
   ERN_DEVICE GemmTile at(int tile) const {
-    const int rank = tiling.cluster > 1 ? cluster_rank() : 0, column = tile / row_tiles * tiling.columns;
-    return {(tile % row_tiles * tiling.cluster + rank) * tiling.rows, rows, column, column};
+    const int rank = tiling.cluster > 1 ? cluster_rank() : 0;
+    const int first = tile / (band * column_tiles) * band, within = tile % (band * column_tiles);
+    const int own_rows = row_tiles - first < band ? row_tiles - first : band, column = within / own_rows * tiling.columns;
+    return {((first + within % own_rows) * tiling.cluster + rank) * tiling.rows, rows, column, column};
   }
 };
 
@@ -284,6 +274,14 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
     for (int number = first_tile + (tiling.turns ? consumer * clusters : 0); number < tiles.count; number += step) {
       const GemmTile tile = tiles.at(number);
       const int64_t row = tile.row + (tiling.turns ? 0 : consumer * own_rows);
+      // A tile may end before this warpgroup's rows begin.
+      if (!tiling.turns && row >= tile.rows_end) {
+        for (int k = 0; k < k_tiles; ++k, ring.next()) {
+          full[ring.stage].wait(ring.parity);
+          release(ring.stage);
+        }
+        continue;
+      }
       float sums[halves][tiling.columns / 2];
       if (problem.residual) {
 #pragma unroll

@@ -3,8 +3,9 @@
 //   moe_up         activations[t*chosen + j] = silu(x_t . gate_e^T) * (x_t . up_e^T), e = indices[t, j]
 //   moe_down       out[t] = sum over j of weights[t, j] * (activations[t*chosen + j] . down_e^T), + addend[t]
 //   expert_linear  y[t*chosen + j] = x_row . W_e^T, x_row as problem.row_a_choice says
-//   moe_combine    out[t] = sum over j of weights[t, j] * rows[t*chosen + j]
-//   moe_ffn is moe_up, then moe_down, in two launches with the activations between them in a workspace.
+//   moe_combine    out[t] = sum over j of weights[t, j] * rows[t*chosen + j], + addend[t]
+//   moe_ffn is moe_up, then moe_down, in two launches with the activations between them in a workspace; or, for more tokens, moe_up, expert_linear
+//   and moe_combine: a block of moe_down reads the activations of everybody, one of expert_linear those of its experts.
 //
 //   x            Bf16 [tokens, hidden]
 //   indices      int32 [tokens, chosen]            in [0, experts), different within a token
@@ -43,48 +44,61 @@ struct MoeFfn {
 constexpr int moe_chunk = 64;  // tokens that a block looks at together
 
 // The choices (t * chosen + j) of a chunk of tokens, sorted by expert, and cut into items of at most `columns`, each of one expert: what one
-// product multiplies. In shared memory, for a whole block.
-template <int chosen, int columns>
+// product multiplies. In shared memory, for a whole block. A token has an expert once, so an expert's tokens are a mask.
+template <int experts, int chosen, int columns>
 struct ExpertItems {
   static constexpr int most = moe_chunk * chosen;
-  int32_t expert[most];   // of a choice
-  int32_t choice[most];   // sorted by expert, then ascending
-  int32_t start[most + 1];  // of an item in `choice`
+  int32_t choice[most];      // sorted by expert, then ascending
+  int32_t start[most + 1];   // of an item in `choice`
+  uint16_t expert[most];     // of an item
+  uint16_t expert_at[most];  // of a choice
+  uint32_t tokens_of[experts][moe_chunk / 32];
+  uint16_t first[experts];   // of an expert in `choice`
   int32_t items;
-  uint8_t begins[most];   // an item begins at this place of `choice`
+  static_assert(most < 65536 && experts < 65536);
 
   // Every thread calls it; `indices` and `tokens` are the chunk's.
   ERN_DEVICE void set(const int32_t* indices, int tokens) {
-    const int all = tokens * chosen, threads = static_cast<int>(blockDim.x);
+    const int all = tokens * chosen, threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+    __syncthreads();  // the items of before are read
+    for (int i = thread; i < all; i += threads) expert_at[i] = static_cast<uint16_t>(__ldcg(indices + i));
+    for (int i = thread; i < experts * (moe_chunk / 32); i += threads) tokens_of[i / (moe_chunk / 32)][i % (moe_chunk / 32)] = 0;
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) expert[i] = __ldcg(indices + i);
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < all; i += threads) {
-      const int mine = expert[i];
-      int below = 0, before = 0;
-      for (int j = 0; j < all; ++j) below += expert[j] < mine, before += expert[j] == mine && j < i;
-      choice[below + before] = i;
-      begins[below + before] = before % columns == 0;
-    }
+    for (int i = thread; i < all; i += threads) atomicOr(&tokens_of[expert_at[i]][i / chosen / 32], 1u << i / chosen % 32);
     __syncthreads();
     if (warp_id() == 0) {
-      int found = 0;
-      for (int first = 0; first < all; first += warp_size) {
-        const int i = first + lane_id();
-        const bool here = i < all && begins[i];
-        const uint32_t hits = __ballot_sync(~0u, here);
-        if (here) start[found + __popc(hits & ((1u << lane_id()) - 1))] = i;
-        found += __popc(hits);
+      int choices = 0, found = 0;
+      for (int base = 0; base < experts; base += warp_size) {
+        const int e = base + lane_id(), count = e < experts ? __popc(tokens_of[e][0]) + __popc(tokens_of[e][1]) : 0;
+        const int pieces = (count + columns - 1) / columns;
+        int both = count << 16 | pieces, sum = both;  // of this lane and those below
+#pragma unroll
+        for (int step = 1; step < warp_size; step *= 2) {
+          const int other = __shfl_up_sync(~0u, sum, step);
+          if (lane_id() >= step) sum += other;
+        }
+        const int before = choices + ((sum - both) >> 16), item = found + ((sum - both) & 0xffff);
+        if (e < experts) first[e] = static_cast<uint16_t>(before);
+        for (int i = 0; i < pieces; ++i) start[item + i] = before + i * columns, expert[item + i] = static_cast<uint16_t>(e);
+        const int total = __shfl_sync(~0u, sum, warp_size - 1);
+        choices += total >> 16, found += total & 0xffff;
       }
       if (lane_id() == 0) items = found, start[found] = all;
     }
     __syncthreads();
+    for (int i = thread; i < all; i += threads) {
+      const int token = i / chosen, e = expert_at[i];
+      const uint32_t below = tokens_of[e][token / 32] & ((1u << token % 32) - 1);
+      choice[first[e] + __popc(below) + (token < 32 ? 0 : __popc(tokens_of[e][0]))] = i;
+    }
+    __syncthreads();
   }
 
-  ERN_DEVICE int expert_of(int item) const { return expert[choice[start[item]]]; }
+  ERN_DEVICE int expert_of(int item) const { return expert[item]; }
   ERN_DEVICE int count(int item) const { return start[item + 1] - start[item]; }
   ERN_DEVICE int choice_of(int item, int column) const { return choice[start[item] + column]; }
 };
+static_assert(moe_chunk == 64);
 
 // This block's share of `all` pieces: a run of them.
 struct Run {
@@ -102,7 +116,7 @@ ERN_DEVICE void moe_up(const Step* step, const Bf16* x, const int32_t* indices, 
   constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen, outputs = tiling.rows / 2, tiles = m / outputs;
   static_assert(tiling.rows % 16 == 0 && m % outputs == 0 && problem.group % 8 == 0 && !tiling.once);
   using P = Product<hidden, tiling, Bf16>;
-  __shared__ ExpertItems<chosen, tiling.tokens()> items;
+  __shared__ ExpertItems<problem.experts, chosen, tiling.tokens()> items;
   P product(product_memory);
   const int all_tokens = rows_of(step, problem.rows);
   // Late itself, so that the choice stands for moe_down. With choice_stands only the activations' last readers are waited for.
@@ -140,7 +154,7 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
   constexpr int hidden = problem.hidden, m = problem.m, chosen = problem.chosen;
   static_assert(!tiling.once);
   using P = Product<m, tiling, Bf16>;
-  __shared__ ExpertItems<chosen, tiling.tokens()> items;
+  __shared__ ExpertItems<problem.experts, chosen, tiling.tokens()> items;
   __shared__ float total[moe_chunk][tiling.rows];
   start_dependents();
   P product(product_memory);
@@ -183,11 +197,19 @@ ERN_DEVICE void moe_down(const Step* step, const Bf16* activations, const int32_
 struct ExpertLinear {
   int n;
   int k;
+  int experts;
   int chosen;
   bool row_a_choice;  // x has a row a choice, not a row a token
   Rows rows = Rows::tokens;
   ProductTiling tiling = {};
+  bool choice_stands = false;  // as in MoeFfn; x was not
 };
+
+// Where the rows of a choice lie behind the activations in a workspace.
+template <ExpertLinear problem>
+ERN_DEVICE float* choice_rows(const Step* step, void* workspace) {
+  return reinterpret_cast<float*>(static_cast<Bf16*>(workspace) + static_cast<int64_t>(rows_of(step, problem.rows)) * problem.chosen * problem.k);
+}
 
 template <ExpertLinear problem, class Y>
 ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* indices, const Bf16* weight, Y* y) {
@@ -195,11 +217,11 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
   constexpr int n = problem.n, k = problem.k, chosen = problem.chosen, tiles = static_cast<int>(ceil_div(n, tiling.rows));
   static_assert(!tiling.once);
   using P = Product<k, tiling, Bf16>;
-  __shared__ ExpertItems<chosen, tiling.tokens()> items;
+  __shared__ ExpertItems<problem.experts, chosen, tiling.tokens()> items;
   start_dependents();
   P product(product_memory);
   const int all_tokens = rows_of(step, problem.rows);
-  wait_for_inputs();
+  if constexpr (!problem.choice_stands) wait_for_inputs();
   for (int chunk = 0; chunk < all_tokens; chunk += moe_chunk) {
     const int tokens = all_tokens - chunk < moe_chunk ? all_tokens - chunk : moe_chunk;
     const int64_t first_choice = static_cast<int64_t>(chunk) * chosen;
@@ -211,6 +233,7 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
                                               piece % tiles * tiling.rows + p * 16);
     };
     product.begin(source, run.count);
+    if (problem.choice_stands && chunk == 0) wait_for_inputs();
     for (int index = 0; index < run.count; ++index) {
       const int item = (run.first + index) / tiles, tile = (run.first + index) % tiles, count = items.count(item);
       const auto row_of = [&](int i) {
@@ -230,11 +253,13 @@ ERN_DEVICE void expert_linear(const Step* step, const Bf16* x, const int32_t* in
 struct MoeCombine {
   int width;
   int chosen;
+  bool addend = false;
   Rows rows = Rows::tokens;
 };
 
 template <MoeCombine problem>
-ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* indices, const float* weights, float* out) {
+ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* indices, const float* weights, const float* addend,
+                            float* out) {
   constexpr int chosen = problem.chosen, width = problem.width;
   start_dependents();
   wait_for_inputs();
@@ -252,6 +277,10 @@ ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* 
       const float w = __ldcg(weights + token * chosen + best);
       const float4 v = load4(rows + (token * chosen + best) * width + column);
       sum = {sum.x + w * v.x, sum.y + w * v.y, sum.z + w * v.z, sum.w + w * v.w};
+    }
+    if constexpr (problem.addend) {
+      const float4 more = load4(addend + token * width + column);
+      sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
     }
     store4(out + token * width + column, sum);
   });

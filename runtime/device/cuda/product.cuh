@@ -13,8 +13,10 @@
 //            a warp reads its k of each row in whole lines, scales, rounds and turns it over in shared memory
 //   ring     `stages` parts; one is filled again as soon as all warps have read it, over the borders of tiles; the first fill comes before
 //            the wait for inputs
-//   shared   dynamic, tiling.shared_bytes(K, normed): stages [stages][rows][pitch] Bf16, whose pitch keeps reads free of bank conflicts; a barrier
-//            a stage; with a norm x [warps][tokens][each * 32 + 8] Bf16; sums [buffers][warps][rows][tokens + 1] f32, squares [warps][tokens] f32
+//   shared   dynamic, tiling.shared_bytes(K, normed): stages [stages][rows][pitch] Bf16. With tiling.pitched a row is a copy of its own, and the pitch
+//            keeps reads free of bank conflicts; else rows lie as in memory, 8 of them (with span 0) are one copy, and lanes of odd rows read two
+//            blocks in the other order, which keeps them free of conflicts too. A barrier a stage; with a norm x [warps][tokens][each * 32 + 8] Bf16;
+//            sums [buffers][warps][rows][tokens + 1] f32, squares [warps][tokens] f32
 //   order    f32; a warp's k ascending in blocks of 32 (with token_tiles 1 and one product, even and odd blocks apart), then warps, four sums
 //            apart: with one tiling a row's bits depend neither on other rows nor on how many there are; another tiling has other bits
 #pragma once
@@ -32,11 +34,12 @@ struct ProductTiling {
   bool once = false;    // the launch has a block a tile and no more rows than tokens(): no code for going round
   int residents = 2;    // blocks a multiprocessor that registers leave room for: who waits for inputs has its weights there already
   int columns = 8;      // with token_tiles 1: rows of x that are taken at a time, 1 .. 8; fewer take less shared memory
+  bool pitched = true;  // a copy a row, to rows a pitch apart
 
   constexpr int threads() const { return warps * warp_size; }
   constexpr int tokens() const { return token_tiles == 1 ? columns : 8 * token_tiles; }
   constexpr int span_of(int k) const { return span == 0 ? k : span; }
-  constexpr int stage_pitch(int k) const { return static_cast<int>(ceil_div(span_of(k), 64)) * 64 + 32; }
+  constexpr int stage_pitch(int k) const { return pitched ? static_cast<int>(ceil_div(span_of(k), 64)) * 64 + 32 : span_of(k); }
   constexpr int stage_bytes(int k) const { return rows * stage_pitch(k) * 2; }
   constexpr int buffers() const { return token_tiles == 1 && !once ? 2 : 1; }  // of sums: with two, one barrier a tile
   constexpr int products() const { return rows == 8 ? 1 : rows / 16; }
@@ -63,6 +66,7 @@ struct TileRows {
   const Bf16* high;
   int low_rows;
   int high_rows;
+  int stride = 0;  // elements from one row to the next; 0: K
 };
 
 // Rows first .. first + height - 1 of a weight [n, k], height 8 or 16.
@@ -84,6 +88,8 @@ struct Product {
   static constexpr bool fixed = tiling.once && stages == parts;                        // all copies are made in begin()
   static constexpr int pitch = tokens + 1, buffers = tiling.buffers(), products = tiling.products(), product_rows = tiling.rows / products;
   static constexpr int row_pitch = tiling.stage_pitch(K), stage_elements = tiling.rows * row_pitch;
+  static constexpr bool swapped = row_pitch % 64 == 0;                                 // neighbouring rows would meet in the same banks
+  static constexpr bool whole = !tiling.pitched && span == K;                          // rows of a stage lie as in memory
   // A float x comes in groups of 4 k a lane: of each part, the warp's each * 32 k.
   static constexpr int lines = static_cast<int>(ceil_div(each * k_block, 4 * warp_size)), turn_pitch = tiling.turn_pitch(K);
   static_assert(tiling.rows == 8 || tiling.rows % 16 == 0);
@@ -145,8 +151,14 @@ struct Product {
       for (int p = 0; p < products; ++p) {
         const TileRows rows = source(tile, p);
         Bf16* const at = ring + to * stage_elements + p * product_rows * row_pitch;
-        for (int i = 0; i < rows.low_rows; ++i) bulk_copy(at + i * row_pitch, rows.low + static_cast<int64_t>(i) * K + k, count * 2, barrier);
-        for (int i = 0; i < rows.high_rows; ++i) bulk_copy(at + (8 + i) * row_pitch, rows.high + static_cast<int64_t>(i) * K + k, count * 2, barrier);
+        const int64_t stride = rows.stride == 0 ? K : rows.stride;
+        if (whole && rows.stride == 0) {
+          if (rows.low_rows > 0) bulk_copy(at, rows.low, rows.low_rows * K * 2, barrier);
+          if (rows.high_rows > 0) bulk_copy(at + 8 * K, rows.high, rows.high_rows * K * 2, barrier);
+          continue;
+        }
+        for (int i = 0; i < rows.low_rows; ++i) bulk_copy(at + i * row_pitch, rows.low + i * stride + k, count * 2, barrier);
+        for (int i = 0; i < rows.high_rows; ++i) bulk_copy(at + (8 + i) * row_pitch, rows.high + i * stride + k, count * 2, barrier);
       }
     }
 #else
@@ -157,7 +169,8 @@ struct Product {
       for (int i = static_cast<int>(threadIdx.x); i < product_rows * (span / 8); i += tiling.threads()) {
         const int row = i / (span / 8), column = i % (span / 8) * 8;
         const bool in = (row < 8 ? row < rows.low_rows : row - 8 < rows.high_rows) && column < count;
-        const Bf16* const from = (row < 8 ? rows.low + static_cast<int64_t>(row) * K : rows.high + static_cast<int64_t>(row - 8) * K) + k + column;
+        const int64_t stride = rows.stride == 0 ? K : rows.stride;
+        const Bf16* const from = (row < 8 ? rows.low + row * stride : rows.high + (row - 8) * stride) + k + column;
         if (in) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(at + row * row_pitch + column)), "l"(from) : "memory");
       }
     }
@@ -278,19 +291,11 @@ struct Product {
       wait_for_stage();
       const int first = warp * each * k_block + quad * lane_k;
       const Bf16* const low_row = ring + stage * stage_elements + group * row_pitch + first;
-#pragma unroll
-      for (int i = 0; i < each; ++i) {
+      const auto weight_of = [&](int p, int i, int half) {
         const bool in = exact || (first + i * k_block < span && part * span + first + i * k_block < K);
-        uint4 low[products], high[products];
-#pragma unroll
-        for (int p = 0; p < products; ++p) {
-          const Bf16* const at = low_row + p * product_rows * row_pitch + i * k_block;
-          low[p] = in ? *reinterpret_cast<const uint4*>(at) : uint4{0, 0, 0, 0};
-          high[p] = {0, 0, 0, 0};
-          if constexpr (product_rows == 16) {
-            if (in) high[p] = *reinterpret_cast<const uint4*>(at + 8 * row_pitch);
-          }
-        }
+        return in ? *reinterpret_cast<const uint4*>(low_row + (p * product_rows + half * 8) * row_pitch + i * k_block) : uint4{0, 0, 0, 0};
+      };
+      const auto multiply = [&](int i, const uint4 (&low)[products], const uint4 (&high)[products]) {
 #pragma unroll
         for (int t = 0; t < tiling.token_tiles; ++t) {
           uint4 x;
@@ -299,6 +304,33 @@ struct Product {
 #pragma unroll
           for (int p = 0; p < products; ++p) mma_block(acc[i % chains][p][t], low[p], high[p], x);
         }
+      };
+#pragma unroll
+      for (int i = 0; i < each; i += swapped ? 2 : 1) {
+        uint4 low[products], high[products];
+        if (swapped && i + 1 < each) {
+          const int odd = group % 2;
+          uint4 next_low[products], next_high[products];
+#pragma unroll
+          for (int p = 0; p < products; ++p) {
+            const uint4 a = weight_of(p, i + odd, 0), b = weight_of(p, i + 1 - odd, 0);
+            low[p] = odd ? b : a, next_low[p] = odd ? a : b;
+            high[p] = next_high[p] = {0, 0, 0, 0};
+            if constexpr (product_rows == 16) {
+              const uint4 c = weight_of(p, i + odd, 1), d = weight_of(p, i + 1 - odd, 1);
+              high[p] = odd ? d : c, next_high[p] = odd ? c : d;
+            }
+          }
+          multiply(i, low, high);
+          multiply(i + 1, next_low, next_high);
+          continue;
+        }
+#pragma unroll
+        for (int p = 0; p < products; ++p) {
+          low[p] = weight_of(p, i, 0);
+          high[p] = product_rows == 16 ? weight_of(p, i, 1) : uint4{0, 0, 0, 0};
+        }
+        multiply(i, low, high);
       }
       if (part + 1 < parts) next_part(source, index, total, part, true);
     };

@@ -37,6 +37,20 @@ ERN_DEVICE void wgmma_hold(float (&d)[count]) {
   for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// words[i] of lane `quad` of a quad is piece quad of group i; afterwards words[p] is piece p of group `quad`.
+ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
+  const bool odd = quad & 1, upper = quad & 2;
+  const auto exchange = [](uint32_t& low, uint32_t& high, bool second, int mask) {
+    const uint32_t other = __shfl_xor_sync(~0u, second ? low : high, mask);
+    low = second ? other : low;
+    high = second ? high : other;
+  };
+  exchange(words[0], words[1], odd, 1);
+  exchange(words[2], words[3], odd, 1);
+  exchange(words[0], words[2], upper, 2);
+  exchange(words[1], words[3], upper, 2);
+}
+
 // The instruction names each register of its result, so there is one function for each n. `add` false: d is overwritten.
 template <int n>
 struct Wgmma;

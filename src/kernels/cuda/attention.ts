@@ -1,10 +1,10 @@
-/** Attention over the paged cache and what fills it: runtime/device/cuda/attention_decode.cuh, attention_prefill.cuh, rope.cuh. */
+/** Attention over the paged cache and what fills it: runtime/device/cuda/attention_decode.cuh, attention_wgmma.cuh, attention_prefill.cuh, rope.cuh. */
 
 import type { KvType } from "../../ir/types.js";
 import type { ArchLevel } from "../../toolchain/arch.js";
 import { ATTENTION_KERNELS } from "../attention.js";
 import { cFloat, joinName } from "../common.js";
-import { type CudaLaunch, ONE, perRows } from "../cuda-launch.js";
+import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
 import { type AnyKernel, type KernelDef, type KernelParams, numberParam, tensorType } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { ceilDiv, defineCuda } from "./define.js";
@@ -97,6 +97,53 @@ const attentionPrefill = defineCuda("attention", {
   view: (params) => ({ ...attentionView(params), shared_bytes: prefillShared(params) }),
 });
 
+/** What runtime/device/cuda/attention_wgmma.cuh is made for: rows and entries of a tile, three stages of K and V. */
+const WGMMA = { headDim: 128, tile: 128, stages: 3 } as const;
+const TILE_BYTES = WGMMA.tile * WGMMA.headDim * 2;
+/** `attention_wgmma_shared`, which the template compares. */
+const WGMMA_SHARED = 1024 + TILE_BYTES + WGMMA.stages * (2 * TILE_BYTES + 16) + 8;
+/** More blocks than any cache has: how many there are is known when the package is loaded. */
+const MOST_BLOCKS = 2 ** 24;
+
+/** Boxes of the queries' rows, and of the entries of a tile that lie together. */
+function wgmmaMaps(params: KernelParams): readonly TensorMap[] {
+  const { kv_heads: kvHeads, block_size: blockSize, kv_block_bytes: blockBytes } = cacheView(params) as { readonly [name: string]: number };
+  const [dims, rowBytes] = [WGMMA.headDim, WGMMA.headDim * 2];
+  const heads = numberParam(params, "heads");
+  return [
+    { arg: "q", dtype: "bf16", dims: [heads * dims, "rows"], strides: [heads * rowBytes], box: [64, WGMMA.tile], swizzle: 128 },
+    {
+      arg: "cache",
+      dtype: "bf16",
+      dims: [dims, 2 * (kvHeads as number) * (blockSize as number), MOST_BLOCKS],
+      strides: [rowBytes, blockBytes as number],
+      box: [64, Math.min(blockSize as number, WGMMA.tile), 1],
+      swizzle: 128,
+    },
+  ];
+}
+
+const attentionWgmma = defineCuda("attention", {
+  name: "attention_wgmma",
+  suffix: "wgmma",
+  order: "wgmma-tiles",
+  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ATTENTION.fit(node, target) : `needs sm_90a, not ${target.arch}`),
+  refuse: (params) => {
+    if (params.head_dim !== WGMMA.headDim) return `head_dim ${params.head_dim}, not ${WGMMA.headDim}`;
+    const blockSize = numberParam(params, "block_size");
+    const whole = WGMMA.tile % blockSize === 0 || blockSize % WGMMA.tile === 0;
+    return whole ? refuseAttention(params) : `blocks of ${blockSize} tokens do not make whole tiles`;
+  },
+  args: () => [...QUERY_ARGS, "query_start", "context", "out"].map(argument),
+  launch: (params) => ({
+    threads: 384,
+    grid: [{ constant: numberParam(params, "heads") }, perRows(WGMMA.tile, 1, "tokens"), ONE],
+    sharedBytes: WGMMA_SHARED,
+    maps: wgmmaMaps(params),
+  }),
+  view: (params) => ({ ...attentionView(params), shared_bytes: WGMMA_SHARED }),
+});
+
 const FUSED_ARGS = ["qkv", "positions", "slots", "cache", "block_table", "context", "out"] as const;
 
 const ropeAttention = defineCuda("rope_attention", {
@@ -165,6 +212,7 @@ const kvAppend = defineCuda("kv_append", {
 
 export const CUDA_ATTENTION_KERNELS: readonly AnyKernel[] = [
   attentionDecode,
+  attentionWgmma,
   attentionPrefill,
   ropeAttention,
   ropeKvAppend,

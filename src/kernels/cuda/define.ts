@@ -5,10 +5,21 @@
 
 import { bug } from "../../diagnostics.js";
 import type { OpName } from "../../ir/ops.js";
+import type { CudaArch } from "../../toolchain/arch.js";
 import { joinName } from "../common.js";
 import { CPU_KERNELS } from "../cpu-table.js";
 import type { CudaLaunch } from "../cuda-launch.js";
-import type { AnyKernel, Argument, KernelDef, KernelParams, Phase, ReductionOrder, Tunable, WeightFormat } from "../kernel-def.js";
+import type {
+  AnyKernel,
+  Argument,
+  KernelDef,
+  KernelParams,
+  Phase,
+  ReductionOrder,
+  Tunable,
+  TuningPlace,
+  WeightFormat,
+} from "../kernel-def.js";
 import type { View } from "../view.js";
 
 /** One layout serves every kernel: rows as they are. Tensor cores and the tensor memory accelerator both read it. */
@@ -24,6 +35,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   /** Tells the files of variants of one op apart. */
   readonly suffix?: string;
   readonly mostRows?: number;
+  readonly leastRows?: number;
   readonly programs?: readonly string[];
   readonly order?: ReductionOrder;
   readonly fit?: KernelDef<K>["fit"];
@@ -34,7 +46,13 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly refuse?: (params: KernelParams) => string | undefined;
   readonly tunables?: readonly Tunable[];
   readonly constraint?: KernelDef<K>["constraint"];
+  readonly footprint?: KernelDef<K>["footprint"];
+  /** The only arch that it compiles for. */
+  readonly only?: CudaArch;
+  /** Rows for which it is worth a measurement where another kernel is the default. */
+  readonly worth?: { readonly least: number; readonly most?: number };
   readonly workspace?: (params: KernelParams, rows: number) => number;
+  readonly parts?: KernelDef<K>["parts"];
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
@@ -51,7 +69,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { language, tunables, constraint, phases, workspace, weights, programs, mostRows } = entry;
+  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -63,12 +81,25 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(language ? { language } : {}),
     ...(tunables ? { tunables } : {}),
     ...(constraint ? { constraint } : {}),
+    ...(footprint ? { footprint } : {}),
     ...(phases ? { phases } : {}),
     ...(workspace ? { workspace } : {}),
+    ...(parts ? { parts } : {}),
     ...(weights ? { weights } : {}),
     ...(programs ? { programs } : {}),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(worth
+      ? {
+          takes: (params: KernelParams, { rows, arch }: TuningPlace) =>
+            rows >= worth.least &&
+            rows <= Math.min(worth.most ?? rows, mostRows ?? rows) &&
+            (only === undefined || only === arch) &&
+            refuse?.(params) === undefined,
+        }
+      : {}),
+    ...(leastRows === undefined ? {} : { leastRows }),
     fit: (node, target) => {
+      if (only !== undefined && target.arch !== only) return `needs ${only}, not ${target.arch}`;
       const params = fit(node, target);
       return typeof params === "string" ? params : (refuse?.(params) ?? params);
     },

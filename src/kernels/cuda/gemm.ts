@@ -5,8 +5,8 @@
 
 import type { OpName } from "../../ir/ops.js";
 import { joinName } from "../common.js";
-import { type CudaLaunch, ONE, type TensorMap } from "../cuda-launch.js";
-import { type AnyKernel, type KernelParams, numberParam } from "../kernel-def.js";
+import { CUDA_LIMITS, type CudaLaunch, ONE, type TensorMap } from "../cuda-launch.js";
+import { type AnyKernel, type Footprint, type KernelParams, numberParam, type Tunable, type TuningPlace } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { type CudaEntry, ceilDiv, defineCuda } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
@@ -15,31 +15,124 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const THREADS = 384;
 const TILE_K = 64;
 const TILE_ROWS = 128;
-const STAGES = 4;
+/** Most stages of the ring by default: more bring nothing. */
+const MOST_STAGES = 6;
+/** f32 sums that a thread of a multiplying warpgroup has registers for. */
+const MOST_SUMS = 160;
 /** Rows of a full chunk of prefill: what columns are chosen by. */
 const USUAL_ROWS = 2048;
 
 interface GemmTiling {
+  readonly rows: number;
   readonly columns: number;
+  readonly stages: number;
+  readonly cluster: number;
   /** The two warpgroups take tiles in turns: one stores while the other multiplies. */
   readonly turns: boolean;
 }
 
 /** The width of tiles with which the multiprocessors are full until the end. */
-function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
+function usualColumns(params: KernelParams, widths: readonly number[]): number {
   const n = numberParam(params, "n");
   const cost = (columns: number): number => {
     const tiles = ceilDiv(USUAL_ROWS, TILE_ROWS) * ceilDiv(n, columns);
     // A tile costs its columns, and something to begin and end.
     return ceilDiv(tiles, MULTIPROCESSORS) * (columns + 24);
   };
-  const columns = widths.reduce((best, width) => (cost(width) < cost(best) ? width : best));
-  return { columns, turns: columns <= 128 };
+  return widths.reduce((best, width) => (cost(width) < cost(best) ? width : best));
+}
+
+function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
+  const given = (name: string, standard: number): number => (typeof params[name] === "number" ? params[name] : standard);
+  const columns = given("columns", usualColumns(params, widths));
+  const rows = given("tile_rows", TILE_ROWS);
+  return {
+    rows,
+    columns,
+    stages: given("stages", usualStages(rows, columns)),
+    turns: given("turns", usualTurns(params, columns)) === 1,
+    cluster: given("cluster", 1),
+  };
+}
+
+function stageBytes(rows: number, columns: number): number {
+  return (rows + columns) * TILE_K * 2 + 16;
+}
+
+const BESIDE_STAGES = 1024 + 2 * 8;
+
+function usualStages(rows: number, columns: number): number {
+  return Math.min(MOST_STAGES, Math.floor((CUDA_LIMITS.sharedBytes - BESIDE_STAGES) / stageBytes(rows, columns)));
+}
+
+/** With the residual in front of the sums, one warpgroup has that of its next tile on the way while the other multiplies. */
+function usualTurns({ residual }: KernelParams, columns: number): number {
+  return columns <= (residual === true ? 160 : 128) ? 1 : 0;
+}
+
+/** Widths that wgmma.cuh has; which of them are the default's is each op's. */
+const COLUMNS = [64, 96, 128, 160, 192, 224, 256];
+
+/** Sums run over k in order whatever the tile. */
+function gemmTunables(widths: readonly number[]): readonly Tunable[] {
+  return [
+    { name: "tile_rows", summary: "rows of x in a tile", values: () => [64, 128, 256], default: () => TILE_ROWS },
+    { name: "columns", summary: "rows of the weight in a tile", values: () => COLUMNS, default: (params) => usualColumns(params, widths) },
+    {
+      name: "stages",
+      summary: "parts of 64 k that are on their way at once",
+      values: () => [3, 4, 5, 6, 7],
+      default: (params) => {
+        const { rows, columns } = tilingOf(params, widths);
+        return usualStages(rows, columns);
+      },
+    },
+    {
+      name: "turns",
+      summary: "whether the warpgroups take tiles in turns, or share each",
+      values: () => [0, 1],
+      default: (params) => usualTurns(params, tilingOf(params, widths).columns),
+    },
+    { name: "cluster", summary: "blocks that share what they fetch of the weight", values: () => [1, 2], default: () => 1 },
+  ];
+}
+
+/** What gemm.cuh asserts, what registers and shared memory hold. */
+function gemmAllowed(params: KernelParams, { rows }: TuningPlace, widths: readonly number[]): boolean {
+  const tiling = tilingOf(params, widths);
+  const own = tiling.turns ? tiling.rows : tiling.rows / 2;
+  if (own % 64 !== 0 || (own / 64) * (tiling.columns / 2) > MOST_SUMS) return false;
+  if (sharedBytes(tiling) > CUDA_LIMITS.sharedBytes) return false;
+  if (typeof params.group === "number" && tiling.columns % (2 * params.group) !== 0) return false;
+  // Blocks of a cluster take tiles of the same columns: there must be several.
+  return tiling.cluster === 1 || rows > tiling.rows;
+}
+
+/** With a tunable at another value than it has by itself, the name says so. */
+function gemmSuffix(params: KernelParams, widths: readonly number[]): string {
+  return gemmTunables(widths)
+    .filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+    .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+    .join("_");
 }
 
 /** `gemm_shared_bytes`, which the template compares. */
-function sharedBytes({ columns }: GemmTiling): number {
-  return 1024 + STAGES * ((TILE_ROWS + columns) * TILE_K * 2 + 16) + 2 * 8;
+function sharedBytes({ rows, columns, stages }: GemmTiling): number {
+  return BESIDE_STAGES + stages * stageBytes(rows, columns);
+}
+
+function gemmFootprint(params: KernelParams, tiling: GemmTiling): Footprint {
+  return {
+    cacheBytes: sharedBytes(tiling),
+    residents: 1,
+    blocks: ceilDiv(USUAL_ROWS, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
+  };
+}
+
+/** The few-row kernels name theirs alike. */
+function withoutTunables(params: KernelParams): KernelParams {
+  const { tile_rows: _, stages: __, ...rest } = params;
+  return rest;
 }
 
 function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
@@ -56,27 +149,33 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
     threads: THREADS,
     grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
     sharedBytes: sharedBytes(tiling),
-    maps: [map("x", "rows", TILE_ROWS), map("weight", numberParam(params, "n"), tiling.columns)],
+    cluster: tiling.cluster,
+    maps: [map("x", "rows", tiling.rows), map("weight", numberParam(params, "n"), tiling.columns / tiling.cluster)],
   };
 }
 
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 
+/** Up to so many rows a tile of 128 rows leaves most multiprocessors idle. */
+const FEW_ROWS = 64;
+
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
-  const { tunables: _, ...entry } = base;
   return defineCuda(op, {
-    ...entry,
+    ...base,
     name: "gemm",
     order: "wgmma-k",
-    fit: (node, target) =>
-      target.arch === "sm_90a" ? (base.fit as NonNullable<typeof base.fit>)(node, target) : `needs sm_90a, not ${target.arch}`,
+    only: "sm_90a",
+    worth: { least: 16 },
+    tunables: gemmTunables(widths),
+    constraint: (params, place) => gemmAllowed(params, place, widths),
+    footprint: (params) => gemmFootprint(params, tilingOf(params, widths)),
     refuse: (params) =>
       params.norm
         ? "a norm in front"
         : numberParam(params, "n") % step === 0
           ? undefined
           : `${params.n} rows of the weight are no multiple of ${step}`,
-    file: (params) => joinName((base.file as NonNullable<typeof base.file>)(params), "gemm"),
+    file: (params) => joinName((base.file as NonNullable<typeof base.file>)(withoutTunables(params)), "gemm", gemmSuffix(params, widths)),
     launch: (params) => launchOf(params, tilingOf(params, widths)),
     view: (params): View => {
       const tiling = tilingOf(params, widths);
@@ -89,10 +188,11 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
         residual: params.residual === true,
         swiglu: op === "linear_swiglu",
         group: typeof params.group === "number" ? params.group : 32,
-        tile_rows: TILE_ROWS,
+        tile_rows: tiling.rows,
         columns: tiling.columns,
-        stages: STAGES,
+        stages: tiling.stages,
         turns: tiling.turns,
+        cluster: tiling.cluster,
         shared_bytes: sharedBytes(tiling),
       };
     },
@@ -101,6 +201,11 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
 
 export function gemmLinear(base: Base<"linear">): AnyKernel {
   return gemm("linear", base, [128, 160, 192, 224, 256], 8);
+}
+
+/** With the residual stream: while one warpgroup multiplies, the other has the residual of its next tile on the way. */
+export function gemmProjection(base: Base<"projection">): AnyKernel {
+  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [64, 96, 128, 160], 8);
 }
 
 /** Gate and up alternate in groups of 32 at most: a tile holds whole pairs. */

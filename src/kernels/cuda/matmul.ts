@@ -11,7 +11,7 @@ import { type AnyKernel, type Argument, bytesOf, dtypeParam, type KernelParams, 
 import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
-import { gemmLinear, gemmSwiglu } from "./gemm.js";
+import { gemmLinear, gemmProjection, gemmSwiglu } from "./gemm.js";
 import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 import { tritonLinear, tritonProjection, tritonSwiglu } from "./triton.js";
 
@@ -81,9 +81,11 @@ function blocks(constant: number): readonly [Count, Count, Count] {
 /** The variants of an op, by how many rows share a read of the weight. */
 function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<CudaEntry<K>, "suffix" | "mostRows">): readonly AnyKernel[] {
   return ROW_TILES.map((tiles) => {
-    const { suffix, mostRows } = tiles;
+    const { suffix, mostRows, tokenTiles } = tiles;
     return defineCuda(op, {
       ...entry(tiles),
+      // With half of its rows missing the kernel for half as many is the better one; after some rounds one that reads the weight once is.
+      worth: { least: 4 * tokenTiles + 1, most: 32 * tokenTiles },
       ...(suffix === undefined ? {} : { suffix }),
       ...(mostRows === undefined ? {} : { mostRows }),
     });
@@ -101,6 +103,8 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
     order: "sequential-k",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: (node: NodeOf<"linear"> | NodeOf<"projection">) => {
       const { dtype } = node.attrs;
       const params = fitProduct(node);
@@ -136,6 +140,8 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
     name: "linear_swiglu",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: (node) => {
       const params = fitProduct(node);
       if (typeof params === "string") return params;
@@ -163,13 +169,13 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
 const linearSwiglu = variants<"linear_swiglu">("linear_swiglu", swigluEntry);
 
 /** Blocks of the head, each of which leaves its best of each row. */
-function headBlocks(params: KernelParams): number {
-  return Math.min(2 * MULTIPROCESSORS, ceilDiv(sizeN(params), 16));
+function headBlocks(params: KernelParams, tiling: Tiling): number {
+  return Math.min(Math.min(2, tiling.residents(params)) * MULTIPROCESSORS, ceilDiv(sizeN(params), tiling.rows(params)));
 }
 
 /** A value and an id for each row and block: `head_argmax_workspace`, which the template compares. */
-function headWorkspace(params: KernelParams, rows: number): number {
-  return rows * headBlocks(params) * 8;
+function headWorkspace(params: KernelParams, tiling: Tiling, rows: number): number {
+  return rows * headBlocks(params, tiling) * 8;
 }
 
 const headArgmax = variants("head_argmax", (tiles) => {
@@ -178,6 +184,8 @@ const headArgmax = variants("head_argmax", (tiles) => {
     name: "head_argmax",
     weights: WEIGHTS,
     tunables: tiling.tunables,
+    constraint: tiling.constraint,
+    footprint: tiling.footprint,
     fit: fitProduct,
     args: (params) =>
       productArgs(params, [
@@ -185,11 +193,11 @@ const headArgmax = variants("head_argmax", (tiles) => {
         { name: "ids", type: "int32_t" },
         { name: "workspace", type: "void" },
       ]),
-    workspace: headWorkspace,
+    workspace: (params, rows) => headWorkspace(params, tiling, rows),
     file: (params) => productName("head_argmax", params, [`n${params.n}`, `k${params.k}`], tiling),
     launch: (params) => ({
       threads: tiling.threads(params),
-      grid: blocks(headBlocks(params)),
+      grid: blocks(headBlocks(params, tiling)),
       sharedBytes: tiling.sharedBytes(params),
       // It keeps the best of each row besides.
       blocksPerMultiprocessor: tiles.tokenTiles > 2 ? 1 : tiling.residents(params),
@@ -197,8 +205,8 @@ const headArgmax = variants("head_argmax", (tiles) => {
     view: (params) => ({
       ...productView(params, tiling),
       n: sizeN(params),
-      blocks: headBlocks(params),
-      workspace_of_7: headWorkspace(params, 7),
+      blocks: headBlocks(params, tiling),
+      workspace_of_7: headWorkspace(params, tiling, 7),
     }),
   };
 });
@@ -211,7 +219,7 @@ function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKerne
 export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
   ...withGemm(linear, gemmLinear(linearEntry(LAST_TILES))),
   tritonLinear(linearEntry(LAST_TILES)),
-  ...projection,
+  ...withGemm(projection, gemmProjection(linearEntry(LAST_TILES))),
   tritonProjection(linearEntry(LAST_TILES)),
   ...withGemm(linearSwiglu, gemmSwiglu(swigluEntry(LAST_TILES))),
   tritonSwiglu(swigluEntry(LAST_TILES)),

@@ -1,33 +1,63 @@
-/** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. */
+/** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. moe-many.ts has those of many rows. */
 
-import { cFloat } from "../common.js";
+import { cFloat, joinName } from "../common.js";
 import { ONE, perRows } from "../cuda-launch.js";
-import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
 import type { View } from "../view.js";
 import { clusterFor } from "./attention.js";
 import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { moeFfnMany, moeRouterMany } from "./moe-many.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
 const ROUTER_WARPS = 8;
+const COMBINE_THREADS = 256;
+const CPU_FFN = MOE_KERNELS.find(({ op }) => op === "moe_ffn") as unknown as KernelDef<"moe_ffn">;
 const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
-/** Blocks that share out what experts have to do. */
-const BLOCKS = 2 * MULTIPROCESSORS;
-/** Tokens of one expert that share a read of its weight. */
-const TILES = { tokenTiles: 1 } as const;
 
 const size = (name: string) => (params: KernelParams) => numberParam(params, name);
-const UP = tilingFor(TILES, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
-const DOWN = tilingFor(TILES, { role: "expert", rows: 8, n: size("hidden"), k: size("m"), once: false });
-const EXPERT = tilingFor(TILES, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
+const EXPERT = tilingFor({ tokenTiles: 1 }, { role: "expert", rows: 8, n: size("n"), k: size("k"), once: false });
 
-/** The phases' tilings under names of their own. */
-function withTunables(tiling: Tiling, params: KernelParams): KernelParams {
-  return { ...params, ...Object.fromEntries(tiling.tunables.map(({ name, default: value }) => [name, value(params)])) };
+/** Blocks of a kernel whose blocks share out what experts have to do: as many as there is room for. */
+function sharingBlocks(tiling: Tiling, params: KernelParams): number {
+  return MULTIPROCESSORS * residentsOf(tiling, params);
+}
+/** Of those that pass over experts; registers leave no room for more. */
+const MOST_RESIDENTS = 3;
+function residentsOf(tiling: Tiling, params: KernelParams): number {
+  return Math.min(MOST_RESIDENTS, tiling.residents(params));
+}
+
+/** A phase's tiling, whose tunables have the phase's name before theirs; one that is not said is at its default. */
+function withTunables(tiling: Tiling, params: KernelParams, phase?: string): KernelParams {
+  const tiled: { [name: string]: KernelParams[string] } = { ...params };
+  for (const { name, default: value } of tiling.tunables) tiled[name] = params[`${phase}_${name}`] ?? value(tiled);
+  return tiled;
+}
+
+interface FfnPhases {
+  readonly up: Tiling;
+  readonly down: Tiling;
+}
+
+function ffnTunables(phases: FfnPhases): readonly Tunable[] {
+  return Object.entries(phases).flatMap(([phase, tiling]: [string, Tiling]) =>
+    tiling.tunables.map(({ name, summary, values, default: standard, ...rest }) => ({
+      ...rest,
+      name: `${phase}_${name}`,
+      summary: `${summary}, of ${phase}`,
+      values: (params: KernelParams) => values(withTunables(tiling, params, phase)),
+      default: (params: KernelParams) => {
+        const { [name]: _, ...others } = withTunables(tiling, params, phase);
+        return standard(others);
+      },
+    })),
+  );
 }
 
 const moeRouter = defineCuda("moe_router", {
   name: "moe_router",
+  worth: { least: 16, most: 512 },
   weights: { gate: [...F32_ROWS, ...BF16_ROWS], correction: F32_ROWS },
   refuse: (params) =>
     params.x !== "f32"
@@ -58,49 +88,106 @@ const moeRouter = defineCuda("moe_router", {
   }),
 });
 
-/** The chosen experts' hidden rows, between the two launches. */
-function ffnWorkspace(params: KernelParams, rows: number): number {
-  return rows * numberParam(params, "chosen") * numberParam(params, "m") * bytesOf(dtypeParam(params, "x"));
+/** How experts are cut up for so many rows. */
+interface FfnRows {
+  readonly suffix?: string;
+  readonly mostRows?: number;
+  readonly columns?: number;
+  /** Of 8 tokens of one expert, which share a read of its weight. */
+  readonly tokenTiles: number;
+  /**
+   * Second products in runs, a row a choice, which a third launch sums up: a block then reads the hidden rows of its experts alone, not of all. Sums are
+   * made in the same order.
+   */
+  readonly runs: boolean;
+  /** Where it is measured beside the default. */
+  readonly worth?: { readonly least: number; readonly most: number };
 }
 
-const moeFfn = defineCuda("moe_ffn", {
-  name: "moe_ffn",
-  weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
-  refuse: (params) =>
-    params.x !== "bf16"
-      ? `rows of ${params.x}`
-      : numberParam(params, "m") % 8 === 0
-        ? undefined
-        : "experts whose width is no multiple of 8",
-  workspace: ffnWorkspace,
-  phases: [
-    { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
-    { suffix: "down", args: ["workspace", "indices", "weights", "down", "addend", "out"] },
-  ],
-  launch: (params, phase) => {
-    const tiling = phase === "up" ? UP : DOWN;
-    const tiled = withTunables(tiling, params);
-    return {
-      threads: tiling.threads(tiled),
-      grid: [{ constant: phase === "up" ? BLOCKS : ceilDiv(numberParam(params, "hidden"), 8) }, ONE, ONE],
-      sharedBytes: tiling.sharedBytes(tiled),
-      blocksPerMultiprocessor: Math.min(2, tiling.residents(tiled)),
-    };
-  },
-  view: (params) => ({
-    experts: numberParam(params, "experts"),
-    hidden: numberParam(params, "hidden"),
-    m: numberParam(params, "m"),
-    chosen: numberParam(params, "chosen"),
-    group: numberParam(params, "group"),
-    addend: params.addend as boolean,
-    up: tilingView(UP, params),
-    down: tilingView(DOWN, params),
-  }),
-});
+const FFN_ROWS: readonly FfnRows[] = [
+  { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
+  { tokenTiles: 1, mostRows: 4, runs: false },
+  { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true, worth: { least: 3, most: 32 } },
+  { suffix: "many", tokenTiles: 2, runs: true, worth: { least: 17, most: 512 } },
+];
 
-function tilingView(tiling: Tiling, params: KernelParams): View {
-  const tiled = withTunables(tiling, params);
+/** The chosen experts' hidden rows, between the launches; then, in runs, a row of sums a choice. */
+function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number {
+  const hiddenRow = numberParam(params, "m") * bytesOf(dtypeParam(params, "x"));
+  return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
+}
+
+function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, worth }: FfnRows): AnyKernel {
+  const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
+  const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
+  const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
+  const phases = { up, down };
+  const tunables = ffnTunables(phases);
+  return defineCuda("moe_ffn", {
+    name: "moe_ffn",
+    tunables,
+    constraint: (params, place) =>
+      up.constraint(withTunables(up, params, "up"), place) && down.constraint(withTunables(down, params, "down"), place),
+    file: (params) =>
+      joinName(
+        (CPU_FFN.file as (params: KernelParams) => string)(params),
+        tunables
+          .filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params))
+          .map(({ name }) => `${name.replace("_", "")}${params[name]}`)
+          .join("_"),
+      ),
+    ...(suffix === undefined ? {} : { suffix }),
+    ...(mostRows === undefined ? {} : { mostRows }),
+    ...(worth ? { worth } : {}),
+    weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
+    refuse: (params) =>
+      params.x !== "bf16"
+        ? `rows of ${params.x}`
+        : numberParam(params, "m") % 8 === 0
+          ? undefined
+          : "experts whose width is no multiple of 8",
+    workspace: (params, rows) => ffnWorkspace(params, rows, runs),
+    phases: [
+      { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
+      ...(runs
+        ? [
+            { suffix: "down", args: ["workspace", "indices", "down"] },
+            { suffix: "sum", args: ["workspace", "indices", "weights", "addend", "out"] },
+          ]
+        : [{ suffix: "down", args: ["workspace", "indices", "weights", "down", "addend", "out"] }]),
+    ],
+    launch: (params, phase) => {
+      if (phase === "sum") {
+        const blocks = ceilDiv(numberParam(params, "hidden"), 4 * COMBINE_THREADS);
+        return { threads: COMBINE_THREADS, grid: [perRows(1, blocks), ONE, ONE], sharedBytes: 0 };
+      }
+      const tiling = phase === "up" ? up : down;
+      const tiled = withTunables(tiling, params, phase);
+      const shared = phase === "up" || runs;
+      return {
+        threads: tiling.threads(tiled),
+        grid: [{ constant: shared ? sharingBlocks(tiling, tiled) : ceilDiv(numberParam(params, "hidden"), tiling.rows(tiled)) }, ONE, ONE],
+        sharedBytes: tiling.sharedBytes(tiled),
+        blocksPerMultiprocessor: residentsOf(tiling, tiled),
+      };
+    },
+    view: (params) => ({
+      experts: numberParam(params, "experts"),
+      hidden: numberParam(params, "hidden"),
+      m: numberParam(params, "m"),
+      chosen: numberParam(params, "chosen"),
+      group: numberParam(params, "group"),
+      addend: params.addend as boolean,
+      runs,
+      up: tilingView(up, params, "up"),
+      down: tilingView(down, params, "down"),
+      ...(runs ? {} : { sum_functions: [] }),
+    }),
+  });
+}
+
+function tilingView(tiling: Tiling, params: KernelParams, phase?: string): View {
+  const tiled = withTunables(tiling, params, phase);
   const { once: _, ...view } = tiling.view(tiled) as { readonly [name: string]: View[string] };
   return { ...view, shared_bytes: tiling.sharedBytes(tiled) };
 }
@@ -113,9 +200,9 @@ const expertLinear = defineCuda("expert_linear", {
     const tiled = withTunables(EXPERT, params);
     return {
       threads: EXPERT.threads(tiled),
-      grid: [{ constant: BLOCKS }, ONE, ONE],
+      grid: [{ constant: sharingBlocks(EXPERT, tiled) }, ONE, ONE],
       sharedBytes: EXPERT.sharedBytes(tiled),
-      blocksPerMultiprocessor: 2,
+      blocksPerMultiprocessor: residentsOf(EXPERT, tiled),
     };
   },
   view: (params) => ({
@@ -129,8 +216,6 @@ const expertLinear = defineCuda("expert_linear", {
   }),
 });
 
-const COMBINE_THREADS = 256;
-
 const moeCombine = defineCuda("moe_combine", {
   name: "moe_combine",
   launch: (params) => ({
@@ -141,4 +226,11 @@ const moeCombine = defineCuda("moe_combine", {
   view: (params) => ({ width: numberParam(params, "width"), choices: numberParam(params, "choices") }),
 });
 
-export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [moeRouter, moeFfn, expertLinear, moeCombine];
+export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [
+  moeRouterMany,
+  moeRouter,
+  moeFfnMany,
+  ...FFN_ROWS.map(moeFfn),
+  expertLinear,
+  moeCombine,
+];

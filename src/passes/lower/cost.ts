@@ -28,6 +28,11 @@ export function peakOperations(arch: ArchLevel): number {
   return RATES[arch].operations;
 }
 
+/** Of the same, from memory. */
+export function peakBytes(arch: ArchLevel): number {
+  return RATES[arch].bytes;
+}
+
 export function costInSeconds({ bytes, operations }: Cost, arch: ArchLevel): number {
   return Math.max(bytes / RATES[arch].bytes, operations / RATES[arch].operations);
 }

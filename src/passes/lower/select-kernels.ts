@@ -1,7 +1,7 @@
 /**
  * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits, takes so many rows and reads
  * the weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
- * `deterministic` only kernels of the default's reduction order are taken, so that results do not depend on bucket, batch or threads.
+ * `deterministic` only kernels of one reduction order are taken, that of the last which fits, so that results do not depend on bucket, batch or threads.
  */
 
 import { Diagnostic } from "../../diagnostics.js";
@@ -92,9 +92,18 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  const preferred = fitting.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (fitting.at(-1) as ChosenKernel);
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
-  return bestRow(tuning, allowed, rows) ?? preferred;
+  // The last of a list serves any number of rows.
+  const last = fitting.at(-1) as ChosenKernel;
+  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === last.kernel.order) : fitting;
+  const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
+  const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? last;
+  const tuned = bestRow(tuning, holding, rows);
+  return tuned && !(deterministic && !keepsOrder(tuned)) ? tuned : preferred;
+}
+
+/** Whether sums are made as with the kernel's defaults, so that rows have the same bits in every bucket. */
+function keepsOrder({ kernel, params }: ChosenKernel): boolean {
+  return (kernel.tunables ?? []).every(({ name, reorders, default: value }) => !reorders || params[name] === value(params));
 }
 
 /** Clones of a program are named after it. */

@@ -45,7 +45,8 @@ interface Place {
 
 function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
   if (!graph.nodes.some(({ op }) => op === "launch")) return graph;
-  const places = new Map<Value, Place>([...placeParams(graph, kvBlockSize), ...placeArena(graph)]);
+  const parts: ScratchParts = new Map();
+  const places = new Map<Value, Place>([...placeParams(graph, kvBlockSize), ...placeArena(graph, parts)]);
   const scratch = places as ReadonlyMap<unknown, Place>;
   const buffers = new Map<unknown, Value>();
   const planned = copyGraph({ ...graph, returns: [] }, (node, { build, keep, value }) => {
@@ -61,7 +62,7 @@ function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
       return made;
     };
     for (const called of kernelFunctions(kernelByName(node.attrs.op, node.attrs.kernel), node.attrs.params as KernelParams)) {
-      const args = callArguments(node, called).map(bufferOf);
+      const args = callArguments(node, called, parts).map(bufferOf);
       build.nodeUnchecked("call", { args }, { kernel: called.name }, [], node.origin);
     }
     return null;
@@ -73,10 +74,13 @@ function run(graph: Graph, { kvBlockSize }: MemoryOptions): Graph {
   return Object.freeze({ ...planned, returns: Object.freeze(returns) });
 }
 
-/** What a launch passes to a function of its kernel, in order; its scratch is named by the node itself. */
-function callArguments(node: NodeOf<"launch">, { phase }: KernelFunction): readonly unknown[] {
+/** What stands for each part of a launch's scratch where places are looked up. */
+type ScratchParts = Map<NodeOf<"launch">, Map<string, object>>;
+
+/** What a launch passes to a function of its kernel, in order; its workspace is named by the node itself. */
+function callArguments(node: NodeOf<"launch">, { phase }: KernelFunction, parts: ScratchParts): readonly unknown[] {
   const { op, kernel: name, params } = node.attrs;
-  const values = new Map<string, unknown>([["workspace", node], ...namedOperands(node)]);
+  const values = new Map<string, unknown>([["workspace", node], ...(parts.get(node) ?? []), ...namedOperands(node)]);
   const names = isOpName(op) ? opDef(op).results : [];
   for (const [i, result] of node.results.entries()) {
     const many = names.find((entry) => entry.endsWith("*"));
@@ -114,8 +118,8 @@ function placeParams(graph: Graph, kvBlockSize: number): Map<Value, Place> {
   return places;
 }
 
-/** Offsets for results and scratch. */
-function placeArena(graph: Graph): Map<Value, Place> {
+/** Offsets for results and scratch; `parts` is filled. */
+function placeArena(graph: Graph, parts: ScratchParts): Map<Value, Place> {
   const last = graph.nodes.length;
   const lastRead = new Map<Value, number>();
   for (const [i, node] of graph.nodes.entries()) for (const value of operandValues(node)) lastRead.set(value, i);
@@ -127,11 +131,16 @@ function placeArena(graph: Graph): Map<Value, Place> {
   for (const [i, node] of graph.nodes.entries()) {
     if (node.op !== "launch") continue;
     const kernel = kernelByName(node.attrs.op, node.attrs.kernel);
-    const scratch = kernel.workspace?.(node.attrs.params as KernelParams, launchRows(node, graph)) ?? 0;
-    if (scratch > 0) {
-      owners.push({ key: node, type: tensor("u8", [scratch]), lifetime: lifetimes.length });
-      lifetimes.push({ bytes: scratch, first: i, last: i });
-    }
+    const [params, rows] = [node.attrs.params as KernelParams, launchRows(node, graph)];
+    const addScratch = (key: unknown, bytes: number): void => {
+      owners.push({ key, type: tensor("u8", [bytes]), lifetime: lifetimes.length });
+      lifetimes.push({ bytes, first: i, last: i });
+    };
+    const scratch = kernel.workspace?.(params, rows) ?? 0;
+    if (scratch > 0) addScratch(node, scratch);
+    const keys = new Map(Object.entries(kernel.parts?.(params, rows) ?? {}).map(([name, bytes]) => [name, { bytes }]));
+    for (const key of keys.values()) addScratch(key, key.bytes);
+    if (keys.size > 0) parts.set(node, keys);
     const results = isOpName(node.attrs.op) ? opDef(node.attrs.op).results : [];
     for (const [r, result] of node.results.entries()) {
       if (result.type.kind === "kv") continue;

@@ -102,6 +102,7 @@ const STATUS = {
   ok: "not timed",
   wrong: "wrong result",
   compile: "did not compile",
+  spills: "spills registers",
   crash: "crashed",
   hang: "hung",
   error: "could not be measured",

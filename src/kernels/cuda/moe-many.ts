@@ -1,0 +1,135 @@
+/**
+ * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 16 of them, and moe_prefill.cuh, which sorts
+ * rows by expert for grouped products on wgmma. Counts stay on the device.
+ */
+
+import { cFloat } from "../common.js";
+import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
+import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { MOE_KERNELS } from "../moe.js";
+import { BF16_ROWS, defineCuda, F32_ROWS } from "./define.js";
+import { MULTIPROCESSORS } from "./tiling.js";
+
+/** Up to so many rows the kernels of moe.ts are as fast: the router's reads the gate for each row, the experts' weights come once for 8 of their rows. */
+const FEW_ROWS = { router: 128, experts: 64 } as const;
+
+/** `RouterTile` of moe_router_many.cuh. */
+const ROUTER = { tokens: 16, rows: 16 + 64, pitch: 64 + 4, stages: 4, threads: 256 } as const;
+
+function routerShared(params: KernelParams): number {
+  return (ROUTER.stages * ROUTER.rows * ROUTER.pitch + ROUTER.tokens * numberParam(params, "experts")) * 4;
+}
+
+export const moeRouterMany = defineCuda("moe_router", {
+  name: "moe_router_many",
+  suffix: "many",
+  leastRows: FEW_ROWS.router + 1,
+  worth: { least: 16 },
+  order: "sliced-k",
+  weights: { gate: F32_ROWS, correction: F32_ROWS },
+  refuse: (params) => {
+    if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
+    if (numberParam(params, "experts") > 256) return "more than 256 experts";
+    return numberParam(params, "hidden") % 4 === 0 ? undefined : "rows that are no multiple of 4";
+  },
+  launch: (params) => ({ threads: ROUTER.threads, grid: [perRows(ROUTER.tokens), ONE, ONE], sharedBytes: routerShared(params) }),
+  view: (params) => ({
+    experts: numberParam(params, "experts"),
+    hidden: numberParam(params, "hidden"),
+    chosen: numberParam(params, "chosen"),
+    norm_min: cFloat(numberParam(params, "norm_min")),
+    correction: params.correction as boolean,
+    shared_bytes: routerShared(params),
+  }),
+});
+
+/** Of both products: rows and columns of a tile, k of a stage. */
+const TILE = { rows: 128, columns: 256, k: 64, stages: 4 } as const;
+const TILE_SHARED = 1024 + TILE.stages * ((TILE.rows + TILE.columns) * TILE.k * 2 + 16) + 2 * 8;
+const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
+/** Blocks of what goes over rows: as many as fit. */
+const ROW_BLOCKS = 8 * MULTIPROCESSORS;
+const CPU_FFN = MOE_KERNELS.find(({ op }) => op === "moe_ffn") as unknown as KernelDef<"moe_ffn">;
+
+function sizesOf(params: KernelParams): { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number } {
+  const [experts, chosen, hidden, m] = ["experts", "chosen", "hidden", "m"].map((name) => numberParam(params, name));
+  return { experts, chosen, hidden, m } as { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number };
+}
+
+/** Sorted rows against the weights of all experts, one below the other. */
+function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: number): readonly TensorMap[] {
+  const { experts, chosen } = sizesOf(params);
+  const map = (arg: string, rows: TensorMap["dims"][number], boxRows: number): TensorMap => ({
+    arg,
+    dtype: "bf16",
+    dims: [k, rows],
+    strides: [2 * k],
+    box: [TILE.k, boxRows],
+    swizzle: 128,
+  });
+  return [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, TILE.columns)];
+}
+
+function launchOf(params: KernelParams, phase: string): CudaLaunch {
+  const { hidden, m } = sizesOf(params);
+  const products = { threads: THREADS.products, grid: [{ constant: MULTIPROCESSORS }, ONE, ONE], sharedBytes: TILE_SHARED } as const;
+  if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
+  if (phase === "up") return { ...products, maps: mapsOf(params, "sorted", "gate_up", hidden, 2 * m) };
+  if (phase === "down") return { ...products, maps: mapsOf(params, "activations", "down", m, hidden) };
+  return { threads: THREADS.rows, grid: [{ constant: ROW_BLOCKS }, ONE, ONE], sharedBytes: 0 };
+}
+
+export const moeFfnMany = defineCuda("moe_ffn", {
+  name: "moe_prefill",
+  suffix: "many",
+  leastRows: FEW_ROWS.experts + 1,
+  only: "sm_90a",
+  worth: { least: 32 },
+  order: "wgmma-k",
+  weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
+  refuse: (params) => {
+    if (params.x !== "bf16") return `rows of ${params.x}`;
+    const { experts, hidden, m } = sizesOf(params);
+    if (experts > 256) return "more than 256 experts";
+    return m % 8 === 0 && hidden % 8 === 0 ? undefined : "a width that is no multiple of 8";
+  },
+  args: (params) => [
+    ...CPU_FFN.args(params).filter(({ name }) => name !== "workspace"),
+    { name: "offsets", type: "int32_t" },
+    { name: "places", type: "int32_t" },
+    { name: "sorted", type: "Bf16" },
+    { name: "activations", type: "Bf16" },
+    { name: "expert_rows", type: "float" },
+  ],
+  parts: (params, rows) => {
+    const { experts, chosen, hidden, m } = sizesOf(params);
+    const choices = rows * chosen;
+    return {
+      offsets: (experts + 1) * 4,
+      places: choices * 4,
+      sorted: choices * hidden * 2,
+      activations: choices * m * 2,
+      expert_rows: choices * hidden * 4,
+    };
+  },
+  phases: [
+    { suffix: "sort", args: ["indices", "offsets", "places"] },
+    { suffix: "gather", args: ["x", "places", "sorted"] },
+    { suffix: "up", args: ["offsets", "sorted", "gate_up", "activations"] },
+    { suffix: "down", args: ["offsets", "activations", "down", "expert_rows"] },
+    { suffix: "sum", args: ["expert_rows", "places", "weights", "addend", "out"] },
+  ],
+  launch: launchOf,
+  view: (params) => ({
+    ...sizesOf(params),
+    group: numberParam(params, "group"),
+    addend: params.addend as boolean,
+    tile_rows: TILE.rows,
+    columns: TILE.columns,
+    stages: TILE.stages,
+    turns: false,
+    shared_bytes: TILE_SHARED,
+    sort_threads: THREADS.sort,
+    row_threads: THREADS.rows,
+  }),
+});

@@ -1,0 +1,46 @@
+/** Variants on this machine's CPU: each is a library, and each measurement has a process of its own. */
+
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import type { CpuArch } from "../toolchain/arch.js";
+import type { NativeOptions } from "../toolchain/native.js";
+import { makeFolder } from "../weights/file.js";
+import type { Backend } from "./backend.js";
+import { Harness } from "./harness.js";
+import { hostMemory, LocalBackend, type Platform } from "./local.js";
+import type { Machine } from "./records.js";
+import { buildHarness, compileVariant, type RenderVariant, renderVariant } from "./variants.js";
+
+export interface LocalOptions {
+  readonly arch: CpuArch;
+  readonly machine: Machine;
+  readonly native: NativeOptions;
+  /** Of one command to a process: more than the slowest variant takes. */
+  readonly deadlineMs?: number;
+  readonly render?: RenderVariant;
+}
+
+const DEADLINE_MS = 60_000;
+
+export async function openLocal(options: LocalOptions): Promise<Backend> {
+  const { arch, machine, native, deadlineMs = DEADLINE_MS, render = renderVariant } = options;
+  await makeFolder(native.cache.root);
+  const program = await buildHarness(native);
+  const platform: Platform = {
+    machine,
+    place: native.cache.root,
+    signal: native.signal,
+    beside: Math.max(0, availableParallelism() - machine.threads),
+    memory: hostMemory,
+    source: render,
+    compile: (source) => compileVariant(source, arch, native),
+    blame: (error) => (error.code === "cxx-failed" ? { status: "compile", reason: error.summary } : undefined),
+    start: (_, lines, built) => {
+      const own = [`lock ${join(native.cache.root, "device.lock")}`, `threads ${machine.threads}`];
+      return Harness.start(program, [...own, ...lines, ...built.map(({ path }) => `variant ${path}`)], deadlineMs);
+    },
+    release: (harness) => harness.end(),
+    close: async () => undefined,
+  };
+  return new LocalBackend(platform);
+}
