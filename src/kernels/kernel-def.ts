@@ -38,9 +38,9 @@ export interface Cost {
 
 /**
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
- * bits for equal rows, whatever the number of rows, sequences and threads.
+ * bits for equal rows, whatever the number of rows, sequences and threads. `by-bucket`: an order that nothing shares.
  */
-export type ReductionOrder = "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k";
+export type ReductionOrder = "by-bucket" | "exact" | "sequential-k" | "fixed-tiles" | "fixed-lanes" | "by-expert" | "wgmma-k";
 
 /** A parameter that changes speed and nothing else. */
 export interface Tunable {

@@ -75,13 +75,16 @@ interface FfnRows {
    * made in the same order.
    */
   readonly runs: boolean;
+  readonly otherOrder?: boolean;
 }
 
 const FFN_ROWS: readonly FfnRows[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
   { tokenTiles: 1, mostRows: 4, runs: false },
   { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true },
-  { suffix: "many", tokenTiles: 2, runs: true },
+  { suffix: "many", tokenTiles: 2, runs: true, otherOrder: true },
+  // What `deterministic` takes for more rows.
+  { suffix: "rounds", tokenTiles: 1, runs: true },
 ];
 
 /** The chosen experts' hidden rows, between the launches; then, in runs, a row of sums a choice. */
@@ -90,7 +93,7 @@ function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number
   return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
 }
 
-function moeFfn({ suffix, mostRows, columns, tokenTiles, runs }: FfnRows): AnyKernel {
+function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder }: FfnRows): AnyKernel {
   const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
   const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
   const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
@@ -98,6 +101,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs }: FfnRows): AnyKe
     name: "moe_ffn",
     ...(suffix === undefined ? {} : { suffix }),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(otherOrder ? { order: "by-bucket" as const } : {}),
     weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
     refuse: (params) =>
       params.x !== "bf16"

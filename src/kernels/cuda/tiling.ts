@@ -17,16 +17,20 @@ export interface RowTiles {
   /** Fewer rows than 8 take less shared memory. */
   readonly columns?: number;
   readonly mostRows?: number;
+  /** Its warps, or what they add up first, differ from the first one's. */
+  readonly otherOrder?: boolean;
 }
 
 /** More rows than the last has go round again. */
 export const ROW_TILES: readonly RowTiles[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1 },
   { tokenTiles: 1, mostRows: 8 },
-  { suffix: "x16", tokenTiles: 2, mostRows: 16 },
-  { suffix: "x32", tokenTiles: 4, mostRows: 32 },
+  { suffix: "x16", tokenTiles: 2, mostRows: 16, otherOrder: true },
+  { suffix: "x32", tokenTiles: 4, mostRows: 32, otherOrder: true },
   // With 8 tiles the compiler runs out of registers.
-  { suffix: "many", tokenTiles: 4 },
+  { suffix: "many", tokenTiles: 4, otherOrder: true },
+  // What `deterministic` takes for more rows than 8.
+  { suffix: "rounds", tokenTiles: 1 },
 ];
 
 /** What is known of a product where its tiling is chosen. */
@@ -78,7 +82,10 @@ function spanOf(k: number, tokenTiles: number): number {
   return k > longest ? (parts.find((part) => k % part === 0) ?? parts[0]) : k;
 }
 
-export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role, rows: fixedRows, n, k, once: wantsOnce }: Product): Tiling {
+export function tilingFor(
+  { tokenTiles: wanted, columns = 8 }: RowTiles,
+  { role, rows: fixedRows, n, k, once: wantsOnce }: Product,
+): Tiling {
   // Rows that are normed stay in registers; where not all of them fit, they go round.
   const tilesOf = (params: KernelParams): number => {
     const blocks = ceilDiv(k(params), K_BLOCK * MOST_WARPS);
@@ -94,9 +101,7 @@ export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role,
     if (fixedRows !== undefined) return fixedRows;
     if (tilesOf(params) > 2) return 16;
     // Large tiles take fewer rounds, and one block's worth of them must fit.
-    const large = [48, 32].find(
-      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && n(params) / rows >= 100,
-    );
+    const large = [48, 32].find((rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && n(params) / rows >= 100);
     if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
     if (role === "head") return 16;
     // With small tiles all blocks are there at once, also beside those of the launch before.
@@ -142,7 +147,12 @@ export function tilingFor({ tokenTiles: wanted, columns = 8 }: RowTiles, { role,
       : []),
     { name: "warps", summary: "warps of a block, which share out k", values: () => [4, 8, 10, 12, 16], default: usualWarps },
     { name: "stages", summary: "tiles that are on their way at once", values: () => [1, 2, 3, 4, 6], default: usualStages },
-    { name: "pitched", summary: "whether rows of a tile lie apart in shared memory, each a copy of its own", values: () => [0, 1], default: usualPitched },
+    {
+      name: "pitched",
+      summary: "whether rows of a tile lie apart in shared memory, each a copy of its own",
+      values: () => [0, 1],
+      default: usualPitched,
+    },
   ];
   const threads = (params: KernelParams): number => 32 * warpsOf(params);
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));

@@ -92,8 +92,9 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  const preferred = fitting.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (fitting.at(-1) as ChosenKernel);
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === preferred.kernel.order) : fitting;
+  // The first of all, whatever the number of rows: what a row's bits are is the same in each bucket then.
+  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === fitting[0]?.kernel.order) : fitting;
+  const preferred = allowed.find(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY)) ?? (allowed.at(-1) as ChosenKernel);
   return bestRow(tuning, allowed, rows) ?? preferred;
 }
 
