@@ -119,7 +119,9 @@ export function tilingFor(
   const warpsOf = (params: KernelParams): number => (typeof params.warps === "number" ? params.warps : usualWarps(params));
   // An H100 streams rows as they lie 3 % faster; with pitches it takes fewer registers (bench/NOTES-cuda-decode.md).
   const usualPitched = (params: KernelParams): number => {
-    if (role === "expert" || (role === "head" && tilesOf(params) === 1)) return 0;
+    // Tiles of 8 rows share a multiprocessor with others, and have few registers.
+    if (role === "expert") return rowsOf(params) === 8 && columns > 1 ? 1 : 0;
+    if (role === "head" && tilesOf(params) === 1) return 0;
     return tilesOf(params) === 1 && k(params) >= STREAM.k && n(params) * k(params) >= STREAM.elements ? 0 : 1;
   };
   const pitched = (params: KernelParams): boolean => (typeof params.pitched === "number" ? params.pitched : usualPitched(params)) === 1;
