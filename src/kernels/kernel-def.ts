@@ -40,10 +40,11 @@ export interface Cost {
 
 /**
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
- * bits for equal rows, whatever the number of rows, sequences and threads.
+ * bits for equal rows, whatever the number of rows, sequences and threads. `by-bucket`: an order that nothing shares.
  */
 export type ReductionOrder =
   | "exact"
+  | "by-bucket"
   | "sequential-k"
   | "fixed-tiles"
   | "fixed-lanes"
