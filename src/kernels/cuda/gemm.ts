@@ -25,6 +25,8 @@ interface GemmTiling {
   readonly columns: number;
   /** The two warpgroups take tiles in turns: one stores while the other multiplies. */
   readonly turns: boolean;
+  /** Blocks that share the tile of W. */
+  readonly cluster: number;
 }
 
 /** The width of tiles with which the multiprocessors are full until the end. */
@@ -36,7 +38,10 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
     return ceilDiv(tiles, MULTIPROCESSORS) * (columns + 24);
   };
   const columns = widths.reduce((best, width) => (cost(width) < cost(best) ? width : best));
-  return { columns, turns: columns <= (params.residual === true ? 160 : 128) };
+  // Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are.
+  const turns = params.residual === true ? n % columns === 0 : columns <= 128;
+  // A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md).
+  return { columns, turns, cluster: params.residual === true && turns ? 2 : 1 };
 }
 
 function stageBytes({ columns }: GemmTiling): number {
@@ -68,7 +73,8 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
     threads: THREADS,
     grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
     sharedBytes: sharedBytes(tiling),
-    maps: [map("x", "rows", TILE_ROWS), map("weight", numberParam(params, "n"), tiling.columns)],
+    cluster: tiling.cluster,
+    maps: [map("x", "rows", TILE_ROWS), map("weight", numberParam(params, "n"), tiling.columns / tiling.cluster)],
   };
 }
 
@@ -108,6 +114,7 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
         columns: tiling.columns,
         stages: stagesOf(tiling),
         turns: tiling.turns,
+        cluster: tiling.cluster,
         shared_bytes: sharedBytes(tiling),
       };
     },
