@@ -114,7 +114,8 @@ struct GemmStore {
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
       const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
-      if (sizeof(Y) == 2) {
+      if constexpr (sizeof(Y) == 2) {
+        static_assert(out_columns % 32 == 0);
         // 16 bytes a lane: four pieces change hands within the quad.
 #pragma unroll
         for (int piece = 0; piece < out_columns / 8; piece += 4) {
@@ -274,12 +275,19 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
     for (int number = first_tile + (tiling.turns ? consumer * clusters : 0); number < tiles.count; number += step) {
       const GemmTile tile = tiles.at(number);
       const int64_t row = tile.row + (tiling.turns ? 0 : consumer * own_rows);
-      // A tile may end before this warpgroup's rows begin.
+      // A tile may end before this warpgroup's rows begin. One warp hands its stages back, and the others wait for it: by themselves, with no product
+      // that holds them together, one could fall behind a stage by two phases.
       if (!tiling.turns && row >= tile.rows_end) {
-        for (int k = 0; k < k_tiles; ++k, ring.next()) {
-          full[ring.stage].wait(ring.parity);
-          release(ring.stage);
+        if (thread < warp_size) {
+          Ring<stages> at = ring;
+          for (int k = 0; k < k_tiles; ++k, at.next()) {
+            full[at.stage].wait(at.parity);
+            __syncwarp();
+            release(at.stage);
+          }
         }
+        barrier_sync(1 + consumer, warpgroup_size);
+        ring.skip(k_tiles);
         continue;
       }
       float sums[halves][tiling.columns / 2];

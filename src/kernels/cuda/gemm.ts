@@ -26,6 +26,7 @@ interface GemmTiling {
   readonly rows: number;
   readonly columns: number;
   readonly stages: number;
+  /** Blocks that share the tile of W. */
   readonly cluster: number;
   /** The two warpgroups take tiles in turns: one stores while the other multiplies. */
   readonly turns: boolean;
@@ -46,12 +47,13 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
   const given = (name: string, standard: number): number => (typeof params[name] === "number" ? params[name] : standard);
   const columns = given("columns", usualColumns(params, widths));
   const rows = given("tile_rows", TILE_ROWS);
+  const turns = given("turns", usualTurns(params, columns)) === 1;
   return {
     rows,
     columns,
     stages: given("stages", usualStages(rows, columns)),
-    turns: given("turns", usualTurns(params, columns)) === 1,
-    cluster: given("cluster", 1),
+    turns,
+    cluster: given("cluster", usualCluster(params, turns)),
   };
 }
 
@@ -65,9 +67,14 @@ function usualStages(rows: number, columns: number): number {
   return Math.min(MOST_STAGES, Math.floor((CUDA_LIMITS.sharedBytes - BESIDE_STAGES) / stageBytes(rows, columns)));
 }
 
-/** With the residual in front of the sums, one warpgroup has that of its next tile on the way while the other multiplies. */
-function usualTurns({ residual }: KernelParams, columns: number): number {
-  return columns <= (residual === true ? 160 : 128) ? 1 : 0;
+/** Each warpgroup has a whole tile's sums in registers then, and with a residual no room to tell which columns there are. */
+function usualTurns(params: KernelParams, columns: number): number {
+  return (params.residual === true ? numberParam(params, "n") % columns === 0 : columns <= 128) ? 1 : 0;
+}
+
+/** A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
+function usualCluster(params: KernelParams, turns: boolean): number {
+  return params.residual === true && turns ? 2 : 1;
 }
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
@@ -93,7 +100,12 @@ function gemmTunables(widths: readonly number[]): readonly Tunable[] {
       values: () => [0, 1],
       default: (params) => usualTurns(params, tilingOf(params, widths).columns),
     },
-    { name: "cluster", summary: "blocks that share what they fetch of the weight", values: () => [1, 2], default: () => 1 },
+    {
+      name: "cluster",
+      summary: "blocks that share what they fetch of the weight",
+      values: () => [1, 2],
+      default: (params) => usualCluster(params, tilingOf(params, widths).turns),
+    },
   ];
 }
 
