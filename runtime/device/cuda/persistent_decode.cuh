@@ -252,31 +252,41 @@ struct Persistent {
 
   // --- the multiplying warps ---
 
-  // This warp's k of the group of rows that comes next in the ring, as operands; hands its stages back. Rows lie a multiple of 128 bytes apart, so lanes of odd
-  // rows read the second block of 32 k first: 8 lanes then read 128 different bytes of the banks.
-  template <int k>
-  ERN_DEVICE void take_group(uint4 (&to)[k / (warps * k_block)]) {
+  // This warp's k of the groups of rows that come next in the ring, as operands; hands their stages back. Rows lie a multiple of 128 bytes apart, so lanes of
+  // odd rows read the second block of 32 k first: 8 lanes then read 128 different bytes of the banks.
+  template <int k, int most>
+  ERN_DEVICE void take_groups(uint4 (&to)[most][k / (warps * k_block)], int groups) {
     constexpr int stages = k / hidden, each = k / (warps * k_block);
-    const int first = place.stage * stage_bytes + (group * k + warp * (k / warps) + quad * lane_k) * 2, odd = group & 1;
-    Ring<p.stages> last = place;
+    const int in_group = (group * k + warp * (k / warps) + quad * lane_k) * 2, odd = group & 1;
+    Ring<p.stages> next = place;
 #pragma unroll
-    for (int i = 0; i < stages; ++i) wait(shared.full[last.stage], last.parity), last.next();
-    const auto at = [&](int i) {
-      int offset = first + i * k_block * 2;
-      if (stages > 1 && offset >= ring_bytes) offset -= ring_bytes;
-      return *reinterpret_cast<const uint4*>(ring + offset);
-    };
+    for (int g = 0; g < most; ++g) {
+      const int first = next.stage * stage_bytes + in_group;
+      if (g < groups) {
 #pragma unroll
-    for (int i = 0; i < each; i += 2) {
-      const uint4 a = at(i + odd), b = at(i + 1 - odd);
-      to[i].x = odd ? b.x : a.x, to[i].y = odd ? b.y : a.y, to[i].z = odd ? b.z : a.z, to[i].w = odd ? b.w : a.w;
-      to[i + 1].x = odd ? a.x : b.x, to[i + 1].y = odd ? a.y : b.y, to[i + 1].z = odd ? a.z : b.z, to[i + 1].w = odd ? a.w : b.w;
+        for (int i = 0; i < stages; ++i) wait(shared.full[next.stage], next.parity), next.next();
+      }
+#pragma unroll
+      for (int i = 0; i < each; ++i) {
+        int offset = first + (i ^ odd) * k_block * 2;
+        if (stages > 1 && offset >= ring_bytes) offset -= ring_bytes;
+        to[g][i] = g < groups ? *reinterpret_cast<const uint4*>(ring + offset) : uint4{0, 0, 0, 0};
+      }
     }
-    __syncwarp();
 #pragma unroll
-    for (int i = 0; i < stages; ++i) {
+    for (int g = 0; g < most; ++g) {
+#pragma unroll
+      for (int i = 0; i < each; i += 2) {
+        const uint4 a = to[g][i], b = to[g][i + 1];
+        to[g][i] = {odd ? b.x : a.x, odd ? b.y : a.y, odd ? b.z : a.z, odd ? b.w : a.w};
+        to[g][i + 1] = {odd ? a.x : b.x, odd ? a.y : b.y, odd ? a.z : b.z, odd ? a.w : b.w};
+      }
+    }
+    // The reads must be over, not only under way, when the copy engine may write there.
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+    for (; place.stage != next.stage || place.parity != next.parity; place.next()) {
       if (lane == 0) shared.empty[place.stage].arrive();
-      place.next();
     }
   }
 
@@ -343,15 +353,7 @@ struct Persistent {
     constexpr int each = k / (warps * k_block);
     uint4 w[most][each], x[each];
     ERN_STAMP(what, layer);
-#pragma unroll
-    for (int i = 0; i < most; ++i) {
-      if (i < groups) {
-        take_group<k>(w[i]);
-      } else {
-#pragma unroll
-        for (int j = 0; j < each; ++j) w[i][j] = {0, 0, 0, 0};
-      }
-    }
+    take_groups<k, most>(w, groups);
     ERN_STAMP(what + 1, layer);
     poll_operands<k>(x, x_words);
     ERN_STAMP(what + 2, layer);
@@ -574,13 +576,7 @@ struct Persistent {
     const int groups = share(head_groups, 0).count;
     for (int i = 0; i < groups; i += 2) {
       uint4 w[2][each];
-      take_group<hidden>(w[0]);
-      if (i + 1 < groups) {
-        take_group<hidden>(w[1]);
-      } else {
-#pragma unroll
-        for (int j = 0; j < each; ++j) w[1][j] = {0, 0, 0, 0};
-      }
+      take_groups<hidden, 2>(w, groups - i);
       multiply<2, each>(w, x, 2);
     }
     ERN_STAMP(18, p.layers - 1);
