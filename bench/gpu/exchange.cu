@@ -8,7 +8,7 @@ using namespace bench;
 
 namespace {
 
-constexpr int blocks = 128, warps = 8, rounds = 48, stages = 8, stage_bytes = 16384;
+constexpr int blocks = 128, warps = 8, rounds = 64, stages = 16, most_bytes = 131072;
 constexpr uint32_t absent = 0xffffffff;
 
 struct Way {
@@ -31,7 +31,7 @@ __device__ void store1(uint32_t* at, uint32_t v) { asm volatile("st.relaxed.gpu.
 __device__ bool missing(const uint4& v) { return max(max(v.x, v.y), max(v.z, v.w)) == absent; }
 
 template <class W>
-__global__ void __launch_bounds__((warps + 4) * 32, 1) edges(uint32_t* data, uint32_t* numbers, const char* weights, int64_t weight_bytes, bool stream, long long* clocks, unsigned* wrong) {
+__global__ void __launch_bounds__((warps + 4) * 32, 1) edges(uint32_t* data, uint32_t* numbers, const char* weights, int64_t weight_bytes, int window, int stage_bytes, long long* clocks, unsigned* wrong) {
   constexpr Way way = W::value;
   constexpr int64_t words = way.stride / 4, copy_words = words * blocks, round_words = copy_words * way.copies;
   extern __shared__ __align__(128) unsigned char ring[];
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__((warps + 4) * 32, 1) edges(uint32_t* data, uin
   }
   __syncthreads();
   if (warp == warps + 3) {  // weights, as fast as they come
-    if (lane == 0 && stream) {
+    if (lane == 0 && window > 0) {
       int64_t at = int64_t(block) * stage_bytes;
       const auto copy = [&](int s) {
         full[s].arrive_expecting(stage_bytes);
@@ -54,15 +54,17 @@ __global__ void __launch_bounds__((warps + 4) * 32, 1) edges(uint32_t* data, uin
                      : "memory");
         at = (at + int64_t(blocks) * stage_bytes) % weight_bytes;
       };
-      for (int s = 0; s < stages; ++s) copy(s);
+      for (int s = 0; s < window; ++s) copy(s);
+      int64_t copied = 0;
       for (int i = 0;; ++i) {
-        full[i % stages].wait(i / stages & 1);
+        full[i % window].wait(i / window & 1), copied += stage_bytes;
         if (stop) {
-          for (int j = i + 1; j < i + stages; ++j) full[j % stages].wait(j / stages & 1);
+          for (int j = i + 1; j < i + window; ++j) full[j % window].wait(j / window & 1);
           break;
         }
-        copy(i % stages);
+        copy(i % window);
       }
+      clocks[blocks + block] = copied;
     }
     return;
   }
@@ -135,6 +137,8 @@ __global__ void __launch_bounds__((warps + 4) * 32, 1) edges(uint32_t* data, uin
   }
 }
 
+double clock_ghz = 1.755;
+
 template <class W>
 void time_way(const char* name) {
   constexpr Way way = W::value;
@@ -142,28 +146,30 @@ void time_way(const char* name) {
   static char* weights = nullptr;
   const int64_t weight_bytes = int64_t{1} << 30;
   if (!weights) CK(cudaMalloc(&weights, weight_bytes));
-  Buffer<long long> clocks(blocks);
+  Buffer<long long> clocks(2 * blocks);
   Buffer<unsigned> wrong(1);
   wrong.upload();
-  CK(cudaFuncSetAttribute(edges<W>, cudaFuncAttributeMaxDynamicSharedMemorySize, stages * stage_bytes));
-  double result[2];
-  for (int stream = 0; stream < 2; ++stream) {
-    std::vector<double> all;
-    for (int i = 0; i < 7; ++i) {
+  CK(cudaFuncSetAttribute(edges<W>, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes));
+  std::printf("%-44s", name);
+  const struct { int window, bytes; } streams[] = {{0, 16384}, {1, 16384}, {4, 4096}, {2, 12288}, {2, 16384}, {4, 8192}, {8, 4096}, {3, 16384}, {4, 16384}, {8, 16384}};
+  for (const auto& stream : streams) {
+    std::vector<std::pair<double, double>> all;
+    for (int i = 0; i < 5; ++i) {
       data.poison(), numbers.poison();
-      void* args[] = {&data.device, &numbers.device, &weights, (void*)&weight_bytes, nullptr, &clocks.device, &wrong.device};
-      bool on = stream;
-      args[4] = &on;
-      CK(cudaLaunchCooperativeKernel((void*)edges<W>, dim3(blocks), dim3((warps + 4) * 32), args, stages * stage_bytes, 0));
+      int window = stream.window, bytes = stream.bytes;
+      void* args[] = {&data.device, &numbers.device, &weights, (void*)&weight_bytes, &window, &bytes, &clocks.device, &wrong.device};
+      CK(cudaLaunchCooperativeKernel((void*)edges<W>, dim3(blocks), dim3((warps + 4) * 32), args, most_bytes, 0));
       CK(cudaDeviceSynchronize());
       clocks.download();
-      all.push_back(double(clocks.host[0]) / rounds);
+      double copied = 0;
+      if (window) for (int b = 0; b < blocks; ++b) copied += clocks.host[blocks + b];
+      all.push_back({double(clocks.host[0]) / rounds, copied / clocks.host[0] * clock_ghz / 1e3});
     }
     std::sort(all.begin(), all.end());
-    result[stream] = all[3];
+    std::printf(" | %5.0f %4.2f", all[2].first, all[2].second);
   }
   wrong.download();
-  std::printf("%-44s %6.0f clocks an edge, %6.0f with weights streaming%s\n", name, result[0], result[1], wrong.host[0] ? "  WRONG" : "");
+  std::printf("%s\n", wrong.host[0] ? "  WRONG" : "");
 }
 
 template <int stride, int copies, int pollers, bool apart, int sleep, int split, bool first>
@@ -174,30 +180,27 @@ struct As { static constexpr Way value{stride, copies, pollers, apart, sleep, sp
 
 int main() {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  int khz = 0;
+  CK(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0));
+  clock_ghz = khz / 1e6;
+  std::printf("clocks an edge and TB/s beside it (at %.3f GHz), with so many KiB of copies under way: 0 | 1x16 | 4x4 | 2x12 | 2x16 | 4x8 | 8x4 | 3x16 | 4x16 | 8x16\n", clock_ghz);
   //                                              stride copies pollers apart sleep split first
   WAY("packed, number apart, 4 stores",           16, 1, 8, true, 0, 4, false)
-  WAY("packed, number apart, 1 store",            16, 1, 8, true, 0, 1, false)
-  WAY("32 bytes, number apart",                   32, 1, 8, true, 0, 1, false)
-  WAY("32 bytes, number inside",                  32, 1, 8, false, 0, 1, false)
-  WAY("64 bytes, number inside",                  64, 1, 8, false, 0, 1, false)
-  WAY("128 bytes, number inside",                 128, 1, 8, false, 0, 1, false)
-  WAY("256 bytes, number inside",                 256, 1, 8, false, 0, 1, false)
-  WAY("128 bytes, one load first",                128, 1, 8, false, 0, 1, true)
-  WAY("32 bytes, sleep 20",                       32, 1, 8, false, 20, 1, false)
-  WAY("32 bytes, sleep 100",                      32, 1, 8, false, 100, 1, false)
-  WAY("32 bytes, sleep 300",                      32, 1, 8, false, 300, 1, false)
-  WAY("32 bytes, one polling warp",               32, 1, 1, false, 0, 1, false)
-  WAY("128 bytes, one polling warp",              128, 1, 1, false, 0, 1, false)
-  WAY("32 bytes, 2 copies",                       32, 2, 8, false, 0, 1, false)
+  WAY("32 bytes",                                 32, 1, 8, false, 0, 1, false)
+  WAY("32 bytes, one load first",                 32, 1, 8, false, 0, 1, true)
   WAY("32 bytes, 4 copies",                       32, 4, 8, false, 0, 1, false)
   WAY("32 bytes, 8 copies",                       32, 8, 8, false, 0, 1, false)
-  WAY("32 bytes, 16 copies",                      32, 16, 8, false, 0, 1, false)
-  WAY("32 bytes, 32 copies",                      32, 32, 8, false, 0, 1, false)
-  WAY("32 bytes, 128 copies",                     32, 128, 8, false, 0, 1, false)
-  WAY("32 bytes, 8 copies, one polling warp",     32, 8, 1, false, 0, 1, false)
-  WAY("32 bytes, 32 copies, one polling warp",    32, 32, 1, false, 0, 1, false)
-  WAY("32 bytes, 128 copies, one polling warp",   32, 128, 1, false, 0, 1, false)
-  WAY("128 bytes, 4 copies, one polling warp",    128, 4, 1, false, 0, 1, false)
-  WAY("128 bytes, 16 copies, one polling warp",   128, 16, 1, false, 0, 1, false)
+  WAY("32 bytes, 8 copies, one load first",       32, 8, 8, false, 0, 1, true)
+  WAY("128 bytes, one load first",                128, 1, 8, false, 0, 1, true)
+  WAY("256 bytes",                                256, 1, 8, false, 0, 1, false)
+  WAY("256 bytes, one load first",                256, 1, 8, false, 0, 1, true)
+  WAY("512 bytes, one load first",                512, 1, 8, false, 0, 1, true)
+  WAY("256 bytes, 2 copies",                      256, 2, 8, false, 0, 1, false)
+  WAY("256 bytes, 4 copies",                      256, 4, 8, false, 0, 1, false)
+  WAY("256 bytes, 4 copies, one load first",      256, 4, 8, false, 0, 1, true)
+  WAY("128 bytes, 4 copies, one load first",      128, 4, 8, false, 0, 1, true)
+  WAY("128 bytes, 8 copies, one load first",      128, 8, 8, false, 0, 1, true)
+  WAY("256 bytes, sleep 100",                     256, 1, 8, false, 100, 1, false)
+  WAY("256 bytes, 4 copies, one polling warp",    256, 4, 1, false, 0, 1, false)
   return 0;
 }

@@ -77,6 +77,67 @@ __global__ void __launch_bounds__(256) attention_kernel(const Step* s, const flo
 }
 __global__ void embedding_kernel(const Step* s, const int32_t* ids, const Bf16* table, float* out) { embedding<RowP::value>(s, ids, table, out); }
 
+// --- the same step with nothing rounded but the cache: what both are held to -------------------------------------------------------
+
+// y[t][r] = (add) + sum over k of x[t][k] * w[r][k]; a block a row, for all rows of x. In double throughout.
+__global__ void exact_linear(const double* x, const Bf16* w, int k, int n, double* y, int tokens) {
+  const Bf16* const row = w + int64_t(blockIdx.x) * k;
+  for (int t = 0; t < tokens; ++t) {
+    __shared__ double parts[128];
+    double sum = 0;
+    for (int i = threadIdx.x; i < k; i += 128) sum += x[int64_t(t) * k + i] * double(__bfloat162float(row[i]));
+    parts[threadIdx.x] = sum;
+    __syncthreads();
+    for (int half = 64; half > 0; half /= 2) {
+      if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
+      __syncthreads();
+    }
+    if (threadIdx.x == 0) y[int64_t(t) * n + blockIdx.x] = parts[0];
+    __syncthreads();
+  }
+}
+__global__ void exact_norm(const double* x, const Bf16* w, double* y) {  // a block of one warp a row
+  double sum = 0;
+  for (int i = threadIdx.x; i < hidden; i += 32) sum += x[blockIdx.x * hidden + i] * x[blockIdx.x * hidden + i];
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+  for (int i = threadIdx.x; i < hidden; i += 32) y[blockIdx.x * hidden + i] = x[blockIdx.x * hidden + i] / sqrt(sum / hidden + double(eps)) * double(__bfloat162float(w[i]));
+}
+__global__ void exact_embedding(const int32_t* ids, const Bf16* table, double* x) { x[blockIdx.x * hidden + threadIdx.x] = double(__bfloat162float(table[int64_t(ids[blockIdx.x]) * hidden + threadIdx.x])); }
+__global__ void exact_add(double* x, const double* y) { x[blockIdx.x * hidden + threadIdx.x] += y[blockIdx.x * hidden + threadIdx.x]; }
+__global__ void exact_swiglu(const double* both, double* y) {
+  const int m = blockIdx.x * blockDim.x + threadIdx.x;
+  const double g = both[int64_t(blockIdx.y) * 2 * ffn + gate_row<group>(m)], u = both[int64_t(blockIdx.y) * 2 * ffn + gate_row<group>(m) + group];
+  y[int64_t(blockIdx.y) * ffn + m] = g / (1 + exp(-g)) * u;
+}
+__device__ double exact_turned(const double* head, int dim, int32_t position) {
+  const double angle = position * pow(500000.0, -double(dim / 2 * 2) / head_dim);
+  return head[dim] * cos(angle) + (dim % 2 ? head[dim - 1] : -head[dim + 1]) * sin(angle);
+}
+// A block a (head, sequence), head_dim threads; the new entry is used as it is, the others as the cache has them.
+__global__ void exact_attention(const double* qkv, const int32_t* positions, const Bf16* kv, const int32_t* table, int stride, const int32_t* context, double* scores, double* out) {
+  const int head = blockIdx.x, sequence = blockIdx.y, dim = threadIdx.x, kv_head = head / (heads / kv_heads), total = context[sequence];
+  __shared__ double q[head_dim], fresh[head_dim];
+  const double* const row = qkv + int64_t(sequence) * qkv_width;
+  q[dim] = exact_turned(row + head * head_dim, dim, positions[sequence * 3]), fresh[dim] = exact_turned(row + (heads + kv_head) * head_dim, dim, positions[sequence * 3]);
+  __syncthreads();
+  const KvCache<cache> entries{const_cast<Bf16*>(kv)};
+  double* const score = scores + (int64_t(sequence) * heads + head) * 16384;
+  const auto slot = [&](int j) { return table[sequence * stride + j / block_size] * block_size + j % block_size; };
+  for (int j = dim; j < total; j += head_dim) {
+    double sum = 0;
+    for (int i = 0; i < head_dim; ++i) sum += q[i] * (j == total - 1 ? fresh[i] : double(__bfloat162float(*entries.key(slot(j), kv_head, i))));
+    score[j] = sum * double(score_scale);
+  }
+  __syncthreads();
+  double top = -1e300, mass = 0, sum = 0;
+  for (int j = 0; j < total; ++j) top = fmax(top, score[j]);
+  for (int j = 0; j < total; ++j) {
+    const double p = exp(score[j] - top);
+    mass += p, sum += p * (j == total - 1 ? row[(heads + kv_heads + kv_head) * head_dim + dim] : double(__bfloat162float(*entries.value(slot(j), kv_head, dim))));
+  }
+  out[int64_t(sequence) * q_width + head * head_dim + dim] = sum / mass;
+}
+
 // --- sequences, and both ways of a step --------------------------------------------------------------------------------------
 
 template <class P>
@@ -147,6 +208,31 @@ struct Sequences {
     launch(head_kernel, {dim3(132), 256, size_t(HeadP::value.tiling.shared_bytes(hidden, true)), 1, false}, s, step.get(), x.device, w.norms.of(2 * layers), w.embedding.data, wanted.device, expected.device, (void*)work.device, arrivals.device);
   }
 
+  // Of the entries of earlier steps it takes what `pool` has.
+  void exact(Bf16* pool, std::vector<double>& out) {
+    static double *x, *normed, *qkv, *attended, *both, *act, *y, *logits, *scores;
+    const auto take = [](double*& to, int64_t n) { if (!to) CK(cudaMalloc(&to, n * 8)); };
+    take(x, most * hidden), take(normed, most * hidden), take(qkv, most * qkv_width), take(attended, most * q_width), take(both, most * 2 * ffn), take(act, most * ffn), take(y, most * hidden), take(logits, int64_t(most) * vocab),
+        take(scores, int64_t(most) * heads * 16384);
+    exact_embedding<<<count, hidden>>>(ids.device, w.embedding.data, x);
+    for (int l = 0; l < layers; ++l) {
+      exact_norm<<<count, 32>>>(x, w.norms.of(2 * l), normed);
+      exact_linear<<<qkv_width, 128>>>(normed, w.qkv.of(l), hidden, qkv_width, qkv, count);
+      exact_attention<<<dim3(heads, count), head_dim>>>(qkv, positions.device, pool + l * layer_elements, table.device, stride, contexts.device, scores, attended);
+      exact_linear<<<hidden, 128>>>(attended, w.o.of(l), q_width, hidden, y, count);
+      exact_add<<<count, hidden>>>(x, y);
+      exact_norm<<<count, 32>>>(x, w.norms.of(2 * l + 1), normed);
+      exact_linear<<<2 * ffn, 128>>>(normed, w.up.of(l), hidden, 2 * ffn, both, count);
+      exact_swiglu<<<dim3(ffn / 256, count), 256>>>(both, act);
+      exact_linear<<<hidden, 128>>>(act, w.down.of(l), ffn, hidden, y, count);
+      exact_add<<<count, hidden>>>(x, y);
+    }
+    exact_norm<<<count, 32>>>(x, w.norms.of(2 * layers), normed);
+    exact_linear<<<vocab, 128>>>(normed, w.embedding.data, hidden, vocab, logits, count);
+    out.resize(int64_t(count) * vocab);
+    CK(cudaMemcpy(out.data(), logits, out.size() * 8, cudaMemcpyDeviceToHost));
+  }
+
   template <class P>
   void record(cudaStream_t s) {
     using K = Persistent<P::value>;
@@ -162,33 +248,39 @@ struct Sequences {
   }
 };
 
-double nmse(const float* a, const float* b, int64_t count) {
+double nmse(const float* a, const double* b, int64_t count) {
   double difference = 0, size = 0;
-  for (int64_t i = 0; i < count; ++i) difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]), size += double(b[i]) * b[i];
+  for (int64_t i = 0; i < count; ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
   return difference / size;
 }
 
-// Several steps of both, each with the ids that the launches chose. Both round the same values to bf16 and differ in the order of f32 sums only, which turns a rounding here and there: the limit
-// is the project's for results of rounded operands.
+// Several steps of both, each with the ids that the launches chose, and once exactly.
+// - Both round the same values to bf16 and differ in the order of f32 sums (and in what p of attention is relative to). That turns a rounding here and there, and what follows from it turns others: after
+//   a few layers the two are as far from one another as each is from a step in which nothing is rounded. So they are compared with that step, and the one launch may not be further from it than the launches
+//   are, but for what such distances vary (a half).
+// - What is appended to the cache in the first layer has seen one rounding before its own, in the second six: both within the limit of results of rounded operands.
+// - The id must be the largest of the step's own logits, the same step must give the same bits.
 template <class P>
 void check(const ModelWeights& w, int count, int context, int apart, int steps) {
   Sequences s(w, count, context, apart, Persistent<P::value>::workspace_bytes);
-  double worst = 0;
+  double worst = 0, theirs = 0;
   int other_ids = 0, bits = 0;
+  std::vector<double> exact;
+  std::vector<int32_t> appended;
   for (int i = 0; i < steps; ++i) {
     s.logits.poison(), s.next.poison(), s.wanted.poison();
+    s.exact(s.other_pool.device, exact);
     s.record_launches(0);
     CK(cudaDeviceSynchronize());
     s.template record<P>(0);
     CK(cudaDeviceSynchronize());
     s.logits.download(), s.wanted.download(), s.next.download(), s.expected.download();
     for (int b = 0; b < count; ++b) {
-      const float *mine = s.logits.host.data() + int64_t(b) * vocab, *theirs = s.wanted.host.data() + int64_t(b) * vocab;
-      const double e = nmse(mine, theirs, vocab);
-      worst = e <= worst ? worst : e;  // a NaN stays
-      const int id = s.next.host[b];
-      if (id != int(std::max_element(mine, mine + vocab) - mine)) ++other_ids, std::printf("  row %d: id %d is not the largest\n", b, id);
-      else if (id != s.expected.host[b] && theirs[s.expected.host[b]] - theirs[id] > 0.01f) ++other_ids, std::printf("  row %d: id %d, not %d\n", b, id, s.expected.host[b]);
+      const float* const mine = s.logits.host.data() + int64_t(b) * vocab;
+      const double e = nmse(mine, exact.data() + int64_t(b) * vocab, vocab), t = nmse(s.wanted.host.data() + int64_t(b) * vocab, exact.data() + int64_t(b) * vocab, vocab);
+      worst = e <= worst ? worst : e, theirs = t <= theirs ? theirs : t;  // a NaN stays
+      if (s.next.host[b] != int(std::max_element(mine, mine + vocab) - mine)) ++other_ids, std::printf("  row %d: id %d is not the largest\n", b, s.next.host[b]);
+      appended.push_back(s.slots.host[b]);
     }
     const std::vector<float> before = s.logits.host;
     s.template record<P>(0);  // again: the same bits
@@ -198,17 +290,24 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
     s.place();
   }
   s.pool.download(), s.other_pool.download();
-  double difference = 0, size = 0;
-  int64_t changed = 0;
-  for (size_t i = 0; i < s.pool.count; ++i) {
-    const double a = as_float(s.pool.host[i]), b = as_float(s.other_pool.host[i]);
-    difference += (a - b) * (a - b), size += b * b, changed += a != b;
+  double cache_nmse[2];
+  for (int l = 0; l < 2; ++l) {
+    double difference = 0, size = 0;
+    for (int32_t slot : appended) {
+      for (int i = 0; i < 2 * kv_heads * head_dim; ++i) {
+        const int64_t block = slot / block_size * (block_bytes / 2) + l * layer_elements, head = i / head_dim % kv_heads;
+        const int64_t at = block + (i < kv_heads * head_dim ? KvCache<cache>::Place::key(head, slot % block_size, i % head_dim) : KvCache<cache>::Place::value(head, slot % block_size, i % head_dim));
+        const double a = as_float(s.pool.host[at]), b = as_float(s.other_pool.host[at]);
+        difference += (a - b) * (a - b), size += b * b;
+      }
+    }
+    cache_nmse[l] = difference / size;
   }
   ++checks;
-  const bool ok = worst <= bf16_limit && difference / size <= bf16_limit && !other_ids && !bits;
+  const bool ok = worst <= 1.5 * theirs && cache_nmse[0] <= bf16_limit && cache_nmse[1] <= bf16_limit && !other_ids && !bits;
   failures += !ok;
-  std::printf("%s tokens %d of %d, context %5d, %d steps: logits nmse %.2e, cache nmse %.2e (%lld of %zu elements differ), ids %d wrong, bits differ in %d steps\n", ok ? "ok  " : "FAIL", count, P::value.tokens, context, steps, worst,
-              difference / size, (long long)changed, s.pool.count, other_ids, bits);
+  std::printf("%s tokens %d of %d, context %5d, %d steps: logits nmse from exact %.2e (launches %.2e), appended in layers 0 and 1 %.2e, %.2e, ids %d wrong, bits differ in %d steps\n", ok ? "ok  " : "FAIL", count, P::value.tokens,
+              context, steps, worst, theirs, cache_nmse[0], cache_nmse[1], other_ids, bits);
 }
 
 template <class P>

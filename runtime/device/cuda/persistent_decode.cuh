@@ -47,7 +47,9 @@ struct PersistentDecode {
   float eps;
   int spatial_pairs = 0;
   int tokens = 1;           // most sequences of a step: 1, 2, 4 or 8
+  int halves = 1;           // 2: a stage is half as large
   int stages = 12;          // of the ring
+  int under_way = 2;        // stages whose copies are under way at a time. What an activation waits for on its way through L2 grows with them
   int whole_context = 512;  // longer contexts are shared out
   bool eager = true;        // polls all its operands at once, else one of them until it is there
   int64_t spin_limit = 0;   // polls after which a wait counts as hung and traps; 0: never
@@ -133,7 +135,7 @@ struct Persistent {
   static constexpr int blocks = p.hidden / rows, hidden = p.hidden, tokens = p.tokens;
   static constexpr int heads = p.heads, kv_heads = p.cache.kv_heads, head_dim = p.cache.head_dim, heads_of_kv = heads / kv_heads;
   static constexpr int q_width = heads * head_dim, qkv_width = (heads + 2 * kv_heads) * head_dim;
-  static constexpr int stage_elements = rows * hidden, stage_bytes = stage_elements * 2, ring_bytes = p.stages * stage_bytes;
+  static constexpr int stage_elements = rows * hidden / p.halves, stage_bytes = stage_elements * 2, ring_bytes = p.stages * stage_bytes;
   static_assert(hidden % (warps * k_block * 2) == 0 && q_width % hidden == 0 && p.ffn % hidden == 0 && p.vocab % rows == 0);
   static_assert(head_dim == 16 * warps && heads % kv_heads == 0 && heads_of_kv <= 8 && p.cache.block_size % 16 == 0);
   static_assert(tokens == 1 || tokens == 2 || tokens == 4 || tokens == 8);
@@ -191,6 +193,8 @@ struct Persistent {
   int count = 0;                         // sequences
   int longest = 0;
   Ring<p.stages> place;
+  Ring<p.stages> oldest;                 // of the copies under way
+  int copies = 0;
   int sums_turn = 0;                     // products so far
 
   // --- waiting ---
@@ -221,8 +225,10 @@ struct Persistent {
 
   ERN_DEVICE void copy_group(const Bf16* weight, int64_t first_row, int k) {
     const Bf16* const from = weight + first_row * k;
-    for (int part = 0; part < k / hidden; ++part) {
+    for (int part = 0; part < k / hidden * p.halves; ++part) {
       wait(shared.empty[place.stage], place.parity ^ 1);
+      if (copies >= p.under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
+      ++copies;
       Barrier& full = shared.full[place.stage];
       full.arrive_expecting(stage_bytes);
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(ring) + place.stage * stage_bytes),
@@ -256,7 +262,7 @@ struct Persistent {
   // odd rows read the second block of 32 k first: 8 lanes then read 128 different bytes of the banks.
   template <int k, int most>
   ERN_DEVICE void take_groups(uint4 (&to)[most][k / (warps * k_block)], int groups) {
-    constexpr int stages = k / hidden, each = k / (warps * k_block);
+    constexpr int stages = k / hidden * p.halves, each = k / (warps * k_block);
     const int in_group = (group * k + warp * (k / warps) + quad * lane_k) * 2, odd = group & 1;
     Ring<p.stages> next = place;
 #pragma unroll
