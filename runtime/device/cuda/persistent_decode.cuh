@@ -51,7 +51,7 @@ struct PersistentDecode {
   int stages = 12;          // of the ring
   int under_way = 2;        // stages whose copies are under way at a time. What an activation waits for on its way through L2 grows with them
   int whole_context = 512;  // longer contexts are shared out
-  bool eager = true;        // polls all its operands at once, else one of them until it is there
+  int copies = 2;           // of what all blocks read
   int64_t spin_limit = 0;   // polls after which a wait counts as hung and traps; 0: never
 };
 
@@ -154,14 +154,16 @@ struct Persistent {
   static constexpr int qkv_most = most_of(qkv_groups), up_most = most_of(up_pairs);
   static constexpr int most_rows = (qkv_most + 1) / 2 * 16 > up_most * 16 ? (qkv_most + 1) / 2 * 16 : up_most * 16;  // that one product has sums of
 
-  // One set of the exchange, in words; an activation is a pair of bf16.
+  // One set of the exchange, in words. Eight values of each token, which one block publishes, have a line of their own: [tokens][8] Bf16, in x then the sum of
+  // their squares for each token, f32. Lines that many write while many poll them cost ten times as much (bench/NOTES-cuda-persistent.md). What all blocks
+  // read is there several times.
+  static constexpr int line = 32, x_line = tokens < 8 ? line : 2 * line, copies = p.copies;
   struct Exchange {
-    static constexpr int64_t x = 0, x_each = int64_t{tokens} * hidden / 2;                                     // normed by weight, not yet scaled
-    static constexpr int64_t squares = x + (2 * p.layers + 1) * x_each, squares_each = int64_t{tokens} * blocks;  // f32
-    static constexpr int64_t qkv = squares + (2 * p.layers + 1) * squares_each, qkv_each = int64_t{tokens} * qkv_width / 2;  // rotated
-    static constexpr int64_t attended = qkv + p.layers * qkv_each, attended_each = int64_t{tokens} * q_width / 2;
-    static constexpr int64_t act = attended + p.layers * attended_each, act_each = int64_t{tokens} * p.ffn / 2;
-    static constexpr int64_t best = act + p.layers * act_each;  // {value, id} of each block
+    static constexpr int64_t x = 0, x_copy = int64_t{blocks} * x_line, x_each = copies * x_copy;  // times the norm's weight, not yet scaled
+    static constexpr int64_t qkv = x + (2 * p.layers + 1) * x_each, qkv_each = int64_t{qkv_groups} * line;  // rotated
+    static constexpr int64_t attended = qkv + p.layers * qkv_each, attended_copy = int64_t{q_width} / rows * line, attended_each = copies * attended_copy;
+    static constexpr int64_t act = attended + p.layers * attended_each, act_copy = int64_t{p.ffn} / rows * line, act_each = copies * act_copy;
+    static constexpr int64_t best = act + p.layers * act_each;  // {value, id} of each block, for each token
     static constexpr int64_t words = ceil_div(best + int64_t{tokens} * blocks * 2, 64) * 64;
   };
   // Parts of attention over long contexts, tagged: [block][head of kv][head_dim], and the peak and the mass of each.
@@ -172,7 +174,7 @@ struct Persistent {
     Barrier full[p.stages], empty[p.stages];       // of the ring
     Barrier sums_full[2], sums_empty[2];
     float sums[2][warps][most_rows][tokens];
-    float scales[finishers][8];
+    float squares[2][warps][tokens];               // of what each warp's k belongs to
     float peak[warps][8], mass[warps][8];
     uint32_t chance[warps][2][warp_size];          // softmax of 16 entries each, not yet divided, as operands
     Best row_best[tokens][16];
@@ -194,7 +196,7 @@ struct Persistent {
   int longest = 0;
   Ring<p.stages> place;
   Ring<p.stages> oldest;                 // of the copies under way
-  int copies = 0;
+  int issued = 0;                        // copies so far
   int sums_turn = 0;                     // products so far
 
   // --- waiting ---
@@ -227,8 +229,8 @@ struct Persistent {
     const Bf16* const from = weight + first_row * k;
     for (int part = 0; part < k / hidden * p.halves; ++part) {
       wait(shared.empty[place.stage], place.parity ^ 1);
-      if (copies >= p.under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
-      ++copies;
+      if (issued >= p.under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
+      ++issued;
       Barrier& full = shared.full[place.stage];
       full.arrive_expecting(stage_bytes);
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(ring) + place.stage * stage_bytes),
@@ -296,31 +298,41 @@ struct Persistent {
     }
   }
 
-  // This warp's k of all rows of an activation [tokens, k], as operands, when they are there.
-  template <int k>
-  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* words) const {
-    constexpr int each = k / (warps * k_block);
-    const uint32_t* const at = words + (group * k + warp * (k / warps) + quad * lane_k) / 2;
+  // This warp's k of all rows of an activation, as operands, when they are there: one load until it is, then the others. Of x also the sum of the
+  // squares that come with this warp's k, of token `group`.
+  template <int k, bool normed>
+  ERN_DEVICE float poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines) const {
+    constexpr int each = k / (warps * k_block), words = normed ? x_line : line;
+    const uint32_t* const at = lines + (warp * (k / warps / rows) + quad) * words + group * 4;
+    const uint32_t* const squares = lines + (warp * (k / warps / rows) + quad) * words + tokens * 4 + group;
     const bool mine = group < count;
+    uint32_t square[normed ? each : 1] = {};
 #pragma unroll
     for (int i = 0; i < each; ++i) x[i] = {0, 0, 0, 0};
     int64_t spins = 0;
-    if constexpr (!p.eager) {
-      for (;; count_spin(spins)) {
-        if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * (k_block / 2));
-        if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
-      }
+    for (;; count_spin(spins)) {
+      if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * 4 * words);
+      if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
     }
     for (;; count_spin(spins)) {
       uint32_t top = 0;
       if (mine) {
 #pragma unroll
-        for (int i = 0; i < each; ++i) x[i] = load_relaxed4(at + i * (k_block / 2));
+        for (int i = 0; i < each; ++i) {
+          if (i + 1 < each) x[i] = load_relaxed4(at + i * 4 * words);
+          if (normed) square[i] = load_relaxed(squares + i * 4 * words);
+        }
       }
 #pragma unroll
-      for (int i = 0; i < each; ++i) top = max(top, largest(x[i]));
+      for (int i = 0; i < each; ++i) top = max(top, max(largest(x[i]), normed ? square[i] : 0));
       if (!__any_sync(~0u, top == absent)) break;
     }
+    if constexpr (!normed) return 0;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < each; ++i) sum += __uint_as_float(square[normed ? i : 0]);
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    return sum + __shfl_xor_sync(~0u, sum, 2);
   }
 
   // Products of up to `most` groups, two of them each, and the parts of their sums for the finishing warps.
@@ -354,15 +366,22 @@ struct Persistent {
     ++sums_turn;
   }
 
-  template <int k, int most>
-  ERN_DEVICE void product(const uint32_t* x_words, int groups, int layer, int what) {
+  // For the finishing warps, with the sums of the product that follows.
+  ERN_DEVICE void put_squares(int norm, float sum) {
+    if (quad == 0 && group < tokens) shared.squares[norm & 1][warp][group] = sum;
+  }
+
+  // `norm`: the number of the norm in front, or -1.
+  template <int k, int most, bool normed>
+  ERN_DEVICE void product(const uint32_t* lines, int groups, int norm, int layer, int what) {
     constexpr int each = k / (warps * k_block);
     uint4 w[most][each], x[each];
     ERN_STAMP(what, layer);
     take_groups<k, most>(w, groups);
     ERN_STAMP(what + 1, layer);
-    poll_operands<k>(x, x_words);
+    const float squares = poll_operands<k, normed>(x, lines);
     ERN_STAMP(what + 2, layer);
+    if (normed) put_squares(norm, squares);
     multiply<most, each>(w, x, groups);
     ERN_STAMP(what + 3, layer);
   }
@@ -380,9 +399,10 @@ struct Persistent {
     const KvCache<p.cache> cache{model.layer[layer].kv};
     const int32_t* const table = io.block_table + static_cast<int64_t>(sequence) * io.step->block_stride;
     const auto slot_of = [&](int entry) { return table[entry / block_size] * block_size + entry % block_size; };
-    const uint32_t* const row = exchange + Exchange::qkv + layer * Exchange::qkv_each + sequence * (qkv_width / 2);
-    const uint32_t* const fresh_key = row + (heads + kv_head) * head_dim / 2;
-    const uint32_t* const fresh_value = row + (heads + kv_heads + kv_head) * head_dim / 2;
+    constexpr int head_lines = head_dim / rows;
+    const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + sequence * 4;
+    const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
+    const uint32_t* const fresh_value = lines + ((heads + kv_heads + kv_head) * head_lines + warp * 2 + group / 4) * line + group % 4;
     const float to_base2 = io.scale * log2_e;
 
     uint4 query[k_blocks];
@@ -416,7 +436,7 @@ struct Persistent {
       }
       if (!asked) {
         asked = true;
-        const uint32_t* const q = row + ((first_head + group) * head_dim + quad * lane_k) / 2;
+        const uint32_t* const q = lines + ((first_head + group) * head_lines + quad) * line;
         const bool mine = group < taken;
 #pragma unroll
         for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
@@ -424,7 +444,7 @@ struct Persistent {
           uint32_t top = 0;
           if (mine) {
 #pragma unroll
-            for (int b = 0; b < k_blocks; ++b) query[b] = load_relaxed4(q + b * (k_block / 2));
+            for (int b = 0; b < k_blocks; ++b) query[b] = load_relaxed4(q + b * 4 * line);
           }
 #pragma unroll
           for (int b = 0; b < k_blocks; ++b) top = max(top, largest(query[b]));
@@ -433,7 +453,7 @@ struct Persistent {
       }
       if (known < first + chunk) {  // the new entry is in this chunk
         const int newest = known - first;
-        const uint32_t word = poll(fresh_value + (warp * 16 + 2 * group) / 2);
+        const uint32_t word = poll(fresh_value);
 #pragma unroll
         for (int t = 0; t < warps; ++t) {
 #pragma unroll
@@ -446,7 +466,7 @@ struct Persistent {
             uint4 k[k_blocks];
             uint32_t top = 0;
 #pragma unroll
-            for (int b = 0; b < k_blocks; ++b) k[b] = load_relaxed4(fresh_key + (b * k_block + quad * lane_k) / 2), top = max(top, largest(k[b]));
+            for (int b = 0; b < k_blocks; ++b) k[b] = load_relaxed4(fresh_key + b * 4 * line), top = max(top, largest(k[b]));
             if (top == absent) continue;
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) {
@@ -505,7 +525,15 @@ struct Persistent {
     return out;
   }
 
-  ERN_DEVICE uint32_t* attended_row(int layer, int sequence) const { return exchange + Exchange::attended + layer * Exchange::attended_each + sequence * (q_width / 2); }
+  // Into all copies.
+  static ERN_DEVICE void publish(uint32_t* to, int64_t copy, uint32_t word) {
+#pragma unroll
+    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);
+  }
+  ERN_DEVICE void publish_attended(int layer, int sequence, int head, int dim, uint32_t word) const {  // dims dim and dim + 1
+    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, word);
+  }
+  ERN_DEVICE int own_copy() const { return block % copies; }
 
   ERN_DEVICE void attention(int layer) {
     if (longest <= p.whole_context) {
@@ -513,7 +541,7 @@ struct Persistent {
       if (block % spread != 0 || unit >= count * heads) return;
       const int sequence = unit / heads, head = unit % heads;
       const Attended a = attend(layer, sequence, head, 1, 0, 1);
-      if (quad == 0) store_relaxed(attended_row(layer, sequence) + (head * head_dim + warp * 16 + 2 * group) / 2, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
+      if (quad == 0) publish_attended(layer, sequence, head, warp * 16 + 2 * group, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
       return;
     }
     constexpr int chunk = 16 * warps;
@@ -560,25 +588,25 @@ struct Persistent {
       for (int mask = warp_size / 2; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
       const float factor = exp2f(peak - top);
       mass = warp_sum(mass * factor), sum[0] = warp_sum(sum[0] * factor), sum[1] = warp_sum(sum[1] * factor);
-      if (lane == 0) store_relaxed(attended_row(layer, sequence) + (head * head_dim + dim) / 2, pack_bf16(sum[0] / mass, sum[1] / mass));
+      if (lane == 0) publish_attended(layer, sequence, head, dim, pack_bf16(sum[0] / mass, sum[1] / mass));
     }
   }
 
-  ERN_DEVICE const uint32_t* x_words(int norm) const { return exchange + Exchange::x + norm * Exchange::x_each; }
+  ERN_DEVICE const uint32_t* x_lines(int norm) const { return exchange + Exchange::x + norm * Exchange::x_each + own_copy() * Exchange::x_copy; }
 
   ERN_DEVICE void multiply_all() {
     for (int l = 0; l < p.layers; ++l) {
-      product<hidden, qkv_most>(x_words(2 * l), share(qkv_groups, l).count, l, 0);
+      product<hidden, qkv_most, true>(x_lines(2 * l), share(qkv_groups, l).count, 2 * l, l, 0);
       attention(l);
       ERN_STAMP(4, l);
-      product<q_width, 1>(attended_row(l, 0), 1, l, 5);
-      product<hidden, 2 * up_most>(x_words(2 * l + 1), 2 * share(up_pairs, l).count, l, 9);
-      product<p.ffn, 1>(exchange + Exchange::act + l * Exchange::act_each, 1, l, 13);
+      product<q_width, 1, false>(exchange + Exchange::attended + l * Exchange::attended_each + own_copy() * Exchange::attended_copy, 1, -1, l, 5);
+      product<hidden, 2 * up_most, true>(x_lines(2 * l + 1), 2 * share(up_pairs, l).count, 2 * l + 1, l, 9);
+      product<p.ffn, 1, false>(exchange + Exchange::act + l * Exchange::act_each + own_copy() * Exchange::act_copy, 1, -1, l, 13);
     }
     constexpr int each = hidden / (warps * k_block);
     uint4 x[each];
     ERN_STAMP(17, p.layers - 1);
-    poll_operands<hidden>(x, x_words(2 * p.layers));
+    put_squares(2 * p.layers, poll_operands<hidden, true>(x, x_lines(2 * p.layers)));
     const int groups = share(head_groups, 0).count;
     for (int i = 0; i < groups; i += 2) {
       uint4 w[2][each];
@@ -591,16 +619,15 @@ struct Persistent {
   // --- the finishing warps ---
 
   // Calls fn(row, token, turn, valid, sum) for what a thread of these warps has of the next product, in `turns` turns; sum(r) is row r's sum over the
-  // warps. Rows of a token are next to each other, and all lanes call it. fetch(row, token, turn), for each, and ready() come before the wait.
-  template <int turns, class Fetch, class Ready, class Fn>
-  ERN_DEVICE void finish(int height, const Fetch& fetch, const Ready& ready, const Fn& fn) {
+  // warps. Rows of a token are next to each other, and all lanes call it. fetch(row, token, turn), for each, comes before the wait.
+  template <int turns, class Fetch, class Fn>
+  ERN_DEVICE void finish(int height, const Fetch& fetch, const Fn& fn) {
     const int thread = static_cast<int>(threadIdx.x) - warps * warp_size, buffer = sums_turn & 1;
 #pragma unroll
     for (int turn = 0; turn < turns; ++turn) {
       const int i = thread + turn * finish_threads;
       if (i < height * count) fetch(i % height, i / height, turn);
     }
-    ready();
     wait(shared.sums_full[buffer], sums_turn >> 1 & 1);
 #pragma unroll
     for (int turn = 0; turn < turns; ++turn) {
@@ -620,54 +647,23 @@ struct Persistent {
   }
   static constexpr int turns_of(int height) { return static_cast<int>(ceil_div(height * tokens, finish_threads)); }
 
-  // 1 / rms of each row of x before norm number `norm`, for this warp's lanes.
-  ERN_DEVICE void poll_scales(int norm) {
-    static_assert(blocks % (4 * warp_size) == 0);
-    constexpr int each = blocks / (4 * warp_size);
-    const uint32_t* const from = exchange + Exchange::squares + norm * Exchange::squares_each + lane * 4;
-    uint4 v[tokens][each];
+  // 1 / rms of a row of x before norm number `norm`, once the sums of its product are there.
+  ERN_DEVICE float scale(int norm, int token) const {
+    float part[4] = {};
 #pragma unroll
-    for (int t = 0; t < tokens; ++t) {
-#pragma unroll
-      for (int i = 0; i < each; ++i) v[t][i] = {0, 0, 0, 0};
-    }
-    for (int64_t spins = 0;; count_spin(spins)) {
-      uint32_t top = 0;
-#pragma unroll
-      for (int t = 0; t < tokens; ++t) {
-#pragma unroll
-        for (int i = 0; i < each; ++i) {
-          if (t < count) v[t][i] = load_relaxed4(from + t * blocks + i * 4 * warp_size);
-        }
-      }
-#pragma unroll
-      for (int t = 0; t < tokens; ++t) {
-#pragma unroll
-        for (int i = 0; i < each; ++i) top = max(top, largest(v[t][i]));
-      }
-      if (!__any_sync(~0u, top == absent)) break;
-    }
-    float* const scales = shared.scales[warp - warps];
-#pragma unroll
-    for (int t = 0; t < tokens; ++t) {
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < each; ++i) sum += (__uint_as_float(v[t][i].x) + __uint_as_float(v[t][i].y)) + (__uint_as_float(v[t][i].z) + __uint_as_float(v[t][i].w));
-      sum = warp_sum(sum);
-      if (lane == 0) scales[t] = rsqrtf(sum / hidden + p.eps);
-    }
-    __syncwarp();
+    for (int w = 0; w < warps; ++w) part[w % 4] += shared.squares[norm & 1][w][token];
+    return rsqrtf(((part[0] + part[1]) + (part[2] + part[3])) / hidden + p.eps);
   }
-  ERN_DEVICE float scale(int token) const { return shared.scales[warp - warps][token]; }
 
   // Rows of the residual stream, on their way into norm number `norm`.
   ERN_DEVICE void publish_x(int norm, int row, int token, bool valid, float x, float weight) {
     float square = x * x;
     const float scaled = x * weight, other = __shfl_xor_sync(~0u, scaled, 1);
-    if (valid && row % 2 == 0) store_relaxed(exchange + Exchange::x + norm * Exchange::x_each + (token * hidden + block * rows + row) / 2, pack_bf16(scaled, other));
+    uint32_t* const to = exchange + Exchange::x + norm * Exchange::x_each + block * x_line;
+    if (valid && row % 2 == 0) publish(to + token * 4 + row / 2, Exchange::x_copy, pack_bf16(scaled, other));
 #pragma unroll
     for (int mask = 1; mask < rows; mask *= 2) square += __shfl_xor_sync(~0u, square, mask);
-    if (valid && row == 0) store_relaxed(exchange + Exchange::squares + norm * Exchange::squares_each + token * blocks + block, __float_as_uint(square));
+    if (valid && row == 0) publish(to + tokens * 4 + token, Exchange::x_copy, __float_as_uint(square));
   }
 
   ERN_DEVICE void finish_qkv(int layer) {
@@ -683,13 +679,13 @@ struct Persistent {
       if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(io.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
       slot[turn] = io.slots[token];
     };
-    finish<turns>(own.count * rows, fetch, [&] { poll_scales(2 * layer); }, [&](int row, int token, int turn, bool valid, const auto& sum) {
+    finish<turns>(own.count * rows, fetch, [&](int row, int token, int turn, bool valid, const auto& sum) {
       const int column = own.first * rows + row;
-      const float mine = sum(row) * scale(token), other = __shfl_xor_sync(~0u, mine, 1);
+      const float mine = sum(row) * scale(2 * layer, token), other = __shfl_xor_sync(~0u, mine, 1);
       if (!valid || row % 2 != 0) return;
       const Turn a = angle[turn];
       const uint32_t word = pack_bf16(mine * a.cosine - other * a.sine, other * a.cosine + mine * a.sine);
-      store_relaxed(to + (token * qkv_width + column) / 2, word);
+      store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, word);
       const int head = column / head_dim - heads, dim = column % head_dim;
       if (head >= 0) *reinterpret_cast<uint32_t*>(head < kv_heads ? cache.key(slot[turn], head, dim) : cache.value(slot[turn], head - kv_heads, dim)) = word;
     });
@@ -700,7 +696,7 @@ struct Persistent {
     static_assert(turns_of(rows) == 1);
     float weight = 0;
     finish<1>(
-        rows, [&](int row, int, int) { weight = to_float(norm_weight[block * rows + row]); }, [] {},
+        rows, [&](int row, int, int) { weight = to_float(norm_weight[block * rows + row]); },
         [&](int row, int token, int, bool valid, const auto& sum) {
           x += valid ? sum(row) : 0;
           publish_x(norm, row, token, valid, x, weight);
@@ -711,11 +707,11 @@ struct Persistent {
     const Share own = share(up_pairs, layer);
     uint32_t* const to = exchange + Exchange::act + layer * Exchange::act_each;
     finish<turns_of(up_most * rows)>(
-        own.count * rows, [](int, int, int) {}, [&] { poll_scales(2 * layer + 1); },
+        own.count * rows, [](int, int, int) {},
         [&](int row, int token, int, bool valid, const auto& sum) {
           const int at = row / 8 * 16 + row % 8;
-          const float factor = scale(token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor), other = __shfl_xor_sync(~0u, mine, 1);
-          if (valid && row % 2 == 0) store_relaxed(to + (token * p.ffn + own.first * rows + row) / 2, pack_bf16(mine, other));
+          const float factor = scale(2 * layer + 1, token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor), other = __shfl_xor_sync(~0u, mine, 1);
+          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, pack_bf16(mine, other));
         });
   }
 
@@ -726,14 +722,13 @@ struct Persistent {
     Best best[turns];
 #pragma unroll
     for (int i = 0; i < turns; ++i) best[i] = no_best();
-    poll_scales(2 * p.layers);
     for (int first = 0; first < own.count; first += 2) {
       finish<turns>(
-          height, [](int, int, int) {}, [] {},
+          height, [](int, int, int) {},
           [&](int row, int token, int turn, bool valid, const auto& sum) {
             if (!valid || first * rows + row >= own.count * rows) return;
             const int column = (own.first + first) * rows + row;
-            const float value = sum(row) * scale(token);
+            const float value = sum(row) * scale(2 * p.layers, token);
             io.logits[static_cast<int64_t>(token) * p.vocab + column] = value;
             if (value > best[turn].value) best[turn] = {value, column};
           });
@@ -809,9 +804,15 @@ struct Persistent {
       copy_all();
     } else {
       uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
-      for (int64_t i = (block * (warps + finishers) * warp_size + threadIdx.x) * 4; i < Exchange::words; i += blocks * (warps + finishers) * warp_size * 4) {
-        *reinterpret_cast<uint4*>(other + i) = {absent, absent, absent, absent};
-      }
+      const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
+      const auto clear = [&](int64_t from, int64_t to, int step, int used) {
+        for (int64_t i = from + thread * step; i < to; i += all * step) {
+          for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
+        }
+      };
+      clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
+      clear(Exchange::qkv, Exchange::best, line, tokens * 4);
+      clear(Exchange::best, Exchange::words, 4, 4);
       if (warp < warps) {
         multiply_all();
       } else {
