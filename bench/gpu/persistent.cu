@@ -209,7 +209,7 @@ struct Sequences {
   }
 
   // Of the entries of earlier steps it takes what `pool` has.
-  void exact(Bf16* pool, std::vector<double>& out) {
+  void exact(Bf16* pool, std::vector<double>& out, std::vector<double>& values) {  // logits; what the second layer appends as values
     static double *x, *normed, *qkv, *attended, *both, *act, *y, *logits, *scores;
     const auto take = [](double*& to, int64_t n) { if (!to) CK(cudaMalloc(&to, n * 8)); };
     take(x, most * hidden), take(normed, most * hidden), take(qkv, most * qkv_width), take(attended, most * q_width), take(both, most * 2 * ffn), take(act, most * ffn), take(y, most * hidden), take(logits, int64_t(most) * vocab),
@@ -218,6 +218,10 @@ struct Sequences {
     for (int l = 0; l < layers; ++l) {
       exact_norm<<<count, 32>>>(x, w.norms.of(2 * l), normed);
       exact_linear<<<qkv_width, 128>>>(normed, w.qkv.of(l), hidden, qkv_width, qkv, count);
+      if (l == 1) {
+        values.resize(count * kv_heads * head_dim);
+        CK(cudaMemcpy2D(values.data(), kv_heads * head_dim * 8, qkv + (heads + kv_heads) * head_dim, qkv_width * 8, kv_heads * head_dim * 8, count, cudaMemcpyDeviceToHost));
+      }
       exact_attention<<<dim3(heads, count), head_dim>>>(qkv, positions.device, pool + l * layer_elements, table.device, stride, contexts.device, scores, attended);
       exact_linear<<<hidden, 128>>>(attended, w.o.of(l), q_width, hidden, y, count);
       exact_add<<<count, hidden>>>(x, y);
@@ -258,18 +262,19 @@ double nmse(const float* a, const double* b, int64_t count) {
 // - Both round the same values to bf16 and differ in the order of f32 sums (and in what p of attention is relative to). That turns a rounding here and there, and what follows from it turns others: after
 //   a few layers the two are as far from one another as each is from a step in which nothing is rounded. So they are compared with that step, and the one launch may not be further from it than the launches
 //   are, but for what such distances vary (a half).
-// - What is appended to the cache in the first layer has seen one rounding before its own, in the second six: both within the limit of results of rounded operands.
+// - What is appended to the cache in the first layer has seen one rounding before its own: within the limit of results of rounded operands. The values of the second layer have seen everything once; they
+//   may be no further from exact ones than those of the launches, again but for a half.
 // - The id must be the largest of the step's own logits, the same step must give the same bits.
 template <class P>
 void check(const ModelWeights& w, int count, int context, int apart, int steps) {
   Sequences s(w, count, context, apart, Persistent<P::value>::workspace_bytes);
-  double worst = 0, theirs = 0;
+  double worst = 0, theirs = 0, second = 0, their_second = 0;
   int other_ids = 0, bits = 0;
-  std::vector<double> exact;
+  std::vector<double> exact, exact_values;
   std::vector<int32_t> appended;
   for (int i = 0; i < steps; ++i) {
     s.logits.poison(), s.next.poison(), s.wanted.poison();
-    s.exact(s.other_pool.device, exact);
+    s.exact(s.other_pool.device, exact, exact_values);
     s.record_launches(0);
     CK(cudaDeviceSynchronize());
     s.template record<P>(0);
@@ -282,6 +287,15 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
       if (s.next.host[b] != int(std::max_element(mine, mine + vocab) - mine)) ++other_ids, std::printf("  row %d: id %d is not the largest\n", b, s.next.host[b]);
       appended.push_back(s.slots.host[b]);
     }
+    s.pool.download(), s.other_pool.download();
+    for (int b = 0; b < count; ++b) {
+      for (int i = 0; i < kv_heads * head_dim; ++i) {
+        const int slot = s.slots.host[b];
+        const int64_t at = slot / block_size * (block_bytes / 2) + layer_elements + KvCache<cache>::Place::value(i / head_dim, slot % block_size, i % head_dim);
+        const double e = exact_values[b * kv_heads * head_dim + i], mine = as_float(s.pool.host[at]) - e, other = as_float(s.other_pool.host[at]) - e;
+        second += mine * mine, their_second += other * other;
+      }
+    }
     const std::vector<float> before = s.logits.host;
     s.template record<P>(0);  // again: the same bits
     s.logits.download();
@@ -290,8 +304,9 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
     s.place();
   }
   s.pool.download(), s.other_pool.download();
-  double cache_nmse[2];
-  for (int l = 0; l < 2; ++l) {
+  double cache_nmse;
+  {
+    const int l = 0;
     double difference = 0, size = 0;
     for (int32_t slot : appended) {
       for (int i = 0; i < 2 * kv_heads * head_dim; ++i) {
@@ -301,13 +316,13 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
         difference += (a - b) * (a - b), size += b * b;
       }
     }
-    cache_nmse[l] = difference / size;
+    cache_nmse = difference / size;
   }
   ++checks;
-  const bool ok = worst <= 1.5 * theirs && cache_nmse[0] <= bf16_limit && cache_nmse[1] <= bf16_limit && !other_ids && !bits;
+  const bool ok = worst <= 1.5 * theirs && cache_nmse <= bf16_limit && second <= 1.5 * their_second && !other_ids && !bits;
   failures += !ok;
-  std::printf("%s tokens %d of %d, context %5d, %d steps: logits nmse from exact %.2e (launches %.2e), appended in layers 0 and 1 %.2e, %.2e, ids %d wrong, bits differ in %d steps\n", ok ? "ok  " : "FAIL", count, P::value.tokens,
-              context, steps, worst, theirs, cache_nmse[0], cache_nmse[1], other_ids, bits);
+  std::printf("%s tokens %d of %d, context %5d, %d steps: logits nmse from exact %.2e (launches %.2e), appended in layer 0 %.2e, values of layer 1 %.2f as far as the launches', ids %d wrong, bits differ in %d steps\n", ok ? "ok  " : "FAIL", count, P::value.tokens,
+              context, steps, worst, theirs, cache_nmse, std::sqrt(second / their_second), other_ids, bits);
 }
 
 template <class P>
@@ -350,8 +365,8 @@ void together(const ModelWeights& w) {
   std::printf("ok   two engines and other work beside them, 200 steps each\n");
 }
 
-template <int tokens, int halves, int stages, int under_way, int copies = 2>
-struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, 512, copies, SPIN_LIMIT}; };
+template <int tokens, int halves, int stages, int under_way, int copies = 2, int head_under_way = 4 * halves, int whole = 256>
+struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, head_under_way, whole, copies, SPIN_LIMIT}; };
 
 }  // namespace
 
@@ -360,14 +375,14 @@ int main(int argc, char** argv) {
   const bool only_check = argc > 1 && std::string(argv[1]) == "check", only_time = argc > 1 && std::string(argv[1]) == "time";
   ModelWeights w;
   CK(cudaDeviceSynchronize());
-  using Chosen = Variant<1, 2, 25, 3>;
-  using Chosen2 = Variant<2, 2, 25, 3>;
-  using Chosen4 = Variant<4, 2, 25, 3>;
-  using Chosen8 = Variant<8, 2, 24, 3>;
+  using Chosen = Variant<1, 1, 12, 1>;
+  using Chosen2 = Variant<2, 1, 12, 1>;
+  using Chosen4 = Variant<4, 1, 12, 1>;
+  using Chosen8 = Variant<8, 1, 12, 1>;
   if (!only_time) {
     check<Chosen>(w, 1, 1, 0, 3);
     check<Chosen>(w, 1, 125, 0, 6);
-    check<Variant<1, 1, 13, 2>>(w, 1, 300, 0, 2);
+    check<Variant<1, 2, 25, 3>>(w, 1, 300, 0, 2);
     check<Chosen>(w, 1, 1300, 0, 3);
     check<Chosen2>(w, 2, 70, 60, 3);
     check<Chosen4>(w, 3, 511, 97, 4);
@@ -378,14 +393,17 @@ int main(int argc, char** argv) {
   if (!only_check) {
     time_step<Chosen>(w, "", 1, 128);
 #ifndef TRACE
-    time_step<Variant<1, 2, 25, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 4>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 6>>(w, "", 1, 128);
     time_step<Variant<1, 1, 13, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 13, 2>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 12, 2>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 25, 2>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 25, 3>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 25, 4>>(w, "", 1, 128);
     time_step<Variant<1, 2, 25, 3, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 3, 4>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 16, 3>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 12, 1, 1>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 12, 1, 4>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 12, 1, 2, 4, 512>>(w, "whole to 512", 1, 512);
+    time_step<Chosen>(w, "", 1, 256);
 #endif
     time_step<Chosen>(w, "", 1, 512);
     time_step<Chosen>(w, "", 1, 1024);

@@ -50,6 +50,7 @@ struct PersistentDecode {
   int halves = 1;           // 2: a stage is half as large
   int stages = 12;          // of the ring
   int under_way = 2;        // stages whose copies are under way at a time. What an activation waits for on its way through L2 grows with them
+  int head_under_way = 4;   // the same where nothing travels
   int whole_context = 512;  // longer contexts are shared out
   int copies = 2;           // of what all blocks read
   int64_t spin_limit = 0;   // polls after which a wait counts as hung and traps; 0: never
@@ -170,6 +171,7 @@ struct Persistent {
   static constexpr int64_t parts_words = int64_t{blocks} * 8 * head_dim * 2, peaks_words = int64_t{blocks} * 8 * 4, header_words = 64;
   static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + peaks_words + 2 * Exchange::words);
 
+  static constexpr int chunk = 16 * warps, most_slots = 128;
   struct Shared {
     Barrier full[p.stages], empty[p.stages];       // of the ring
     Barrier sums_full[2], sums_empty[2];
@@ -178,6 +180,7 @@ struct Persistent {
     float peak[warps][8], mass[warps][8];
     uint32_t chance[warps][2][warp_size];          // softmax of 16 entries each, not yet divided, as operands
     Best row_best[tokens][16];
+    int32_t slots[most_slots];                     // of every 16 entries that this block attends to
     uint32_t epoch;
   };
   static constexpr int shared_bytes = ring_bytes + static_cast<int>(sizeof(Shared));
@@ -192,11 +195,18 @@ struct Persistent {
   uint64_t *parts, *peaks;
   uint32_t first_tag;
   const int block = static_cast<int>(blockIdx.x), lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
+  const uint32_t never = threadIdx.x / threads;  // 0, which the compiler doesn't know
   int count = 0;                         // sequences
-  int longest = 0;
+  // What this block attends to: heads first_head .. first_head + taken - 1 of one kv head, over chunks rank, rank + shares, ... of 128 entries. taken is 0 for none.
+  struct Unit {
+    int sequence = 0, first_head = 0, taken = 0, rank = 0, shares = 1;
+    int known = 0;                       // entries of earlier steps
+  };
+  Unit unit;
+  bool whole = true;                     // a unit has all entries
   Ring<p.stages> place;
   Ring<p.stages> oldest;                 // of the copies under way
-  int issued = 0;                        // copies so far
+  int under_way = 0;
   int sums_turn = 0;                     // products so far
 
   // --- waiting ---
@@ -225,12 +235,12 @@ struct Persistent {
 
   // --- the copying warp ---
 
-  ERN_DEVICE void copy_group(const Bf16* weight, int64_t first_row, int k) {
+  ERN_DEVICE void copy_group(const Bf16* weight, int64_t first_row, int k, int most = p.under_way) {
     const Bf16* const from = weight + first_row * k;
     for (int part = 0; part < k / hidden * p.halves; ++part) {
       wait(shared.empty[place.stage], place.parity ^ 1);
-      if (issued >= p.under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
-      ++issued;
+      for (; under_way >= most; --under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
+      ++under_way;
       Barrier& full = shared.full[place.stage];
       full.arrive_expecting(stage_bytes);
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(ring) + place.stage * stage_bytes),
@@ -255,7 +265,7 @@ struct Persistent {
       copy_group(layer.down, block * rows, p.ffn);
     }
     const Share head = share(head_groups, 0);
-    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden);
+    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way);
   }
 
   // --- the multiplying warps ---
@@ -290,11 +300,18 @@ struct Persistent {
         to[g][i + 1] = {odd ? a.x : b.x, odd ? a.y : b.y, odd ? a.z : b.z, odd ? a.w : b.w};
       }
     }
-    // The reads must be over, not only under way, when the copy engine may write there.
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    // The reads must be over, not only under way, when the copy engine may write there: so where to arrive depends on what each has read. (A fence of the
+    // async proxy does it too, in 500 clocks.)
+    uint32_t read = 0;
+#pragma unroll
+    for (int g = 0; g < most; ++g) {
+#pragma unroll
+      for (int i = 0; i < each; ++i) read ^= to[g][i].x;
+    }
+    Barrier* const empty = shared.empty + (read & never);
     __syncwarp();
     for (; place.stage != next.stage || place.parity != next.parity; place.next()) {
-      if (lane == 0) shared.empty[place.stage].arrive();
+      if (lane == 0) empty[place.stage].arrive();
     }
   }
 
@@ -388,32 +405,65 @@ struct Persistent {
 
   static ERN_DEVICE void meet_warps() { asm volatile("bar.sync 1, %0;" ::"n"(warps * warp_size) : "memory"); }
 
-  // Attention of heads first_head .. first_head + taken - 1, all of one kv head, over chunks share, share + shares, ... of 128 entries. Columns of products are heads.
+  // Shares of a sequence that have an entry.
+  ERN_DEVICE int all_shares() const { return blocks / (count * kv_heads); }
+  ERN_DEVICE int shares_of(int sequence) const {
+    const int chunks = (io.context[sequence] + chunk - 1) / chunk, all = all_shares();
+    return chunks < all ? chunks : all;
+  }
+
+  ERN_DEVICE int32_t slot_of(int entry) const { return io.block_table[static_cast<int64_t>(unit.sequence) * io.step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
+  // Of the 16 entries from `tile` of a chunk, this block's chunk number `turn`.
+  ERN_DEVICE int32_t slot_at(int turn, int tile) const {
+    const int i = turn * warps + tile;
+    return i < most_slots ? shared.slots[i] : slot_of((unit.rank + turn * unit.shares) * chunk + tile * 16);
+  }
+
+  // Every thread calls it.
+  ERN_DEVICE void choose_unit() {
+    int longest = 0;
+    for (int i = 0; i < count; ++i) longest = max(longest, io.context[i]);
+    whole = longest <= p.whole_context;
+    if (whole) {
+      const int spread = blocks / (count * heads), at = block / spread;
+      if (block % spread == 0 && at < count * heads) unit = {at / heads, at % heads, 1, 0, 1, 0};
+    } else {
+      const int at = block / all_shares(), rank = block % all_shares();
+      if (at < count * kv_heads && rank < shares_of(at / kv_heads)) unit = {at / kv_heads, at % kv_heads * heads_of_kv, heads_of_kv, rank, shares_of(at / kv_heads), 0};
+    }
+    if (unit.taken == 0) return;
+    unit.known = io.context[unit.sequence] - 1;
+    for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += threads) {
+      const int entry = (unit.rank + i / warps * unit.shares) * chunk + i % warps * 16;
+      shared.slots[i] = entry <= unit.known ? slot_of(entry) : 0;
+    }
+  }
+
+  // Columns of products are heads.
   struct Attended {
     float acc[4];            // dims 16 warp + 2 group, of columns 2 quad and 2 quad + 1; the same of the dim after it. Not yet divided by mass
     float peak[2], mass[2];  // of columns 2 quad and 2 quad + 1
   };
-  ERN_DEVICE Attended attend(int layer, int sequence, int first_head, int taken, int share, int shares) {
-    constexpr int chunk = 16 * warps, k_blocks = head_dim / k_block, block_size = p.cache.block_size;
-    const int kv_head = first_head / heads_of_kv, known = io.context[sequence] - 1;  // entries of earlier steps
+  ERN_DEVICE Attended attend(int layer) {
+    constexpr int k_blocks = head_dim / k_block, head_lines = head_dim / rows;
+    const int kv_head = unit.first_head / heads_of_kv, known = unit.known;
     const KvCache<p.cache> cache{model.layer[layer].kv};
-    const int32_t* const table = io.block_table + static_cast<int64_t>(sequence) * io.step->block_stride;
-    const auto slot_of = [&](int entry) { return table[entry / block_size] * block_size + entry % block_size; };
-    constexpr int head_lines = head_dim / rows;
-    const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + sequence * 4;
+    const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + unit.sequence * 4;
+    const uint32_t* const q = lines + ((unit.first_head + group) * head_lines + quad) * line;
     const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
     const uint32_t* const fresh_value = lines + ((heads + kv_heads + kv_head) * head_lines + warp * 2 + group / 4) * line + group % 4;
     const float to_base2 = io.scale * log2_e;
 
     uint4 query[k_blocks];
+#pragma unroll
+    for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
-    bool asked = false;
-    for (int first = share * chunk; first <= known; first += shares * chunk) {
+    for (int turn = 0, first = unit.rank * chunk; first <= known; ++turn, first += unit.shares * chunk) {
       // Entry `group` and `group` + 8 of this warp's 16, 8 dims of each 32; entries 2 quad, + 1, + 8, + 9 of every 16, this warp's dims 2 group and 2 group + 1.
       uint4 key_low[k_blocks], key_high[k_blocks];
       uint32_t value[warps][4];
       const int own = first + warp * 16;
-      const Bf16* const keys = cache.key(own <= known ? slot_of(own) : 0, kv_head, 0);
+      const Bf16* const keys = cache.key(slot_at(turn, warp), kv_head, 0);
 #pragma unroll
       for (int b = 0; b < k_blocks; ++b) {
         const int dim = b * k_block + quad * lane_k;
@@ -422,61 +472,52 @@ struct Persistent {
       }
 #pragma unroll
       for (int t = 0; t < warps; ++t) {
-        const int tile = first + t * 16;
-        const Bf16* const values = cache.value(tile <= known ? slot_of(tile) : 0, kv_head, warp * 16 + 2 * group);
+        const Bf16* const values = cache.value(slot_at(turn, t), kv_head, warp * 16 + 2 * group);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int entry = 2 * quad + i % 2 + i / 2 * 8;
-          value[t][i] = tile + entry < known ? __ldg(reinterpret_cast<const uint32_t*>(values + entry * head_dim)) : 0;
+          value[t][i] = first + t * 16 + entry < known ? __ldg(reinterpret_cast<const uint32_t*>(values + entry * head_dim)) : 0;
         }
       }
       if (layer + 1 < p.layers && lane < 2 && own <= known) {  // the next layer's entries, which nobody has yet, to L2
         const KvCache<p.cache> next{model.layer[layer + 1].kv};
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(lane == 0 ? next.key(slot_of(own), kv_head, 0) : next.value(slot_of(own), kv_head, 0)), "r"(16 * head_dim * 2) : "memory");
+        const int32_t slot = slot_at(turn, warp);
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(lane == 0 ? next.key(slot, kv_head, 0) : next.value(slot, kv_head, 0)), "r"(16 * head_dim * 2) : "memory");
       }
-      if (!asked) {
-        asked = true;
-        const uint32_t* const q = lines + ((first_head + group) * head_lines + quad) * line;
-        const bool mine = group < taken;
-#pragma unroll
-        for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
+      // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
+      const int newest = known - first;
+      const bool ask = turn == 0 && group < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
+      if (turn == 0 || here) {
+        uint32_t word = 0;
         for (int64_t spins = 0;; count_spin(spins)) {
           uint32_t top = 0;
-          if (mine) {
+          if (ask) {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) query[b] = load_relaxed4(q + b * 4 * line);
           }
+          if (here) word = load_relaxed(fresh_value);
+          if (low) {
 #pragma unroll
-          for (int b = 0; b < k_blocks; ++b) top = max(top, largest(query[b]));
+            for (int b = 0; b < k_blocks; ++b) key_low[b] = load_relaxed4(fresh_key + b * 4 * line);
+          }
+          if (high) {
+#pragma unroll
+            for (int b = 0; b < k_blocks; ++b) key_high[b] = load_relaxed4(fresh_key + b * 4 * line);
+          }
+          top = word;
+#pragma unroll
+          for (int b = 0; b < k_blocks; ++b) top = max(top, max(ask ? largest(query[b]) : 0, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0));
           if (!__any_sync(~0u, top == absent)) break;
         }
-      }
-      if (known < first + chunk) {  // the new entry is in this chunk
-        const int newest = known - first;
-        const uint32_t word = poll(fresh_value);
+        if (here) {
 #pragma unroll
-        for (int t = 0; t < warps; ++t) {
+          for (int t = 0; t < warps; ++t) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (t * 16 + 2 * quad + i % 2 + i / 2 * 8 == newest) value[t][i] = word;
-          }
-        }
-        if (newest / 16 == warp && newest % 8 == group) {
-          for (int64_t spins = 0;; count_spin(spins)) {
-            uint4 k[k_blocks];
-            uint32_t top = 0;
-#pragma unroll
-            for (int b = 0; b < k_blocks; ++b) k[b] = load_relaxed4(fresh_key + b * 4 * line), top = max(top, largest(k[b]));
-            if (top == absent) continue;
-#pragma unroll
-            for (int b = 0; b < k_blocks; ++b) {
-              if (newest % 16 < 8) key_low[b] = k[b];
-              else key_high[b] = k[b];
+            for (int i = 0; i < 4; ++i) {
+              if (t * 16 + 2 * quad + i % 2 + i / 2 * 8 == newest) value[t][i] = word;
             }
-            break;
           }
         }
-        __syncwarp();
       }
       float score[2][4] = {};
 #pragma unroll
@@ -536,28 +577,14 @@ struct Persistent {
   ERN_DEVICE int own_copy() const { return block % copies; }
 
   ERN_DEVICE void attention(int layer) {
-    if (longest <= p.whole_context) {
-      const int spread = blocks / (count * heads), unit = block / spread;
-      if (block % spread != 0 || unit >= count * heads) return;
-      const int sequence = unit / heads, head = unit % heads;
-      const Attended a = attend(layer, sequence, head, 1, 0, 1);
-      if (quad == 0) publish_attended(layer, sequence, head, warp * 16 + 2 * group, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
-      return;
-    }
-    constexpr int chunk = 16 * warps;
     const uint32_t tag = first_tag + layer;
-    const int shares = blocks / (count * kv_heads), unit = block / shares, rank = block % shares;
-    const auto taking_part = [&](int sequence) {  // shares that have an entry
-      const int chunks = (io.context[sequence] + chunk - 1) / chunk;
-      return chunks < shares ? chunks : shares;
-    };
-    if (unit < count * kv_heads && rank < taking_part(unit / kv_heads)) {
-      const int sequence = unit / kv_heads, kv_head = unit % kv_heads;
-      const Attended a = attend(layer, sequence, kv_head * heads_of_kv, heads_of_kv, rank, taking_part(sequence));
+    if (unit.taken > 0) {
+      const Attended a = attend(layer);
+      if (whole && quad == 0) publish_attended(layer, unit.sequence, unit.first_head, warp * 16 + 2 * group, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int column = 2 * quad + h;
-        if (column >= heads_of_kv) continue;
+        if (whole || column >= heads_of_kv) continue;
         uint64_t* const to = parts + (static_cast<int64_t>(block) * 8 + column) * head_dim + warp * 16 + 2 * group;
         store_tagged(to, a.acc[h], tag), store_tagged(to + 1, a.acc[2 + h], tag);
         if (warp == 0 && group == 0) {
@@ -566,18 +593,21 @@ struct Persistent {
         }
       }
     }
-    // The merge: a warp takes two dims of a head, a lane every 32nd share.
-    constexpr int pairs = q_width / 2;
-    for (int item = block * warps + warp; item < count * pairs; item += blocks * warps) {
-      const int sequence = item / pairs, head = item % pairs / (head_dim / 2), dim = item % (head_dim / 2) * 2;
-      const int first = (sequence * kv_heads + head / heads_of_kv) * shares, all = taking_part(sequence);
+    if (whole) return;
+    // The merge: `across` lanes have two dims of a head, each some of the shares.
+    constexpr int pairs = q_width / 2, across = tokens <= 2 ? warp_size : 2 * warp_size / tokens, at_once = warp_size / across;
+    const int all = all_shares();
+    for (int first = (block * warps + warp) * at_once; first < count * pairs; first += blocks * warps * at_once) {
+      const int item = first + lane / across, sequence = item < count * pairs ? item / pairs : 0, head = item % pairs / (head_dim / 2), dim = item % (head_dim / 2) * 2;
+      const int shares = item < count * pairs ? shares_of(sequence) : 0, unit_block = (sequence * kv_heads + head / heads_of_kv) * all;
       float peak = -__builtin_inff(), mass = 0, sum[2] = {0, 0};
-      for (int i = lane; i < all; i += warp_size) {
-        const int64_t from = static_cast<int64_t>(first + i) * 8 + head % heads_of_kv;
+      for (int i = lane % across; i < shares; i += across) {
+        const int64_t from = static_cast<int64_t>(unit_block + i) * 8 + head % heads_of_kv;
         TaggedPair of, value;
-        int64_t spins = 0;
-        while (!(of = load_tagged(peaks + from * 2, tag)).there) count_spin(spins);
-        while (!(value = load_tagged(parts + from * head_dim + dim, tag)).there) count_spin(spins);
+        for (int64_t spins = 0;; count_spin(spins)) {
+          of = load_tagged(peaks + from * 2, tag), value = load_tagged(parts + from * head_dim + dim, tag);
+          if (of.there && value.there) break;
+        }
         const float top = fmaxf(peak, of.value[0]), before = exp2f(peak - top), now = exp2f(of.value[0] - top);
         peak = top, mass = mass * before + of.value[1] * now;
         sum[0] = sum[0] * before + value.value[0] * now, sum[1] = sum[1] * before + value.value[1] * now;
@@ -585,10 +615,14 @@ struct Persistent {
       __syncwarp();
       float top = peak;
 #pragma unroll
-      for (int mask = warp_size / 2; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
-      const float factor = exp2f(peak - top);
-      mass = warp_sum(mass * factor), sum[0] = warp_sum(sum[0] * factor), sum[1] = warp_sum(sum[1] * factor);
-      if (lane == 0) publish_attended(layer, sequence, head, dim, pack_bf16(sum[0] / mass, sum[1] / mass));
+      for (int mask = across / 2; mask > 0; mask /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, mask));
+      const float factor = shares > 0 ? exp2f(peak - top) : 0;
+      mass *= factor, sum[0] *= factor, sum[1] *= factor;
+#pragma unroll
+      for (int mask = across / 2; mask > 0; mask /= 2) {
+        mass += __shfl_xor_sync(~0u, mass, mask), sum[0] += __shfl_xor_sync(~0u, sum[0], mask), sum[1] += __shfl_xor_sync(~0u, sum[1], mask);
+      }
+      if (lane % across == 0 && shares > 0) publish_attended(layer, sequence, head, dim, pack_bf16(sum[0] / mass, sum[1] / mass));
     }
   }
 
@@ -799,7 +833,8 @@ struct Persistent {
     exchange = sets + (epoch & 1 ? Exchange::words : 0);
     first_tag = epoch * p.layers;
     count = io.step->sequences;
-    for (int i = 0; i < count; ++i) longest = max(longest, io.context[i]);
+    choose_unit();
+    __syncthreads();
     if (warp == warps + finishers) {
       copy_all();
     } else {
