@@ -69,7 +69,8 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows } = entry;
+  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows } =
+    entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",

@@ -109,7 +109,7 @@ const FFN_ROWS: readonly FfnRows[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
   { tokenTiles: 1, mostRows: 4, runs: false },
   { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true, worth: { least: 3, most: 32 } },
-  { suffix: "many", tokenTiles: 2, runs: true, otherOrder: true, worth: { least: 17, most: 512 } },
+  { suffix: "runs", tokenTiles: 2, runs: true, otherOrder: true, worth: { least: 17, most: 512 } },
   // What `deterministic` takes for more rows.
   { suffix: "rounds", tokenTiles: 1, runs: true },
 ];

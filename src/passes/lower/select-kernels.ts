@@ -7,7 +7,7 @@
 import { Diagnostic } from "../../diagnostics.js";
 import type { Graph, LooseAttrs, LooseOperands, Node, Value } from "../../ir/graph.js";
 import { type AttrRecord, hasTrait, opDef } from "../../ir/ops.js";
-import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget } from "../../kernels/kernel-def.js";
+import { type AnyKernel, fitKernel, type KernelParams, type KernelTarget, type ReductionOrder } from "../../kernels/kernel-def.js";
 import { kernelsFor } from "../../kernels/table.js";
 import { bestRow, type TuningTable } from "../../kernels/tuning.js";
 import { targetOf } from "../../toolchain/arch.js";
@@ -33,7 +33,7 @@ export function selectKernels(options: KernelOptions): ProgramsPass {
 }
 
 function run(graphs: readonly Graph[], options: KernelOptions): readonly Graph[] {
-  const fitting = new Map<Node, readonly ChosenKernel[]>();
+  const fitting = new Map<Node, FittingKernels>();
   const copies = new BucketCopies();
   return graphs.map((graph) => {
     const chosen = new Map<Node, ChosenKernel>();
@@ -70,12 +70,20 @@ function definedAttrs(attrs: LooseAttrs): AttrRecord {
   return Object.fromEntries(Object.entries(attrs).filter(([, value]) => value !== undefined)) as AttrRecord;
 }
 
-/** All kernels that compute a node on its weights as they are packed, with their parameters; the default first. */
-function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): readonly ChosenKernel[] {
+interface FittingKernels {
+  /** All kernels that compute a node on its weights as they are packed, with their parameters; the default first. */
+  readonly kernels: readonly ChosenKernel[];
+  /** What `deterministic` takes: the order of the first kernel, in whatever program, that takes few rows. */
+  readonly order: ReductionOrder;
+}
+
+function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): FittingKernels {
   const reasons: string[] = [];
   const fitting: ChosenKernel[] = [];
+  let order: ReductionOrder | undefined;
   for (const kernel of kernelsFor(node.op, targetOf(target.arch))) {
     const params = fitKernel(kernel, node, target);
+    if (typeof params !== "string" && kernel.leastRows === undefined) order ??= kernel.order;
     const unread = typeof params === "string" ? params : (otherProgram(kernel, graph) ?? unreadWeight(kernel, node));
     if (unread !== undefined || typeof params === "string") reasons.push(`${kernel.name}: ${unread}`);
     else fitting.push({ kernel, params: withDefaults(kernel, { ...params, ...weightParams(kernel, node) }) });
@@ -88,12 +96,12 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
       place: `program ${graph.name}`,
     });
   }
-  return fitting;
+  return { kernels: fitting, order: order ?? (fitting[0] as ChosenKernel).kernel.order };
 }
 
-function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  // The first of all, whatever the number of rows: what a row's bits are is the same in each bucket then.
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === fitting[0]?.kernel.order) : fitting;
+function chooseKernel({ kernels, order }: FittingKernels, rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
+  // One order, whatever the number of rows: what a row's bits are is the same in each bucket then.
+  const allowed = deterministic ? kernels.filter(({ kernel }) => kernel.order === order) : kernels;
   const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
   const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
   const tuned = bestRow(tuning, holding, rows);
