@@ -62,7 +62,7 @@ const packages = { dense: "", moe: "" };
 beforeAll(async () => {
   mkdirSync(DRIVER, { recursive: true });
   await findNvcc().catch(() => installCuda());
-  const sources = ["fake_cuda.cpp", "fake_state.cpp"].map((name) => join(ROOT, "test/fake-cuda", name));
+  const sources = ["fake_cuda.cpp", "fake_kernels.cpp", "fake_state.cpp"].map((name) => join(ROOT, "test/fake-cuda", name));
   const includes = ["runtime", "runtime/src", "test/fake-cuda"].map((folder) => `-I${join(ROOT, folder)}`);
   const flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"];
   await execa("g++", [...flags, ...includes, ...sources, "-o", join(DRIVER, "libcuda.so.1")]);

@@ -14,8 +14,14 @@ using namespace fake;
   State& s = state();                                             \
   const std::lock_guard lock(s.mutex);                            \
   if (const int error = s.enter(#name); error != success) return error;
+// The same for calls that want a context current in their thread.
+#define ENTER_CONTEXT(name)                                       \
+  ENTER(name)                                                     \
+  if (!has_context) return s.wrong(std::string(#name) + ": no context is current in this thread"), 201;
 
 namespace {
+
+thread_local bool has_context = false;
 
 constexpr int shared_limit = 227 * 1024, usual_shared = 48 * 1024;
 
@@ -101,20 +107,21 @@ int cuDevicePrimaryCtxRelease_v2(Device) {
   if (--s.contexts < 0) s.wrong("cuDevicePrimaryCtxRelease: more often than retained");
   return success;
 }
-int cuCtxSetCurrent(Context) {
+int cuCtxSetCurrent(Context context) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
+  has_context = context != nullptr;
   ++s.calls["cuCtxSetCurrent"];
   return success;
 }
 int cuMemGetInfo_v2(size_t* free, size_t* total) {
-  ENTER(cuMemGetInfo_v2)
+  ENTER_CONTEXT(cuMemGetInfo_v2)
   *free = s.total - s.taken - s.used;
   *total = s.total;
   return success;
 }
 int cuMemAlloc_v2(Pointer* at, size_t bytes) {
-  ENTER(cuMemAlloc_v2)
+  ENTER_CONTEXT(cuMemAlloc_v2)
   if (bytes == 0) return error_invalid_value;
   if (bytes > s.total - s.taken - s.used) return error_out_of_memory;
   char* const memory = static_cast<char*>(std::aligned_alloc(512, (bytes + 511) / 512 * 512));
@@ -138,7 +145,7 @@ int cuMemFree_v2(Pointer at) {
   return s.sticky;
 }
 int cuMemHostAlloc(void** at, size_t bytes, unsigned) {
-  ENTER(cuMemHostAlloc)
+  ENTER_CONTEXT(cuMemHostAlloc)
   *at = std::malloc(bytes);
   if (!*at) return error_out_of_memory;
   s.pinned[*at] = bytes;
@@ -153,25 +160,25 @@ int cuMemFreeHost(void* at) {
   return s.sticky;
 }
 int cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, Stream stream) {
-  ENTER(cuMemcpyHtoDAsync_v2)
+  ENTER_CONTEXT(cuMemcpyHtoDAsync_v2)
   return copy(stream, "cuMemcpyHtoDAsync", to, bytes, [=](char* at) { std::memcpy(at, from, bytes); });
 }
 int cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, Stream stream) {
-  ENTER(cuMemcpyDtoHAsync_v2)
+  ENTER_CONTEXT(cuMemcpyDtoHAsync_v2)
   return copy(stream, "cuMemcpyDtoHAsync", from, bytes, [=](char* at) { std::memcpy(to, at, bytes); });
 }
 int cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, Stream stream) {
-  ENTER(cuMemcpyDtoDAsync_v2)
+  ENTER_CONTEXT(cuMemcpyDtoDAsync_v2)
   if (!s.memory(from, bytes, "cuMemcpyDtoDAsync")) return error_invalid_value;
   return copy(stream, "cuMemcpyDtoDAsync", to, bytes, [=](char* at) { std::memcpy(at, reinterpret_cast<char*>(from), bytes); });
 }
 int cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, Stream stream) {
-  ENTER(cuMemsetD8Async)
+  ENTER_CONTEXT(cuMemsetD8Async)
   return copy(stream, "cuMemsetD8Async", to, bytes, [=](char* at) { std::memset(at, value, bytes); });
 }
 
 int cuModuleLoadData(Module* module, const void* image) {
-  ENTER(cuModuleLoadData)
+  ENTER_CONTEXT(cuModuleLoadData)
   const auto* const header = static_cast<const Elf64_Ehdr*>(image);
   if (std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) return error_invalid_image;
   auto* const made = new FakeModule;
@@ -189,7 +196,7 @@ int cuModuleUnload(Module module) {
   return s.sticky;
 }
 int cuModuleGetFunction(Function* function, Module module, const char* name) {
-  ENTER(cuModuleGetFunction)
+  ENTER_CONTEXT(cuModuleGetFunction)
   auto* const found = reinterpret_cast<FakeModule*>(module);
   // As a symbol of the code, with its zeros around it.
   if (found->image.find(std::string(1, '\0') + name + '\0') == std::string::npos) return error_not_found;
@@ -199,12 +206,12 @@ int cuModuleGetFunction(Function* function, Module module, const char* name) {
   return success;
 }
 int cuFuncGetAttribute(int* value, int attribute, Function) {
-  ENTER(cuFuncGetAttribute)
+  ENTER_CONTEXT(cuFuncGetAttribute)
   *value = attribute == function_max_threads ? 1024 : 0;
   return success;
 }
 int cuFuncSetAttribute(Function function, int attribute, int value) {
-  ENTER(cuFuncSetAttribute)
+  ENTER_CONTEXT(cuFuncSetAttribute)
   if (attribute == function_dynamic_shared) {
     if (value > shared_limit) return error_invalid_value;
     reinterpret_cast<FakeFunction*>(function)->dynamic_shared = value;
@@ -212,7 +219,7 @@ int cuFuncSetAttribute(Function function, int attribute, int value) {
   return success;
 }
 int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** parameters, void**) {
-  ENTER(cuLaunchKernelEx)
+  ENTER_CONTEXT(cuLaunchKernelEx)
   const auto& kernel = *reinterpret_cast<FakeFunction*>(function);
   const auto refuse = [&](const char* why) { return s.wrong(kernel.name + ": " + why), error_invalid_value; };
   const uint64_t threads = uint64_t{config->block[0]} * config->block[1] * config->block[2];
@@ -261,7 +268,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
 }
 
 int cuStreamCreate(Stream* stream, unsigned) {
-  ENTER(cuStreamCreate)
+  ENTER_CONTEXT(cuStreamCreate)
   auto* const made = new FakeStream;
   s.streams.insert(made);
   *stream = reinterpret_cast<Stream>(made);
@@ -275,20 +282,20 @@ int cuStreamDestroy_v2(Stream stream) {
   return s.sticky;
 }
 int cuStreamSynchronize(Stream stream) {
-  ENTER(cuStreamSynchronize)
+  ENTER_CONTEXT(cuStreamSynchronize)
   if (const int error = live(s, stream, "cuStreamSynchronize"); error != success) return error;
   if (as_stream(stream)->capturing) return s.wrong("cuStreamSynchronize: while capturing"), 900;
   drain(*as_stream(stream));
   return s.sticky;
 }
 int cuStreamBeginCapture_v2(Stream stream, int) {
-  ENTER(cuStreamBeginCapture_v2)
+  ENTER_CONTEXT(cuStreamBeginCapture_v2)
   if (as_stream(stream)->capturing) return 900;
   as_stream(stream)->capturing = true;
   return success;
 }
 int cuStreamEndCapture(Stream stream, Graph* graph) {
-  ENTER(cuStreamEndCapture)
+  ENTER_CONTEXT(cuStreamEndCapture)
   FakeStream& from = *as_stream(stream);
   if (!from.capturing) return 901;
   from.capturing = false;
@@ -298,18 +305,18 @@ int cuStreamEndCapture(Stream stream, Graph* graph) {
   return success;
 }
 int cuGraphInstantiateWithFlags(GraphExec* exec, Graph graph, unsigned long long) {
-  ENTER(cuGraphInstantiateWithFlags)
+  ENTER_CONTEXT(cuGraphInstantiateWithFlags)
   auto* const made = new FakeGraph(*reinterpret_cast<FakeGraph*>(graph));
   s.execs.insert(made);
   *exec = reinterpret_cast<GraphExec>(made);
   return success;
 }
 int cuGraphUpload(GraphExec, Stream) {
-  ENTER(cuGraphUpload)
+  ENTER_CONTEXT(cuGraphUpload)
   return success;
 }
 int cuGraphLaunch(GraphExec exec, Stream stream) {
-  ENTER(cuGraphLaunch)
+  ENTER_CONTEXT(cuGraphLaunch)
   auto* const found = reinterpret_cast<FakeGraph*>(exec);
   if (!s.execs.contains(found)) return s.wrong("cuGraphLaunch: a graph that is not there"), 400;
   return enqueue(s, stream, "cuGraphLaunch", [nodes = found->nodes] {
@@ -333,7 +340,7 @@ int cuGraphExecDestroy(GraphExec exec) {
   return success;
 }
 int cuEventCreate(Event* event, unsigned) {
-  ENTER(cuEventCreate)
+  ENTER_CONTEXT(cuEventCreate)
   void* const made = std::malloc(1);
   s.events.insert(made);
   *event = static_cast<Event>(made);
@@ -348,12 +355,12 @@ int cuEventDestroy_v2(Event event) {
   return success;
 }
 int cuEventRecord(Event event, Stream stream) {
-  ENTER(cuEventRecord)
+  ENTER_CONTEXT(cuEventRecord)
   s.recorded[event] = as_stream(stream);
   return enqueue(s, stream, "cuEventRecord", [event] { state().stamps[event] = state().nanoseconds; });
 }
 int cuStreamWaitEvent(Stream stream, Event event, unsigned) {
-  ENTER(cuStreamWaitEvent)
+  ENTER_CONTEXT(cuStreamWaitEvent)
   FakeStream* const other = s.recorded[event];
   if (!other) return success;
   return enqueue(s, stream, "cuStreamWaitEvent", [other] {
@@ -361,18 +368,18 @@ int cuStreamWaitEvent(Stream stream, Event event, unsigned) {
   });
 }
 int cuEventSynchronize(Event) {
-  ENTER(cuEventSynchronize)
+  ENTER_CONTEXT(cuEventSynchronize)
   for (FakeStream* const stream : s.streams) drain(*stream);
   return success;
 }
 int cuEventElapsedTime_v2(float* milliseconds, Event before, Event after) {
-  ENTER(cuEventElapsedTime_v2)
+  ENTER_CONTEXT(cuEventElapsedTime_v2)
   *milliseconds = s.computes ? static_cast<float>((s.stamps[after] - s.stamps[before]) / 1e6) : 1;
   return success;
 }
 int cuTensorMapEncodeTiled(TensorMap*, int, unsigned rank, void* at, const uint64_t* dims, const uint64_t* strides, const uint32_t* box,
                            const uint32_t*, int, int, int, int) {
-  ENTER(cuTensorMapEncodeTiled)
+  ENTER_CONTEXT(cuTensorMapEncodeTiled)
   if (reinterpret_cast<Pointer>(at) % 16 != 0) return s.wrong("a tensor map over memory that is not aligned"), error_invalid_value;
   for (unsigned i = 0; i < rank; ++i)
     if (dims[i] == 0 || box[i] == 0 || box[i] > 256 || (i + 1 < rank && strides[i] % 16 != 0))

@@ -379,6 +379,7 @@ void CudaExecutor::begin(ProgramKind kind, std::span<const StepItem> items, bool
 }
 
 std::vector<KernelTime> CudaExecutor::profile(ProgramKind kind, std::span<const StepItem> items) {
+  if (Status status = gpu_.enter(); !status.ok()) throw DeviceFailure(status);
   const Driver& driver = gpu_.driver();
   // As usual: what it takes from launch to end, with all that overlaps.
   std::vector<double> steps;
