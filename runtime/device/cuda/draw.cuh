@@ -9,7 +9,7 @@
 //
 // The meaning is that of runtime/src/sampler.hpp, steps 1, 5 and 6: weights w = e^((z - max) / temperature), those below min_p go, the top_k largest stay,
 // of these the smallest set whose share reaches top_p. Two things are the device's own: of weights that are equal at the border of top_k or top_p all stay, and the
-// drawn number meets the tokens in the order of their ids. Weights are added up as multiples of 2^-40 in integers, so no order of additions shows, and a draw is a
+// drawn number meets the tokens in the order of their ids. Weights are added up in integers, as multiples of 2^-36 (sm_80: 2^-30), so no order of additions shows, and a draw is a
 // function of (row of logits, DrawRow) alone: the batch does not matter.
 //
 // The border is found on the bits of w, which sort as the numbers do: three rounds, each over 10 bits, of a histogram and a search from above.
@@ -33,23 +33,27 @@ constexpr int draw_threads = 1024;
 namespace draw_detail {
 
 constexpr int warps = draw_threads / warp_size, digit_bits = 10, bins = 1 << digit_bits, rounds = 3;
-constexpr float unit_of_mass = 1099511627776.0f;  // 2^40
-
-ERN_DEVICE uint64_t mass_of(uint32_t key) { return static_cast<uint64_t>(__uint_as_float(key) * unit_of_mass); }
 
 struct Memory {
-  uint64_t histogram[bins];  // in the first block that of the whole row
+  // Of this block, by digit. Shared memory adds 32 bits at once and 64 only in a loop: so a mass is two halves. Or low counts weights.
+  uint32_t low[bins], high[bins];
+  uint64_t total[bins];  // of the first block: of the whole row
   uint64_t warp_mass[warps];
   uint64_t block_mass;
   uint64_t above;  // of the first block: what the last round left, and found
   uint32_t digit;
 };
 
+constexpr int log2_floor(uint32_t x) { return x < 2 ? 0 : 1 + log2_floor(x / 2); }
+
 // The row as this block sees it: its warps take neighbouring stretches of ids, in order over the cluster. A lane has every 32nd id of its warp's. Where
 // they fit, all its weights stay in registers; else they are loaded and computed again for each round, `held` at a time.
 template <int Cluster, int Vocab>
 struct Row {
   static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size)), most_held = 16;
+  // Halves of a mass, so wide that those of all ids of a block add up to 32 bits at most.
+  static constexpr int half_bits = log2_floor(uint32_t{0xFFFFFFFF} / (stretch * draw_threads));
+  static constexpr uint32_t half_mask = (1u << half_bits) - 1;
   static constexpr int held = stretch < most_held ? stretch : most_held, parts = static_cast<int>(ceil_div(stretch, held));
 
   const float* logits;
@@ -58,6 +62,13 @@ struct Row {
   Memory& memory;
   int rank, begin;  // of the warp's stretch
   uint32_t keys[held];  // the weights' bits; 0: it can't be drawn
+
+  ERN_DEVICE static uint64_t mass_of(uint32_t key) {
+    // The largest weight is 1; its mass must fit too.
+    const uint64_t mass = static_cast<uint64_t>(__uint_as_float(key) * static_cast<float>(uint64_t{1} << 2 * half_bits));
+    const uint64_t most = (uint64_t{1} << 2 * half_bits) - 1;
+    return mass < most ? mass : most;
+  }
 
   ERN_DEVICE int id_of(int part, int i) const { return begin + (part * held + i) * warp_size + lane_id(); }
 
@@ -119,25 +130,29 @@ struct Row {
   ERN_DEVICE uint32_t weakest_to_reach(uint64_t target, bool in_mass, uint32_t floor) {
     uint32_t prefix = 0;
     if (threadIdx.x == 0) memory.above = 0;
+#pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
       const int shift = (rounds - 1 - round) * digit_bits;
-      for (int i = static_cast<int>(threadIdx.x); i < bins; i += draw_threads) memory.histogram[i] = 0;
+      const int bin = static_cast<int>(threadIdx.x);
+      static_assert(bins == draw_threads);
+      memory.low[bin] = memory.high[bin] = 0, memory.total[bin] = 0;
       cluster_barrier<Cluster>();
       each([&](uint32_t key, int, int) {
         if (key == 0 || key < floor || key >> (shift + digit_bits) != prefix) return;
-        atomicAdd(reinterpret_cast<unsigned long long*>(&memory.histogram[key >> shift & (bins - 1)]), in_mass ? mass_of(key) : 1);
+        const uint64_t mass = mass_of(key);
+        const uint32_t digit = key >> shift & (bins - 1);
+        atomicAdd(&memory.low[digit], in_mass ? static_cast<uint32_t>(mass) & half_mask : 1u);
+        if (in_mass) atomicAdd(&memory.high[digit], static_cast<uint32_t>(mass >> half_bits));
       });
       __syncthreads();
-      if (rank > 0) {
-        for (int i = static_cast<int>(threadIdx.x); i < bins; i += draw_threads)
-          if (memory.histogram[i] != 0) add_to_rank<Cluster>(&memory.histogram[i], 0, memory.histogram[i]);
-      }
+      const uint64_t sum = (static_cast<uint64_t>(memory.high[bin]) << half_bits) + memory.low[bin];
+      if (sum != 0) add_to_rank<Cluster>(&memory.total[bin], 0, sum);
       cluster_barrier<Cluster>();
       if (rank == 0 && warp_id() == 0) search(target);
       cluster_barrier<Cluster>();
       prefix = prefix << digit_bits | load_from_rank<Cluster>(&memory.digit, 0);
     }
-    cluster_barrier<Cluster>();  // before the histogram and the digit are written again
+    cluster_barrier<Cluster>();  // before the digit is written again
     return prefix;
   }
 
@@ -147,7 +162,7 @@ struct Row {
     constexpr int each = bins / warp_size;
     const int top = bins - each * lane_id();  // this lane has [top - each, top)
     uint64_t sum = 0;
-    for (int i = 1; i <= each; ++i) sum += memory.histogram[top - i];
+    for (int i = 1; i <= each; ++i) sum += memory.total[top - i];
     uint64_t upto = sum;
 #pragma unroll
     for (int step = 1; step < warp_size; step *= 2) {
@@ -160,7 +175,7 @@ struct Row {
     if (lane_id() != chosen) return;
     uint64_t before = above + upto - sum;
     int bin = top - 1;
-    while (bin > top - each && before + memory.histogram[bin] < target) before += memory.histogram[bin--];
+    while (bin > top - each && before + memory.total[bin] < target) before += memory.total[bin--];
     memory.above = before;
     memory.digit = static_cast<uint32_t>(bin);
   }
@@ -171,7 +186,7 @@ template <class Row>
 ERN_DEVICE int32_t id_at(Row& row, uint32_t weakest, uint64_t target) {
   int32_t found = -1;
   row.each([&](uint32_t key, int part, int i) {
-    const uint64_t mass = key >= weakest ? mass_of(key) : 0;
+    const uint64_t mass = key >= weakest ? Row::mass_of(key) : 0;
     uint64_t upto = mass;
 #pragma unroll
     for (int step = 1; step < warp_size; step *= 2) {
