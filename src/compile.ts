@@ -44,7 +44,7 @@ import {
 } from "./toolchain/native.js";
 import { compileCubins, findNvcc, NVCC_FLAGS, type Nvcc } from "./toolchain/nvcc.js";
 import { deviceClass } from "./tune/device.js";
-import { type FoundTable, findTables, namedTable } from "./tune/tables.js";
+import { type FoundTable, findCudaTables, findTables, namedTable } from "./tune/tables.js";
 import { fileError, makeFolder } from "./weights/file.js";
 import { fingerprintCheckpoint } from "./weights/fingerprint.js";
 import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
@@ -185,7 +185,8 @@ async function makeDumpFolder(path: string): Promise<void> {
  */
 function resolveTuning({ tuning, threads }: CompileRequest, arch: ArchLevel): FoundTable | undefined {
   if (tuning === "none") return undefined;
-  return tuning === null ? findTables(isCudaArch(arch) ? arch : deviceClass(arch, threads ?? availableParallelism())) : namedTable(tuning);
+  if (tuning !== null) return namedTable(tuning);
+  return isCudaArch(arch) ? findCudaTables(arch) : findTables(deviceClass(arch, threads ?? availableParallelism()));
 }
 
 function lower(

@@ -121,11 +121,12 @@ function sharedBytes({ rows, columns, stages }: GemmTiling): number {
   return BESIDE_STAGES + stages * stageBytes(rows, columns);
 }
 
-function gemmFootprint(params: KernelParams, tiling: GemmTiling): Footprint {
+function gemmFootprint(params: KernelParams, { rows }: TuningPlace, tiling: GemmTiling): Footprint {
   return {
     cacheBytes: sharedBytes(tiling),
     residents: 1,
-    blocks: ceilDiv(USUAL_ROWS, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
+    blocks: ceilDiv(rows, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
+    blockOperations: 2 * tiling.rows * tiling.columns * numberParam(params, "k"),
   };
 }
 
@@ -168,7 +169,7 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
     worth: { least: 16 },
     tunables: gemmTunables(widths),
     constraint: (params, place) => gemmAllowed(params, place, widths),
-    footprint: (params) => gemmFootprint(params, tilingOf(params, widths)),
+    footprint: (params, place) => gemmFootprint(params, place, tilingOf(params, widths)),
     refuse: (params) =>
       params.norm
         ? "a norm in front"

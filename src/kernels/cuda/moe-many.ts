@@ -81,7 +81,8 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  suffix: "many",
+  // Rows are sorted by expert; `many` is moe.ts's, and both may be in one package.
+  suffix: "sorted",
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },
