@@ -38,8 +38,9 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
     return ceilDiv(tiles, MULTIPROCESSORS) * (columns + 24);
   };
   const columns = widths.reduce((best, width) => (cost(width) < cost(best) ? width : best));
-  // Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are.
-  const turns = params.residual === true ? n % columns === 0 : columns <= 128;
+  // Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are, nor, of wide tiles, for a bias.
+  const widest = params.bias === true ? 128 : 160;
+  const turns = params.residual === true ? n % columns === 0 && columns <= widest : columns <= 128;
   // A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md).
   return { columns, turns, cluster: params.residual === true && turns ? 2 : 1 };
 }
