@@ -72,10 +72,6 @@ ERN_DEVICE uint64_t value_operand(const void* tile) {
 // What this thread wrote to shared memory by ordinary stores holds for the products that are started after the next barrier.
 ERN_DEVICE void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Barriers by number, of so many threads; 0 is __syncthreads.
-ERN_DEVICE void barrier_sync(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
-ERN_DEVICE void barrier_arrive(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
-
 // 2^x, 0 for what is smaller than any normal number.
 ERN_DEVICE float exp2_fast(float x) {
   float y;
@@ -311,9 +307,10 @@ ERN_DEVICE void attention_wgmma(const Step* step, const TensorMap* q_map, const 
         at.next();
       }
       for (int tile = seen_tiles; tile < tiles; ++tile, at.next()) {
+        full[at.stage].wait(at.parity);
         take_turn();
         give_turn();
-        full[at.stage].wait(at.parity);
+        barrier_sync(own_barrier + consumer, warpgroup_size);  // no warp falls behind a stage by two phases
         if (thread == 0) empty[at.stage].arrive();
       }
 #pragma unroll

@@ -37,6 +37,10 @@ ERN_DEVICE void wgmma_hold(float (&d)[count]) {
   for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// Barriers by number, of so many threads; 0 is __syncthreads.
+ERN_DEVICE void barrier_sync(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+ERN_DEVICE void barrier_arrive(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+
 // words[i] of lane `quad` of a quad is piece quad of group i; afterwards words[p] is piece p of group `quad`.
 ERN_DEVICE void transpose_quad(uint32_t (&words)[4], int quad) {
   const bool odd = quad & 1, upper = quad & 2;

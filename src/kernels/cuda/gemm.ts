@@ -26,9 +26,10 @@ interface GemmTiling {
   readonly rows: number;
   readonly columns: number;
   readonly stages: number;
-  readonly cluster: number;
   /** The two warpgroups take tiles in turns: one stores while the other multiplies. */
   readonly turns: boolean;
+  /** Blocks that share the tile of W. */
+  readonly cluster: number;
 }
 
 /** The width of tiles with which the multiprocessors are full until the end. */
@@ -46,12 +47,13 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
   const given = (name: string, standard: number): number => (typeof params[name] === "number" ? params[name] : standard);
   const columns = given("columns", usualColumns(params, widths));
   const rows = given("tile_rows", TILE_ROWS);
+  const turns = given("turns", usualTurns(params, columns)) === 1;
   return {
     rows,
     columns,
     stages: given("stages", usualStages(rows, columns)),
-    turns: given("turns", usualTurns(params, columns)) === 1,
-    cluster: given("cluster", 1),
+    turns,
+    cluster: given("cluster", usualCluster(params, turns)),
   };
 }
 
@@ -65,9 +67,15 @@ function usualStages(rows: number, columns: number): number {
   return Math.min(MOST_STAGES, Math.floor((CUDA_LIMITS.sharedBytes - BESIDE_STAGES) / stageBytes(rows, columns)));
 }
 
-/** With the residual in front of the sums, one warpgroup has that of its next tile on the way while the other multiplies. */
-function usualTurns({ residual }: KernelParams, columns: number): number {
-  return columns <= (residual === true ? 160 : 128) ? 1 : 0;
+/** Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are, nor, of wide tiles, for a bias. */
+function usualTurns({ residual, bias, n }: KernelParams, columns: number): number {
+  if (residual !== true) return columns <= 128 ? 1 : 0;
+  return (n as number) % columns === 0 && columns <= (bias === true ? 128 : 160) ? 1 : 0;
+}
+
+/** A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
+function usualCluster({ residual }: KernelParams, turns: boolean): number {
+  return residual === true && turns ? 2 : 1;
 }
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
@@ -93,13 +101,19 @@ function gemmTunables(widths: readonly number[]): readonly Tunable[] {
       values: () => [0, 1],
       default: (params) => usualTurns(params, tilingOf(params, widths).columns),
     },
-    { name: "cluster", summary: "blocks that share what they fetch of the weight", values: () => [1, 2], default: () => 1 },
+    {
+      name: "cluster",
+      summary: "blocks that share what they fetch of the weight",
+      values: () => [1, 2],
+      default: (params) => usualCluster(params, tilingOf(params, widths).turns),
+    },
   ];
 }
 
 /** What gemm.cuh asserts, what registers and shared memory hold. */
 function gemmAllowed(params: KernelParams, { rows }: TuningPlace, widths: readonly number[]): boolean {
   const tiling = tilingOf(params, widths);
+  if (gemmTunables(widths).every(({ name, default: value }) => params[name] === undefined || params[name] === value(params))) return true;
   const own = tiling.turns ? tiling.rows : tiling.rows / 2;
   if (own % 64 !== 0 || (own / 64) * (tiling.columns / 2) > MOST_SUMS) return false;
   if (sharedBytes(tiling) > CUDA_LIMITS.sharedBytes) return false;
