@@ -74,8 +74,11 @@ for (const { task, same } of jobs) {
   entry.changed += same ? 0 : 1;
   byKernel.set(name, entry);
 }
-for (const [name, { all, changed }] of [...byKernel].sort()) console.log(`${name}: ${all.length} tasks, ${changed} changed, gain ${mean(all).toFixed(3)}`);
-console.log(`all: ${jobs.length} tasks, ${results.length} changed, gain ${mean([...byKernel.values()].flatMap(({ all }) => all)).toFixed(3)}`);
+for (const [name, { all, changed }] of [...byKernel].sort())
+  console.log(`${name}: ${all.length} tasks, ${changed} changed, gain ${mean(all).toFixed(3)}`);
+console.log(
+  `all: ${jobs.length} tasks, ${results.length} changed, gain ${mean([...byKernel.values()].flatMap(({ all }) => all)).toFixed(3)}`,
+);
 if (values.json) writeFileSync(values.json, JSON.stringify({ device: table.device, machine: platform.machine, results }, undefined, 1));
 const slower = results.filter(({ failed, low }) => failed || low > 1);
 console.log(`${slower.length} slower than their defaults`);

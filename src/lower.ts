@@ -71,7 +71,8 @@ export interface LoweredModel {
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
   const fusions = fusionPasses(targetOf(input.arch));
-  const bucketFusions = isCudaArch(input.arch) ? BUCKET_PASSES : [];
+  // A norm inside a product rounds elsewhere than one in front of it.
+  const bucketFusions = isCudaArch(input.arch) && !input.deterministic ? BUCKET_PASSES : [];
   checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
   const target = kernelTarget(input);
   const layouts: LayoutChoice[] = [];

@@ -38,9 +38,10 @@ export interface Cost {
 
 /**
  * In which order sums are made. `exact`: no sum, or one whose order cannot matter. Otherwise the order's name: kernels of one name give equal
- * bits for equal rows, whatever the number of rows, sequences and threads.
+ * bits for equal rows, whatever the number of rows, sequences and threads. `by-bucket`: an order that nothing shares.
  */
 export type ReductionOrder =
+  | "by-bucket"
   | "exact"
   | "sequential-k"
   | "fixed-tiles"
@@ -86,7 +87,7 @@ export interface KernelDef<K extends OpName> {
   readonly name: string;
   /** Within templates/<target>. */
   readonly template?: string;
-  /** It computes no more rows. */
+  /** It is no default for buckets of more rows, and no table's choice. */
   readonly mostRows?: number;
   /** Nor for buckets of fewer. */
   readonly leastRows?: number;

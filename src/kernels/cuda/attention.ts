@@ -1,20 +1,55 @@
 /** Attention over the paged cache and what fills it: runtime/device/cuda/attention_decode.cuh, attention_wgmma.cuh, attention_prefill.cuh, rope.cuh. */
 
+import { Diagnostic } from "../../diagnostics.js";
 import type { KvType } from "../../ir/types.js";
-import type { ArchLevel } from "../../toolchain/arch.js";
+import type { ArchLevel, CudaArch } from "../../toolchain/arch.js";
 import { ATTENTION_KERNELS } from "../attention.js";
 import { cFloat, joinName } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
-import { type AnyKernel, type KernelDef, type KernelParams, numberParam, tensorType } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  type Argument,
+  type KernelDef,
+  type KernelParams,
+  type KernelTarget,
+  numberParam,
+  tensorType,
+} from "../kernel-def.js";
 import type { View } from "../view.js";
-import { ceilDiv, defineCuda } from "./define.js";
+import { type CudaEntry, ceilDiv, defineCuda } from "./define.js";
+import { MULTIPROCESSORS } from "./tiling.js";
 
 const THREADS = 256;
 /** Blocks of a cluster; before Hopper there are none. */
 export function clusterFor(arch: ArchLevel): number {
   return arch === "sm_90a" ? 8 : 1;
 }
-const WARPS = 8;
+
+/** Decode is cut up by how many sequences there are. */
+interface DecodeRows {
+  readonly suffix?: string;
+  readonly mostRows?: number;
+}
+/** Who is first takes any number of sequences, and is what `deterministic` takes: each cuts a context up in its own way. */
+const DECODE_ROWS: readonly DecodeRows[] = [
+  { mostRows: 1 },
+  ...[4, 8, 16, 32].map((mostRows) => ({ suffix: `x${mostRows}`, mostRows })),
+  { suffix: "many" },
+];
+const MOST_SPLITS = { sm_90a: 8, sm_80: 16 } as const;
+/** Sequences that there are counters for, where contexts are split. */
+const MOST_SEQUENCES = 4096;
+/** Tiles of 16 entries that each warp takes before another block joins: a merge costs what three tiles do. */
+const LEAST_TILES = 3;
+
+/** So many blocks of 8 warps a sequence and head of the cache that all find a place at once; where one is too much, smaller blocks. */
+function decodeCut(arch: CudaArch, kvHeads: number, mostRows = 64): KernelParams {
+  const room = MULTIPROCESSORS / (mostRows * kvHeads);
+  const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
+  const cluster = power(room, clusterFor(arch));
+  const splits = power(room / cluster, MOST_SPLITS[arch]);
+  return { cluster, splits, least: LEAST_TILES, warps: room < 1 ? 4 : 8 };
+}
 /** Rows and entries of a tile of attention_prefill. */
 const TILE = 64;
 
@@ -54,36 +89,95 @@ const ARGUMENT_TYPES: { readonly [name: string]: string } = {
   out: "Bf16",
 };
 
+function cudaArch({ arch }: KernelTarget): CudaArch {
+  return arch as CudaArch;
+}
+
 function argument(name: string): { readonly name: string; readonly type: string } {
   return { name, type: ARGUMENT_TYPES[name] ?? "const int32_t" };
 }
 
 function decodeLaunch(params: KernelParams): CudaLaunch {
+  const cluster = numberParam(params, "cluster");
   return {
-    threads: 32 * WARPS,
-    grid: [{ constant: numberParam(params, "cluster") }, { constant: numberParam(params, "kv_heads") }, perRows(1, 1, "sequences")],
+    threads: 32 * numberParam(params, "warps"),
+    grid: [
+      { constant: cluster * numberParam(params, "splits") },
+      { constant: numberParam(params, "kv_heads") },
+      perRows(1, 1, "sequences"),
+    ],
     sharedBytes: 0,
+    cluster,
+  };
+}
+
+function isSplit(params: KernelParams): boolean {
+  return numberParam(params, "splits") > 1;
+}
+
+/** `attention_workspace`, which the template compares. */
+function decodeWorkspace(params: KernelParams, rows: number): number {
+  if (!isSplit(params)) return 0;
+  if (rows > MOST_SEQUENCES)
+    throw new Diagnostic({
+      code: "batch-too-large",
+      kind: "unsupported",
+      message: `${rows} sequences in a step, expected at most ${MOST_SEQUENCES}`,
+    });
+  const [heads, kvHeads, headDim] = ["heads", "kv_heads", "head_dim"].map((name) => numberParam(params, name)) as [number, number, number];
+  return rows * kvHeads * numberParam(params, "splits") * ((heads / kvHeads) * headDim + 16) * 4;
+}
+
+function splitArgs(params: KernelParams): readonly Argument[] {
+  return isSplit(params) ? [{ name: "workspace", type: "void" }] : [];
+}
+
+function decodeView(params: KernelParams): View {
+  return {
+    ...attentionView(params),
     cluster: numberParam(params, "cluster"),
+    warps: numberParam(params, "warps"),
+    splits: numberParam(params, "splits"),
+    least: numberParam(params, "least"),
+    split: isSplit(params),
+    counters: MOST_SEQUENCES * numberParam(params, "kv_heads") * numberParam(params, "cluster"),
+    workspace_of_7: decodeWorkspace(params, 7),
   };
 }
 
 const CPU_ATTENTION = ATTENTION_KERNELS.find(({ op }) => op === "attention") as unknown as KernelDef<"attention">;
 
-const attentionDecode = defineCuda("attention", {
-  name: "attention_decode",
-  suffix: "one",
-  // Row i belongs to sequence i there alone.
-  programs: ["decode"],
-  fit: (node, target) => {
-    const params = CPU_ATTENTION.fit(node, target);
-    return typeof params === "string" ? params : { ...params, cluster: clusterFor(target.arch) };
-  },
-  refuse: (params) =>
-    numberParam(params, "heads") / numberParam(params, "kv_heads") <= 8 ? refuseAttention(params) : "more than 8 heads on one of the cache",
-  args: () => [...QUERY_ARGS, "context", "out"].map(argument),
-  launch: decodeLaunch,
-  view: (params) => ({ ...attentionView(params), cluster: numberParam(params, "cluster"), warps: WARPS }),
-});
+function variantOf({ suffix, mostRows }: DecodeRows): Pick<CudaEntry, "suffix" | "mostRows" | "order"> {
+  return {
+    ...(suffix === undefined ? {} : { suffix }),
+    ...(mostRows === undefined ? {} : { mostRows }),
+    order: suffix === undefined ? "fixed-tiles" : "by-bucket",
+  };
+}
+
+const attentionDecode = DECODE_ROWS.map((rows) =>
+  defineCuda("attention", {
+    name: "attention_decode",
+    ...variantOf(rows),
+    // Row i belongs to sequence i there alone.
+    programs: ["decode"],
+    fit: (node, target) => {
+      const params = CPU_ATTENTION.fit(node, target);
+      return typeof params === "string"
+        ? params
+        : { ...params, ...decodeCut(cudaArch(target), numberParam(params, "kv_heads"), rows.mostRows) };
+    },
+    refuse: (params) =>
+      numberParam(params, "heads") / numberParam(params, "kv_heads") <= 8
+        ? refuseAttention(params)
+        : "more than 8 heads on one of the cache",
+    args: (params) => [...[...QUERY_ARGS, "context", "out"].map(argument), ...splitArgs(params)],
+    workspace: decodeWorkspace,
+    file: (params) => joinName("attention_decode", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
+    launch: decodeLaunch,
+    view: decodeView,
+  }),
+);
 
 const attentionPrefill = defineCuda("attention", {
   name: "attention_prefill",
@@ -146,37 +240,38 @@ const attentionWgmma = defineCuda("attention", {
 
 const FUSED_ARGS = ["qkv", "positions", "slots", "cache", "block_table", "context", "out"] as const;
 
-const ropeAttention = defineCuda("rope_attention", {
-  name: "rope_attention",
-  programs: ["decode"],
-  order: "fixed-tiles",
-  fit: (node, target) => {
-    const { qkv, cache } = node.operands;
-    const { heads, theta, scale, sections, dtype } = node.attrs;
-    const kv = cache.type as KvType;
-    if (kv.headDim % 16 !== 0) return `head_dim ${kv.headDim} is no multiple of 16`;
-    if (sections[0] !== 0 || sections[1] !== 0) return "sections for images";
-    if (tensorType(qkv.type).dtype !== "f32" || dtype !== "bf16" || kv.dtype !== "bf16")
-      return "other types than f32 in, bf16 in the cache and out";
-    if (heads / kv.heads > 8) return "more than 8 heads on one of the cache";
-    const { kvBlockSize: block_size, kvBlockBytes: kv_block_bytes } = target;
-    const cluster = clusterFor(target.arch);
-    return { cluster, kv: kv.dtype, kv_heads: kv.heads, head_dim: kv.headDim, block_size, kv_block_bytes, heads, theta, scale };
-  },
-  args: () => FUSED_ARGS.map((name) => (name === "qkv" ? { name, type: "const float" } : argument(name))),
-  cost: (params, rows) => ({
-    bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"),
-    operations: 0,
-  }),
-  file: (params) => joinName("rope_attention", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
-  launch: decodeLaunch,
-  view: (params) => ({
-    ...attentionView(params),
-    theta: cFloat(numberParam(params, "theta")),
-    cluster: numberParam(params, "cluster"),
-    warps: WARPS,
-  }),
-});
+function ropeAttention(rows: DecodeRows): AnyKernel {
+  return defineCuda("rope_attention", {
+    name: "rope_attention",
+    ...variantOf(rows),
+    programs: ["decode"],
+    fit: (node, target) => {
+      const { qkv, cache } = node.operands;
+      const { heads, theta, scale, sections, dtype } = node.attrs;
+      const kv = cache.type as KvType;
+      if (kv.headDim % 16 !== 0) return `head_dim ${kv.headDim} is no multiple of 16`;
+      if (sections[0] !== 0 || sections[1] !== 0) return "sections for images";
+      if (tensorType(qkv.type).dtype !== "f32" || dtype !== "bf16" || kv.dtype !== "bf16")
+        return "other types than f32 in, bf16 in the cache and out";
+      if (heads / kv.heads > 8) return "more than 8 heads on one of the cache";
+      const { kvBlockSize: block_size, kvBlockBytes: kv_block_bytes } = target;
+      const cut = decodeCut(cudaArch(target), kv.heads, rows.mostRows);
+      return { ...cut, kv: kv.dtype, kv_heads: kv.heads, head_dim: kv.headDim, block_size, kv_block_bytes, heads, theta, scale };
+    },
+    args: (params) => [
+      ...FUSED_ARGS.map((name) => (name === "qkv" ? { name, type: "const float" } : argument(name))),
+      ...splitArgs(params),
+    ],
+    workspace: decodeWorkspace,
+    cost: (params, rows) => ({
+      bytes: 6 * rows * (numberParam(params, "heads") + 2 * numberParam(params, "kv_heads")) * numberParam(params, "head_dim"),
+      operations: 0,
+    }),
+    file: (params) => joinName("rope_attention", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`),
+    launch: decodeLaunch,
+    view: (params) => ({ ...decodeView(params), theta: cFloat(numberParam(params, "theta")) }),
+  });
+}
 
 const A_BLOCK_A_TOKEN = { threads: THREADS, grid: [perRows(1, 1, "tokens"), ONE, ONE], sharedBytes: 0 } as const;
 
@@ -211,10 +306,10 @@ const kvAppend = defineCuda("kv_append", {
 });
 
 export const CUDA_ATTENTION_KERNELS: readonly AnyKernel[] = [
-  attentionDecode,
+  ...attentionDecode,
   attentionWgmma,
   attentionPrefill,
-  ropeAttention,
+  ...DECODE_ROWS.map(ropeAttention),
   ropeKvAppend,
   rope,
   kvAppend,

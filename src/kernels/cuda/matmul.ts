@@ -87,6 +87,7 @@ function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<Cuda
       worth: { least: 4 * tokenTiles + 1, most: 32 * tokenTiles },
       ...(suffix === undefined ? {} : { suffix }),
       ...(mostRows === undefined ? {} : { mostRows }),
+      ...(tiles.otherOrder ? { order: "by-bucket" as const } : {}),
     });
   });
 }
@@ -131,7 +132,7 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
 const linear = variants<"linear">("linear", linearEntry);
 const projection = variants<"projection">("projection", linearEntry);
 
-const LAST_TILES = ROW_TILES.at(-1) as RowTiles;
+const LAST_TILES = ROW_TILES.at(-2) as RowTiles;
 
 function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix" | "mostRows"> {
   const tiling = tilingFor(tiles, { role: "swiglu", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
@@ -212,7 +213,7 @@ const headArgmax = variants("head_argmax", (tiles) => {
 
 /** The last of an op's variants takes any number of rows, slowly; gemm.ts has better for many, where the GPU has it. */
 function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKernel[] {
-  return [...few.slice(0, -1), many, ...few.slice(-1)];
+  return [...few.slice(0, -2), many, ...few.slice(-2)];
 }
 
 export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [

@@ -100,6 +100,7 @@ interface FfnRows {
    * made in the same order.
    */
   readonly runs: boolean;
+  readonly otherOrder?: boolean;
   /** Where it is measured beside the default. */
   readonly worth?: { readonly least: number; readonly most: number };
 }
@@ -108,7 +109,9 @@ const FFN_ROWS: readonly FfnRows[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
   { tokenTiles: 1, mostRows: 4, runs: false },
   { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true, worth: { least: 3, most: 32 } },
-  { suffix: "many", tokenTiles: 2, runs: true, worth: { least: 17, most: 512 } },
+  { suffix: "many", tokenTiles: 2, runs: true, otherOrder: true, worth: { least: 17, most: 512 } },
+  // What `deterministic` takes for more rows.
+  { suffix: "rounds", tokenTiles: 1, runs: true },
 ];
 
 /** The chosen experts' hidden rows, between the launches; then, in runs, a row of sums a choice. */
@@ -117,7 +120,7 @@ function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number
   return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
 }
 
-function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, worth }: FfnRows): AnyKernel {
+function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth }: FfnRows): AnyKernel {
   const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
   const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
   const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
@@ -138,6 +141,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, worth }: FfnRows)
       ),
     ...(suffix === undefined ? {} : { suffix }),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(otherOrder ? { order: "by-bucket" as const } : {}),
     ...(worth ? { worth } : {}),
     weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
     refuse: (params) =>

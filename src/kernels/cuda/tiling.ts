@@ -18,16 +18,20 @@ export interface RowTiles {
   /** Fewer rows than 8 take less shared memory. */
   readonly columns?: number;
   readonly mostRows?: number;
+  /** Its warps, or what they add up first, differ from the first one's. */
+  readonly otherOrder?: boolean;
 }
 
 /** More rows than the last has go round again. */
 export const ROW_TILES: readonly RowTiles[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1 },
   { tokenTiles: 1, mostRows: 8 },
-  { suffix: "x16", tokenTiles: 2, mostRows: 16 },
-  { suffix: "x32", tokenTiles: 4, mostRows: 32 },
+  { suffix: "x16", tokenTiles: 2, mostRows: 16, otherOrder: true },
+  { suffix: "x32", tokenTiles: 4, mostRows: 32, otherOrder: true },
   // With 8 tiles the compiler runs out of registers.
-  { suffix: "many", tokenTiles: 4 },
+  { suffix: "many", tokenTiles: 4, otherOrder: true },
+  // What `deterministic` takes for more rows than 8.
+  { suffix: "rounds", tokenTiles: 1 },
 ];
 
 /** What is known of a product where its tiling is chosen. */

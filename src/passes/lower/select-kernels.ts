@@ -92,11 +92,11 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  // The last of a list serves any number of rows.
-  const last = fitting.at(-1) as ChosenKernel;
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === last.kernel.order) : fitting;
+  // The order of the first that is for few rows, whatever their number: what a row's bits are is the same in each bucket then.
+  const first = fitting.find(({ kernel }) => kernel.leastRows === undefined) ?? (fitting[0] as ChosenKernel);
+  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === first.kernel.order) : fitting;
   const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
-  const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? last;
+  const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
   const tuned = bestRow(tuning, holding, rows);
   return tuned && !(deterministic && !keepsOrder(tuned)) ? tuned : preferred;
 }
