@@ -47,7 +47,7 @@ import {
 import { compileCubins, findNvcc, NVCC_FLAGS, type Nvcc } from "./toolchain/nvcc.js";
 import { compileTriton, findTriton, type Triton, tritonMissing } from "./toolchain/triton.js";
 import { deviceClass } from "./tune/device.js";
-import { type FoundTable, findTables, namedTable } from "./tune/tables.js";
+import { type FoundTable, findCudaTables, findTables, namedTable } from "./tune/tables.js";
 import { fileError, makeFolder } from "./weights/file.js";
 import { fingerprintCheckpoint } from "./weights/fingerprint.js";
 import { layOutPackedHead, type PackedHead, type PackPlan } from "./weights/pack-plan.js";
@@ -189,7 +189,8 @@ async function makeDumpFolder(path: string): Promise<void> {
  */
 function resolveTuning({ tuning, threads }: CompileRequest, arch: ArchLevel): FoundTable | undefined {
   if (tuning === "none") return undefined;
-  return tuning === null ? findTables(isCudaArch(arch) ? arch : deviceClass(arch, threads ?? availableParallelism())) : namedTable(tuning);
+  if (tuning !== null) return namedTable(tuning);
+  return isCudaArch(arch) ? findCudaTables(arch) : findTables(deviceClass(arch, threads ?? availableParallelism()));
 }
 
 function lower(

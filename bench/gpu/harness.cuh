@@ -97,7 +97,7 @@ struct Buffer {
   size_t count = 0;
   std::vector<T> host;
 
-  explicit Buffer(size_t n) : count(n), host(n) { CK(cudaMalloc(&device, (n ? n : 1) * sizeof(T))); }
+  explicit Buffer(size_t n, bool host_side = true) : count(n), host(host_side ? n : 0) { CK(cudaMalloc(&device, (n ? n : 1) * sizeof(T))); }
   Buffer(const Buffer&) = delete;
   ~Buffer() { cudaFree(device); }
   void upload() { CK(cudaMemcpy(device, host.data(), count * sizeof(T), cudaMemcpyHostToDevice)); }

@@ -3,11 +3,11 @@
 import type { Command } from "commander";
 import { Diagnostic } from "../diagnostics.js";
 import { readTuning } from "../kernels/tuning.js";
-import { resolveArch } from "../toolchain/arch.js";
+import { isCudaArch, resolveArch } from "../toolchain/arch.js";
 import { describeMachine, deviceClass } from "../tune/device.js";
 import { reportData } from "../tune/report-data.js";
 import { readSweep } from "../tune/sweep.js";
-import { findTables } from "../tune/tables.js";
+import { type FoundTable, findCudaTables, findTables } from "../tune/tables.js";
 import { integer } from "./numbers.js";
 import { printJson, printLine } from "./terminal.js";
 import { isJournal, journalLines } from "./tune-journal-view.js";
@@ -19,7 +19,7 @@ export function registerTuneShow(tune: Command): void {
     .description("print what a table of measurements says, or a journal so far")
     .argument("[file]", "table or journal (default: the table that builds for this machine use)")
     .option("--json", "print one JSON object")
-    .option("--arch <arch>", "level, where no file is named (default: native)")
+    .option("--arch <arch>", "level, where no file is named; one of a GPU shows what there is for it (default: native)")
     .option("--threads <n>", "threads, where no file is named (default: all)", integer(1, 1024))
     .addHelpText("after", "\nExamples:\n  ernie-compile tune show\n  ernie-compile tune show sweep.jsonl")
     .action(async (path: string | undefined, { json, arch: level, threads }: { json?: boolean; arch?: string; threads?: number }) => {
@@ -37,10 +37,14 @@ export function registerTuneShow(tune: Command): void {
 }
 
 function ownTable(level = "native", threads?: number) {
+  if (isCudaArch(level)) return found(level, findCudaTables(level));
   const arch = resolveArch(level);
   const device = deviceClass(arch, describeMachine(arch, threads).threads);
-  const found = findTables(device);
-  if (found) return found.table;
+  return found(device, findTables(device));
+}
+
+function found(device: string, tables: FoundTable | undefined) {
+  if (tables) return tables.table;
   throw new Diagnostic({
     code: "tuning-none",
     message: `found no table for ${device}`,

@@ -71,9 +71,10 @@ export interface Footprint {
   readonly registers?: number;
   /** Bytes that are read again and again, and should lie in the first cache; of a GPU, in the shared memory of a block. */
   readonly cacheBytes: number;
-  /** Of a GPU: blocks that are at work at once on a multiprocessor, and how many there are. */
-  readonly residents?: number;
+  /** Of a GPU: blocks or tiles in all, how many of them a multiprocessor has at once, and the operations of one where it makes them whatever rows there are. */
   readonly blocks?: number;
+  readonly residents?: number;
+  readonly blockOperations?: number;
 }
 
 /** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */
@@ -91,7 +92,7 @@ export interface KernelDef<K extends OpName> {
   readonly template?: string;
   /** What its template makes, if not C++ or CUDA. */
   readonly language?: "triton";
-  /** It computes no more rows. */
+  /** It is no default for buckets of more rows, and no table's choice. */
   readonly mostRows?: number;
   /** Nor for buckets of fewer. */
   readonly leastRows?: number;

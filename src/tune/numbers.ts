@@ -13,11 +13,37 @@ function mix(x: number): number {
 
 /** Elements of a weight by index: uniform in +-2^(exponent - 1), rounded to its type. Every step is exact but the last. */
 export function weightNumbers(seed: number, stream: number, exponent: number, dtype: Operand["dtype"]): (index: number) => number {
+  const fill = weightFiller(seed, stream, exponent, dtype);
+  const one = new Float32Array(1);
+  return (index) => {
+    fill(one, 0, index, 1);
+    return one[0] as number;
+  };
+}
+
+/** Puts elements from `index` on into an array. A large model's experts are some ten million. */
+export function weightFiller(
+  seed: number,
+  stream: number,
+  exponent: number,
+  dtype: Operand["dtype"],
+): (into: Float32Array, at: number, index: number, count: number) => void {
   const base = mix(seed ^ Math.imul(stream, 0x9e3779b9));
   const scale = 2 ** exponent;
-  return (index) => {
-    const value = ((mix((index + base) | 0) >>> 8) * 2 ** -24 - 0.5) * scale;
-    return dtype === "bf16" ? bf16ToF32(f32ToBf16(value)) : Math.fround(value);
+  const float = new Float32Array(1);
+  const bits = new Uint32Array(float.buffer);
+  return (into, at, index, count) => {
+    for (let i = 0; i < count; i++) {
+      const value = ((mix((index + i + base) | 0) >>> 8) * 2 ** -24 - 0.5) * scale;
+      if (dtype !== "bf16") {
+        into[at + i] = value;
+        continue;
+      }
+      float[0] = value;
+      const pattern = bits[0] as number;
+      bits[0] = (pattern + 0x7fff + ((pattern >>> 16) & 1)) & 0xffff0000;
+      into[at + i] = float[0] as number;
+    }
   };
 }
 

@@ -9,6 +9,7 @@ import type { ArchLevel } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import type { Backend, Incumbent } from "./backend.js";
 import { Known } from "./known.js";
+import { predictSpace } from "./predict.js";
 import { Random } from "./random.js";
 import type { FinalRecord, JournalRecord, Measured, TaskRecord } from "./records.js";
 import type { Configuration, Space } from "./space.js";
@@ -60,6 +61,8 @@ export interface SweepEvent {
 const OUTSTANDING = 4;
 /** Spaces up to this size are measured whole. */
 const SMALL = 32;
+/** Tried before the strategy is asked, where a prediction says what is promising. */
+const PREDICTED = 4;
 /** Variants that run against the default at the end. */
 const FINALISTS = 3;
 
@@ -133,12 +136,26 @@ class TaskSweep {
     const { key } = this.task;
     const def = this.#space.size <= SMALL ? randomStrategy : strategy;
     const search = def.start(this.#space, new Random(seedOf(seed, key)));
-    search.tell(indexOf(this.#space, this.#standard) ?? bugIndex(), costOf(first));
+    const standard = indexOf(this.#space, this.#standard) ?? bugIndex();
+    search.tell(standard, costOf(first));
+    const count = Math.min(PREDICTED, Math.floor(this.#budget / 3));
+    const predicted = predictSpace(this.task, this.#space, this.#standard, this.options.arch, count, seedOf(seed, key, "predicted"));
+    const tried = new Set([standard]);
+    const promising = predicted.first.filter((index) => index !== standard);
+    const next = (): number | undefined => {
+      for (let index = promising.shift() ?? search.ask(); index !== undefined; index = search.ask()) {
+        if (tried.has(index)) continue;
+        tried.add(index);
+        if (!predicted.hopeless(index)) return index;
+        search.tell(index, Number.NaN);
+      }
+      return undefined;
+    };
     const outstanding: { readonly index: number; readonly result: Promise<Measured> }[] = [];
     let asked = 1;
     const ask = (): boolean => {
       if (asked >= this.#budget || this.elapsed() >= this.deadline || this.options.signal?.aborted) return false;
-      const index = search.ask();
+      const index = next();
       if (index === undefined) return false;
       asked++;
       const result = this.#trial(variantAt(this.task, this.#space, index));
@@ -148,10 +165,10 @@ class TaskSweep {
       return true;
     };
     while (outstanding.length < OUTSTANDING && ask());
-    for (let next = outstanding.shift(); next; next = outstanding.shift()) {
-      const measured = await next.result;
-      this.#take(variantAt(this.task, this.#space, next.index), measured);
-      search.tell(next.index, costOf(measured));
+    for (let oldest = outstanding.shift(); oldest; oldest = outstanding.shift()) {
+      const measured = await oldest.result;
+      this.#take(variantAt(this.task, this.#space, oldest.index), measured);
+      search.tell(oldest.index, costOf(measured));
       if (this.#failure) throw this.#failure.error;
       ask();
     }

@@ -4,13 +4,14 @@
  */
 
 import { randomBytes } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { open, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import type { KernelParams } from "../kernels/kernel-def.js";
 import { readTuning, type TimedChoice, type TuningRow, type TuningTable } from "../kernels/tuning.js";
 import { projectPath } from "../project.js";
+import type { CudaArch } from "../toolchain/arch.js";
 import { sha256 } from "../toolchain/cache.js";
 import { fileError, makeFolder } from "../weights/file.js";
 import type { Finalist, FinalRecord, JournalRecord, TaskRecord } from "./records.js";
@@ -107,10 +108,35 @@ export interface FoundTable {
 
 /** What there is for a class of device. Both may have rows for a problem: at equal distance the first, the user's, is taken. */
 export function findTables(device: string): FoundTable | undefined {
-  const places = [
-    { from: "user", path: userTablePath(device) },
-    { from: "shipped", path: projectPath(`tuning/${device}.json`) },
-  ] as const;
+  return readPlaces(
+    device,
+    tableFolders().map(({ from, folder }) => ({ from, path: join(folder, `${device}.json`) })),
+  );
+}
+
+/** What there is for GPUs that run code of an arch: a package is for all of them, and the machine that builds it may have none. */
+export function findCudaTables(arch: CudaArch): FoundTable | undefined {
+  const places = tableFolders().flatMap(({ from, folder }) =>
+    existsSync(folder)
+      ? readdirSync(folder)
+          .filter((name) => name.startsWith(`${arch}-`) && name.endsWith(".json"))
+          .sort()
+          .map((name) => ({ from, path: join(folder, name) }))
+      : [],
+  );
+  return readPlaces(arch, places);
+}
+
+type Place = { readonly from: "user" | "shipped"; readonly path: string };
+
+function tableFolders(): readonly { readonly from: Place["from"]; readonly folder: string }[] {
+  return [
+    { from: "user", folder: userTableFolder() },
+    { from: "shipped", folder: projectPath("tuning") },
+  ];
+}
+
+function readPlaces(device: string, places: readonly Place[]): FoundTable | undefined {
   const found = places.filter(({ path }) => existsSync(path)).map(({ from, path }) => ({ from, ...readNamed(path) }));
   if (found.length === 0) return undefined;
   return {

@@ -11,6 +11,7 @@ import type { StepProfile } from "../../src/host/api.js";
 import { installCuda } from "../../src/toolchain/cuda-install.js";
 import { findNvcc } from "../../src/toolchain/nvcc.js";
 import { findTriton } from "../../src/toolchain/triton.js";
+import { buildDriver } from "../fake-cuda/driver.js";
 import { buildPackage, cli, GOLDENS, ROOT, WORK } from "./support.js";
 
 const DRIVER = join(WORK, "driver");
@@ -60,12 +61,8 @@ function continuation(last: number, count: number): number[] {
 const packages = { dense: "", moe: "" };
 
 beforeAll(async () => {
-  mkdirSync(DRIVER, { recursive: true });
   await findNvcc().catch(() => installCuda());
-  const sources = ["fake_cuda.cpp", "fake_kernels.cpp", "fake_state.cpp"].map((name) => join(ROOT, "test/fake-cuda", name));
-  const includes = ["runtime", "runtime/src", "test/fake-cuda"].map((folder) => `-I${join(ROOT, folder)}`);
-  const flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"];
-  await execa("g++", [...flags, ...includes, ...sources, "-o", join(DRIVER, "libcuda.so.1")]);
+  await buildDriver(DRIVER);
   packages.dense = await buildPackage(join(GOLDENS, "dense"), ...SMALL, "--arch", "sm_90a");
   packages.moe = await buildPackage(join(GOLDENS, "moe"), ...SMALL, "--arch", "sm_90a");
 }, 400_000);

@@ -21,7 +21,7 @@
 // groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
 // computed and thrown away. tiling.cluster is 1.
 //
-// Sums run over k in order, 16 at a time within the tensor core, in f32, from the residual or 0; then + bias. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
+// Sums run over k in order, 16 at a time within the tensor core, in f32, from 0; then + bias, + residual. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
 #pragma once
 
 #include "tma.cuh"
@@ -93,18 +93,13 @@ struct GemmStore {
   }
   ERN_DEVICE float2 bias2(int column) const { return whole || column < problem.n ? *reinterpret_cast<const float2*>(bias + column) : float2{0, 0}; }
 
-  // first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W. All loads are under way before the first is used.
-  ERN_DEVICE void start(float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
-    const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
-#pragma unroll
-    for (int lower = 0; lower < 2; ++lower) {
-      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
-#pragma unroll
-      for (int piece = 0; piece < columns / 8; ++piece) {
-        const int column = first_column + 8 * piece + 2 * quad;
-        const float2 r = row < rows && (whole || column < out_n) ? __ldcg(reinterpret_cast<const float2*>(residual + row * out_n + column)) : float2{0, 0};
-        d[4 * piece + 2 * lower] = r.x, d[4 * piece + 2 * lower + 1] = r.y;
-      }
+  // Into L2, while the products run. first_row: of the 64 in y. rows: of y that exist. first_column: of the tile in W.
+  ERN_DEVICE void prefetch(int64_t first_row, int64_t rows, int first_column) const {
+    constexpr int line = 128 / sizeof(float), lines = static_cast<int>(ceil_div(columns, line));  // of a row
+    for (int i = static_cast<int>(threadIdx.x) % warpgroup_size; i < 64 * lines; i += warpgroup_size) {
+      const int64_t row = first_row + i / lines;
+      const int column = first_column + i % lines * line;
+      if (row < rows && (whole || column < out_n)) asm volatile("prefetch.global.L2 [%0];" ::"l"(residual + row * out_n + column));
     }
   }
 
@@ -128,6 +123,29 @@ struct GemmStore {
           transpose_quad(words, quad);
           const int column = out_first + 8 * (piece + quad);
           if (row < rows && (whole || column < out_n)) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
+        }
+      } else if constexpr (problem.residual) {
+        // It may be y: the loads of the next pieces are under way before those at hand are stored, which the compiler could not know to be right.
+        constexpr int pieces = out_columns / 8, batch = pieces % 8 == 0 ? 8 : pieces % 5 == 0 ? 5 : 4;
+        const float* const from = residual + row * out_n;
+        float2 more[2][batch];
+        const auto load = [&](int first) {
+#pragma unroll
+          for (int i = 0; i < batch; ++i) {
+            const int column = out_first + 8 * (first + i) + 2 * quad;
+            more[first / batch % 2][i] = row < rows && (whole || column < out_n) ? __ldcg(reinterpret_cast<const float2*>(from + column)) : float2{0, 0};
+          }
+        };
+        load(0);
+#pragma unroll
+        for (int first = 0; first < pieces; first += batch) {
+          if (first + batch < pieces) load(first + batch);
+#pragma unroll
+          for (int i = 0; i < batch; ++i) {
+            const int column = out_first + 8 * (first + i) + 2 * quad;
+            const float2 v = pair(d, first + i, lower, first_column, quad), r = more[first / batch % 2][i];
+            if (row < rows && (whole || column < out_n)) *reinterpret_cast<float2*>(y + row * out_n + column) = {v.x + r.x, v.y + r.y};
+          }
         }
       } else {
 #pragma unroll
@@ -291,13 +309,13 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
         continue;
       }
       float sums[halves][tiling.columns / 2];
-      if (problem.residual) {
-#pragma unroll
-        for (int half = 0; half < halves; ++half) store.start(sums[half], row + 64 * half, tile.rows_end, tile.column);
-      }
       int previous = -1;  // stage whose products may still run
       if (tiling.turns) turn[consumer].wait(turn_parity), turn_parity ^= 1;
       for (int k = 0; k < k_tiles; ++k, ring.next()) {
+        if (problem.residual && k == k_tiles / 2) {
+#pragma unroll
+          for (int half = 0; half < halves; ++half) store.prefetch(row + 64 * half, tile.rows_end, tile.column);
+        }
         full[ring.stage].wait(ring.parity);
         const uint64_t w = wgmma_operand(weight_tiles + ring.stage * weight_bytes);
         wgmma_fence();
@@ -307,7 +325,7 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
           const uint64_t x = wgmma_operand(x_tiles + ring.stage * x_bytes + tile_row * tile_k * 2);
 #pragma unroll
           for (int i = 0; i < tile_k / wgmma_k; ++i)
-            Wgmma<tiling.columns>::multiply(sums[half], x + i * wgmma_next_k, w + i * wgmma_next_k, problem.residual || k > 0 || i > 0);
+            Wgmma<tiling.columns>::multiply(sums[half], x + i * wgmma_next_k, w + i * wgmma_next_k, k > 0 || i > 0);
         }
         wgmma_commit();
         wgmma_wait<1>();

@@ -67,14 +67,15 @@ function usualStages(rows: number, columns: number): number {
   return Math.min(MOST_STAGES, Math.floor((CUDA_LIMITS.sharedBytes - BESIDE_STAGES) / stageBytes(rows, columns)));
 }
 
-/** Each warpgroup has a whole tile's sums in registers then, and with a residual no room to tell which columns there are. */
-function usualTurns(params: KernelParams, columns: number): number {
-  return (params.residual === true ? numberParam(params, "n") % columns === 0 : columns <= 128) ? 1 : 0;
+/** Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are, nor, of wide tiles, for a bias. */
+function usualTurns({ residual, bias, n }: KernelParams, columns: number): number {
+  if (residual !== true) return columns <= 128 ? 1 : 0;
+  return (n as number) % columns === 0 && columns <= (bias === true ? 128 : 160) ? 1 : 0;
 }
 
 /** A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
-function usualCluster(params: KernelParams, turns: boolean): number {
-  return params.residual === true && turns ? 2 : 1;
+function usualCluster({ residual }: KernelParams, turns: boolean): number {
+  return residual === true && turns ? 2 : 1;
 }
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
@@ -112,6 +113,7 @@ function gemmTunables(widths: readonly number[]): readonly Tunable[] {
 /** What gemm.cuh asserts, what registers and shared memory hold. */
 function gemmAllowed(params: KernelParams, { rows }: TuningPlace, widths: readonly number[]): boolean {
   const tiling = tilingOf(params, widths);
+  if (gemmTunables(widths).every(({ name, default: value }) => params[name] === undefined || params[name] === value(params))) return true;
   const own = tiling.turns ? tiling.rows : tiling.rows / 2;
   if (own % 64 !== 0 || (own / 64) * (tiling.columns / 2) > MOST_SUMS) return false;
   if (sharedBytes(tiling) > CUDA_LIMITS.sharedBytes) return false;
@@ -133,11 +135,12 @@ function sharedBytes({ rows, columns, stages }: GemmTiling): number {
   return BESIDE_STAGES + stages * stageBytes(rows, columns);
 }
 
-function gemmFootprint(params: KernelParams, tiling: GemmTiling): Footprint {
+function gemmFootprint(params: KernelParams, { rows }: TuningPlace, tiling: GemmTiling): Footprint {
   return {
     cacheBytes: sharedBytes(tiling),
     residents: 1,
-    blocks: ceilDiv(USUAL_ROWS, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
+    blocks: ceilDiv(rows, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
+    blockOperations: 2 * tiling.rows * tiling.columns * numberParam(params, "k"),
   };
 }
 
@@ -180,7 +183,7 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
     worth: { least: 16 },
     tunables: gemmTunables(widths),
     constraint: (params, place) => gemmAllowed(params, place, widths),
-    footprint: (params) => gemmFootprint(params, tilingOf(params, widths)),
+    footprint: (params, place) => gemmFootprint(params, place, tilingOf(params, widths)),
     refuse: (params) =>
       params.norm
         ? "a norm in front"

@@ -1,5 +1,5 @@
 /**
- * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 16 of them, and moe_prefill.cuh, which sorts
+ * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 64 of them, and moe_prefill.cuh, which sorts
  * rows by expert for grouped products on wgmma. Counts stay on the device.
  */
 
@@ -14,11 +14,15 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const FEW_ROWS = { router: 128, experts: 64 } as const;
 
 /** `RouterTile` of moe_router_many.cuh. */
-const ROUTER = { tokens: 16, rows: 16 + 64, pitch: 64 + 4, stages: 4, threads: 256 } as const;
+const ROUTER = { cluster: 4, tokens: 64, experts: 64, pitch: 64 + 4, stages: 4, slices: 2, threads: 256 } as const;
 
 function routerShared(params: KernelParams): number {
-  return (ROUTER.stages * ROUTER.rows * ROUTER.pitch + ROUTER.tokens * numberParam(params, "experts")) * 4;
+  const { cluster, tokens, experts, pitch, stages, slices } = ROUTER;
+  const own = tokens / cluster;
+  return (stages * (tokens + experts) * pitch + cluster * slices * own * experts + own * numberParam(params, "experts")) * 4;
 }
+
+const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
 
 export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
@@ -27,12 +31,18 @@ export const moeRouterMany = defineCuda("moe_router", {
   worth: { least: 16 },
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
+  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ROUTER.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
     if (numberParam(params, "experts") > 256) return "more than 256 experts";
     return numberParam(params, "hidden") % 4 === 0 ? undefined : "rows that are no multiple of 4";
   },
-  launch: (params) => ({ threads: ROUTER.threads, grid: [perRows(ROUTER.tokens), ONE, ONE], sharedBytes: routerShared(params) }),
+  launch: (params) => ({
+    threads: ROUTER.threads,
+    grid: [{ constant: ROUTER.cluster }, perRows(ROUTER.tokens), ONE],
+    sharedBytes: routerShared(params),
+    cluster: ROUTER.cluster,
+  }),
   view: (params) => ({
     experts: numberParam(params, "experts"),
     hidden: numberParam(params, "hidden"),
@@ -81,7 +91,8 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  suffix: "many",
+  // Rows are sorted by expert; `many` is moe.ts's, and both may be in one package.
+  suffix: "sorted",
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },

@@ -100,16 +100,16 @@ interface FfnRows {
    * made in the same order.
    */
   readonly runs: boolean;
+  readonly otherOrder?: boolean;
   /** Where it is measured beside the default. */
   readonly worth?: { readonly least: number; readonly most: number };
-  readonly otherOrder?: boolean;
 }
 
 const FFN_ROWS: readonly FfnRows[] = [
   { suffix: "x1", tokenTiles: 1, columns: 1, mostRows: 1, runs: false },
   { tokenTiles: 1, mostRows: 4, runs: false },
   { suffix: "x32", tokenTiles: 1, mostRows: 32, runs: true, worth: { least: 3, most: 32 } },
-  { suffix: "runs", tokenTiles: 2, runs: true, otherOrder: true, worth: { least: 17, most: 512 } },
+  { suffix: "many", tokenTiles: 2, runs: true, otherOrder: true, worth: { least: 17, most: 512 } },
   // What `deterministic` takes for more rows.
   { suffix: "rounds", tokenTiles: 1, runs: true },
 ];
@@ -141,8 +141,8 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth
       ),
     ...(suffix === undefined ? {} : { suffix }),
     ...(mostRows === undefined ? {} : { mostRows }),
-    ...(worth ? { worth } : {}),
     ...(otherOrder ? { order: "by-bucket" as const } : {}),
+    ...(worth ? { worth } : {}),
     weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
     refuse: (params) =>
       params.x !== "bf16"
