@@ -330,12 +330,12 @@ void time_step(const ModelWeights& w, const char* name, int count, int context) 
   Sequences s(w, count, context, 0, Persistent<P::value>::workspace_bytes);
   const double us = time_graph([&](cudaStream_t stream) { s.template record<P>(stream); }, 2, 12);
   const double bytes = 2.0 * (double(layers) * (double(qkv_width) * hidden + double(hidden) * q_width + 3.0 * hidden * ffn) + double(vocab) * hidden + double(count) * context * 2 * kv_heads * head_dim * layers);
-  std::printf("%s batch %d context %5d: %7.1f us, %6.0f tok/s, %.3f of 3.03 TB/s (%d stages of 16 KiB / %d, %d under way, %d copies)\n", name, count, context, us, count * 1e6 / us, bytes / us / 3.03e6, P::value.stages, P::value.halves, P::value.under_way, P::value.copies);
+  std::printf("%s batch %d context %5d: %7.1f us, %6.0f tok/s, %.3f of 3.03 TB/s (%d stages of 16 KiB / %d, %d under way, %d copies%s, pace %d, whole to %d)\n", name, count, context, us, count * 1e6 / us, bytes / us / 3.03e6, P::value.stages, P::value.halves, P::value.under_way, P::value.copies, P::value.eager ? ", eager" : "", P::value.pace, P::value.whole_context);
 #ifdef TRACE
   CK(cudaDeviceSynchronize());
   static long long host[2][18][20];
   CK(cudaMemcpyFromSymbol(host, stamps, sizeof(stamps)));
-  const char* const names[] = {"qkv start", "qkv weights", "qkv x", "qkv done", "attention", "o start", "o weights", "o x", "o done", "up start", "up weights", "up x", "up done", "down start", "down weights", "down x", "down done"};
+  const char* const names[] = {"qkv start", "qkv weights", "qkv x", "qkv done", "o weights", "attention", "o ready", "o x", "o done", "up start", "up weights", "up x", "up done", "down start", "down weights", "down x", "down done"};
   for (int b = 0; b < 2; ++b) {
     std::printf("  block %d, mean clocks since the stamp before, layers 4 to 16:", b);
     double all = 0;
@@ -365,8 +365,8 @@ void together(const ModelWeights& w) {
   std::printf("ok   two engines and other work beside them, 200 steps each\n");
 }
 
-template <int tokens, int halves, int stages, int under_way, int copies = 2, int head_under_way = 4 * halves, int whole = 256>
-struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, head_under_way, whole, copies, SPIN_LIMIT}; };
+template <int tokens, int halves, int stages, int under_way, int copies = 2, int head_under_way = 4 * halves, int whole = 128, int pace = 0, bool eager = false>
+struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, head_under_way, whole, pace, eager, copies, SPIN_LIMIT}; };
 
 }  // namespace
 
@@ -375,14 +375,14 @@ int main(int argc, char** argv) {
   const bool only_check = argc > 1 && std::string(argv[1]) == "check", only_time = argc > 1 && std::string(argv[1]) == "time";
   ModelWeights w;
   CK(cudaDeviceSynchronize());
-  using Chosen = Variant<1, 1, 12, 1>;
-  using Chosen2 = Variant<2, 1, 12, 1>;
-  using Chosen4 = Variant<4, 1, 12, 1>;
-  using Chosen8 = Variant<8, 1, 12, 1>;
+  using Chosen = Variant<1, 1, 8, 1>;
+  using Chosen2 = Variant<2, 1, 8, 1>;
+  using Chosen4 = Variant<4, 1, 8, 1>;
+  using Chosen8 = Variant<8, 1, 8, 1>;
   if (!only_time) {
     check<Chosen>(w, 1, 1, 0, 3);
     check<Chosen>(w, 1, 125, 0, 6);
-    check<Variant<1, 2, 25, 3>>(w, 1, 300, 0, 2);
+    check<Variant<1, 2, 16, 3, 1, 8, 512, 600, true>>(w, 1, 300, 0, 2);
     check<Chosen>(w, 1, 1300, 0, 3);
     check<Chosen2>(w, 2, 70, 60, 3);
     check<Chosen4>(w, 3, 511, 97, 4);
@@ -393,16 +393,21 @@ int main(int argc, char** argv) {
   if (!only_check) {
     time_step<Chosen>(w, "", 1, 128);
 #ifndef TRACE
-    time_step<Variant<1, 1, 13, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 12, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 3>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 4>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 25, 3, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 12, 1, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 12, 1, 4>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 12, 1, 2, 4, 512>>(w, "whole to 512", 1, 512);
+    time_step<Variant<1, 1, 9, 1>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1, 2, 4, 128, 0, true>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 2>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 0, true>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1200>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1350>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1500>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 16, 2>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 16, 3>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 16, 3, 2, 8, 128, 600>>(w, "", 1, 128);
+    time_step<Variant<1, 2, 16, 3, 2, 8, 128, 700>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1, 1>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1, 2, 3>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1, 2, 6>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 8, 1, 2, 4, 256>>(w, "", 1, 256);
     time_step<Chosen>(w, "", 1, 256);
 #endif
     time_step<Chosen>(w, "", 1, 512);

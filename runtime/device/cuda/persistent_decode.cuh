@@ -52,6 +52,8 @@ struct PersistentDecode {
   int under_way = 2;        // stages whose copies are under way at a time. What an activation waits for on its way through L2 grows with them
   int head_under_way = 4;   // the same where nothing travels
   int whole_context = 512;  // longer contexts are shared out
+  int pace = 0;             // clocks from the start of one copy to the next's, at least, but in the head
+  bool eager = false;       // polls all its operands at once, else one of them until it is there
   int copies = 2;           // of what all blocks read
   int64_t spin_limit = 0;   // polls after which a wait counts as hung and traps; 0: never
 };
@@ -183,13 +185,15 @@ struct Persistent {
     int32_t slots[most_slots];                     // of every 16 entries that this block attends to
     uint32_t epoch;
   };
-  static constexpr int shared_bytes = ring_bytes + static_cast<int>(sizeof(Shared));
+  static constexpr int kv_bytes = 2 * chunk * head_dim * 2;  // keys, then values of a chunk
+  static constexpr int shared_bytes = ring_bytes + kv_bytes + static_cast<int>(sizeof(Shared));
   static_assert(shared_bytes <= 227 * 1024, "fewer stages");
 
   const PersistentModel<p.layers>& model;
   const PersistentStep& io;
   const RopeFrequencies<head_dim>& frequencies;
   unsigned char* const ring;
+  unsigned char* const kv_chunk;
   Shared& shared;
   uint32_t* exchange;                    // this step's set
   uint64_t *parts, *peaks;
@@ -207,6 +211,7 @@ struct Persistent {
   Ring<p.stages> place;
   Ring<p.stages> oldest;                 // of the copies under way
   int under_way = 0;
+  uint32_t last_copy = 0;
   int sums_turn = 0;                     // products so far
 
   // --- waiting ---
@@ -235,12 +240,15 @@ struct Persistent {
 
   // --- the copying warp ---
 
-  ERN_DEVICE void copy_group(const Bf16* weight, int64_t first_row, int k, int most = p.under_way) {
+  ERN_DEVICE void copy_group(const Bf16* weight, int64_t first_row, int k, int most = p.under_way, uint32_t pace = p.pace) {
     const Bf16* const from = weight + first_row * k;
     for (int part = 0; part < k / hidden * p.halves; ++part) {
       wait(shared.empty[place.stage], place.parity ^ 1);
       for (; under_way >= most; --under_way) wait(shared.full[oldest.stage], oldest.parity), oldest.next();
       ++under_way;
+      while (pace > 0 && static_cast<uint32_t>(clock64()) - last_copy < pace) {
+      }
+      last_copy = static_cast<uint32_t>(clock64());
       Barrier& full = shared.full[place.stage];
       full.arrive_expecting(stage_bytes);
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(ring) + place.stage * stage_bytes),
@@ -265,7 +273,7 @@ struct Persistent {
       copy_group(layer.down, block * rows, p.ffn);
     }
     const Share head = share(head_groups, 0);
-    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way);
+    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way, 0);
   }
 
   // --- the multiplying warps ---
@@ -315,46 +323,64 @@ struct Persistent {
     }
   }
 
-  // This warp's k of all rows of an activation, as operands, when they are there: one load until it is, then the others. Of x also the sum of the
-  // squares that come with this warp's k, of token `group`.
-  template <int k, bool normed>
-  ERN_DEVICE float poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines) const {
-    constexpr int each = k / (warps * k_block), words = normed ? x_line : line;
+  // This warp's k of all rows of an activation, as operands, when they are there.
+  template <int k, int words>
+  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines) const {
+    constexpr int each = k / (warps * k_block);
     const uint32_t* const at = lines + (warp * (k / warps / rows) + quad) * words + group * 4;
-    const uint32_t* const squares = lines + (warp * (k / warps / rows) + quad) * words + tokens * 4 + group;
     const bool mine = group < count;
-    uint32_t square[normed ? each : 1] = {};
 #pragma unroll
     for (int i = 0; i < each; ++i) x[i] = {0, 0, 0, 0};
     int64_t spins = 0;
-    for (;; count_spin(spins)) {
-      if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * 4 * words);
-      if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
+    if constexpr (!p.eager) {
+      for (;; count_spin(spins)) {
+        if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * 4 * words);
+        if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
+      }
     }
     for (;; count_spin(spins)) {
       uint32_t top = 0;
       if (mine) {
 #pragma unroll
-        for (int i = 0; i < each; ++i) {
-          if (i + 1 < each) x[i] = load_relaxed4(at + i * 4 * words);
-          if (normed) square[i] = load_relaxed(squares + i * 4 * words);
-        }
+        for (int i = 0; i < (p.eager ? each : each - 1); ++i) x[i] = load_relaxed4(at + i * 4 * words);
       }
 #pragma unroll
-      for (int i = 0; i < each; ++i) top = max(top, max(largest(x[i]), normed ? square[i] : 0));
+      for (int i = 0; i < each; ++i) top = max(top, largest(x[i]));
       if (!__any_sync(~0u, top == absent)) break;
     }
-    if constexpr (!normed) return 0;
-    float sum = 0;
+  }
+
+  // The squares that come with x, in two steps: products come between.
+  struct Squares {
+    uint32_t of[hidden / (warps * k_block)];
+  };
+  ERN_DEVICE void ask_squares(Squares& squares, const uint32_t* lines) const {
 #pragma unroll
-    for (int i = 0; i < each; ++i) sum += __uint_as_float(square[normed ? i : 0]);
+    for (int i = 0; i < hidden / (warps * k_block); ++i) {
+      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0;
+    }
+  }
+  // Their sum over this warp's k, of token `group`, for the finishing warps, with the sums of the product that follows.
+  ERN_DEVICE void put_squares(Squares& squares, const uint32_t* lines, int norm) {
+    float sum = 0;
+    for (int64_t spins = 0;; count_spin(spins)) {
+      uint32_t top = 0;
+#pragma unroll
+      for (uint32_t of : squares.of) top = max(top, of);
+      if (!__any_sync(~0u, top == absent)) break;
+      ask_squares(squares, lines);
+    }
+#pragma unroll
+    for (uint32_t of : squares.of) sum += __uint_as_float(of);
     sum += __shfl_xor_sync(~0u, sum, 1);
-    return sum + __shfl_xor_sync(~0u, sum, 2);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (quad == 0 && group < tokens) shared.squares[norm & 1][warp][group] = sum;
   }
 
   // Products of up to `most` groups, two of them each, and the parts of their sums for the finishing warps.
-  template <int most, int each>
-  ERN_DEVICE void multiply(const uint4 (&w)[most][each], const uint4 (&x)[each], int groups) {
+  // before_sums() comes between the two.
+  template <int most, int each, class BeforeSums>
+  ERN_DEVICE void multiply(const uint4 (&w)[most][each], const uint4 (&x)[each], int groups, const BeforeSums& before_sums) {
     constexpr int tiles = (most + 1) / 2, chains = tiles == 1 ? 4 : 2;
     float acc[tiles][chains][4] = {};
     constexpr uint4 zero{0, 0, 0, 0};
@@ -366,6 +392,7 @@ struct Persistent {
         mma_block(acc[t][i % chains], w[2 * t][i], 2 * t + 1 < most ? w[2 * t + 1 < most ? 2 * t + 1 : 0][i] : zero, x[i]);
       }
     }
+    before_sums();
     const int buffer = sums_turn & 1;
     wait(shared.sums_empty[buffer], (sums_turn >> 1 & 1) ^ 1);
 #pragma unroll
@@ -383,24 +410,33 @@ struct Persistent {
     ++sums_turn;
   }
 
-  // For the finishing warps, with the sums of the product that follows.
-  ERN_DEVICE void put_squares(int norm, float sum) {
-    if (quad == 0 && group < tokens) shared.squares[norm & 1][warp][group] = sum;
-  }
-
-  // `norm`: the number of the norm in front, or -1.
+  // The product of rows that were taken and an activation. `norm`: the number of the norm in front, or -1.
   template <int k, int most, bool normed>
-  ERN_DEVICE void product(const uint32_t* lines, int groups, int norm, int layer, int what) {
+  ERN_DEVICE void product(const uint4 (&w)[most][k / (warps * k_block)], const uint32_t* lines, int groups, int norm, int layer, int what) {
     constexpr int each = k / (warps * k_block);
-    uint4 w[most][each], x[each];
+    uint4 x[each];
+    ERN_STAMP(what + 1, layer);
+    poll_operands<k, normed ? x_line : line>(x, lines);
+    ERN_STAMP(what + 2, layer);
+    Squares squares;
+    if (normed) ask_squares(squares, lines);
+    multiply<most, each>(w, x, groups, [&] {
+      if (normed) put_squares(squares, lines, norm);
+    });
+    ERN_STAMP(what + 3, layer);
+  }
+  template <int k, int most, bool normed>
+  ERN_DEVICE void take_and_multiply(const uint32_t* lines, int groups, int norm, int layer, int what) {
+    uint4 w[most][k / (warps * k_block)];
     ERN_STAMP(what, layer);
     take_groups<k, most>(w, groups);
-    ERN_STAMP(what + 1, layer);
-    const float squares = poll_operands<k, normed>(x, lines);
-    ERN_STAMP(what + 2, layer);
-    if (normed) put_squares(norm, squares);
-    multiply<most, each>(w, x, groups);
-    ERN_STAMP(what + 3, layer);
+    product<k, most, normed>(w, lines, groups, norm, layer, what);
+  }
+
+  // The same number, but the compiler may not know: what follows from it is computed where it is used, not once before all layers and then kept in memory.
+  static ERN_DEVICE int again(int number) {
+    asm volatile("" : "+r"(number));
+    return number;
   }
 
   static ERN_DEVICE void meet_warps() { asm volatile("bar.sync 1, %0;" ::"n"(warps * warp_size) : "memory"); }
@@ -444,10 +480,32 @@ struct Persistent {
     float acc[4];            // dims 16 warp + 2 group, of columns 2 quad and 2 quad + 1; the same of the dim after it. Not yet divided by mass
     float peak[2], mass[2];  // of columns 2 quad and 2 quad + 1
   };
+  // 16 bytes of an entry of the chunk: those that lanes read at a time lie in different banks.
+  ERN_DEVICE unsigned char* key_at(int entry, int piece) const { return kv_chunk + entry * head_dim * 2 + (piece ^ (entry & 1) * 4) * 16; }
+  ERN_DEVICE unsigned char* value_at(int entry, int piece) const { return kv_chunk + (chunk + entry) * head_dim * 2 + (piece ^ (entry / 2 & 3) * 2) * 16; }
+
+  // Starts the copies of this warp's 16 entries of a chunk; zeros where there are none yet. For the first chunk long before it is needed: entries of earlier
+  // steps stand still.
+  ERN_DEVICE void fetch_chunk(int layer, int turn) {
+    const int lane = again(this->lane), warp = again(this->warp);
+    const int first = (unit.rank + turn * unit.shares) * chunk + warp * 16, kv_head = unit.first_head / heads_of_kv;
+    const KvCache<p.cache> cache{model.layer[layer].kv};
+    const int32_t slot = slot_at(turn, warp);
+    const Bf16 *const keys = cache.key(slot, kv_head, 0), *const values = cache.value(slot, kv_head, 0);
+    constexpr int pieces = head_dim / 8;
+#pragma unroll
+    for (int i = 0; i < 16 * pieces / warp_size; ++i) {
+      const int at = i * warp_size + lane, entry = at / pieces, piece = at % pieces, bytes = first + entry < unit.known ? 16 : 0;
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(key_at(warp * 16 + entry, piece))), "l"(keys + at * 8), "r"(bytes) : "memory");
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(value_at(warp * 16 + entry, piece))), "l"(values + at * 8), "r"(bytes) : "memory");
+    }
+  }
+
+  // The first chunk has been fetched before.
   ERN_DEVICE Attended attend(int layer) {
     constexpr int k_blocks = head_dim / k_block, head_lines = head_dim / rows;
+    const int lane = again(this->lane), warp = again(this->warp), group = lane / 4, quad = lane % 4;
     const int kv_head = unit.first_head / heads_of_kv, known = unit.known;
-    const KvCache<p.cache> cache{model.layer[layer].kv};
     const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + unit.sequence * 4;
     const uint32_t* const q = lines + ((unit.first_head + group) * head_lines + quad) * line;
     const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
@@ -459,36 +517,25 @@ struct Persistent {
     for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
     for (int turn = 0, first = unit.rank * chunk; first <= known; ++turn, first += unit.shares * chunk) {
-      // Entry `group` and `group` + 8 of this warp's 16, 8 dims of each 32; entries 2 quad, + 1, + 8, + 9 of every 16, this warp's dims 2 group and 2 group + 1.
-      uint4 key_low[k_blocks], key_high[k_blocks];
-      uint32_t value[warps][4];
+      if (turn > 0) {
+        meet_warps();  // the chunk before has been read
+        fetch_chunk(layer, turn);
+      }
+      asm volatile("cp.async.wait_all;" ::: "memory");
+      __syncwarp();
+      // Entry `group` and `group` + 8 of this warp's 16, 8 dims of each 32.
       const int own = first + warp * 16;
-      const Bf16* const keys = cache.key(slot_at(turn, warp), kv_head, 0);
+      uint4 key_low[k_blocks], key_high[k_blocks];
 #pragma unroll
       for (int b = 0; b < k_blocks; ++b) {
-        const int dim = b * k_block + quad * lane_k;
-        key_low[b] = own + group < known ? load_still(keys + group * head_dim + dim) : uint4{0, 0, 0, 0};
-        key_high[b] = own + group + 8 < known ? load_still(keys + (group + 8) * head_dim + dim) : uint4{0, 0, 0, 0};
-      }
-#pragma unroll
-      for (int t = 0; t < warps; ++t) {
-        const Bf16* const values = cache.value(slot_at(turn, t), kv_head, warp * 16 + 2 * group);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int entry = 2 * quad + i % 2 + i / 2 * 8;
-          value[t][i] = first + t * 16 + entry < known ? __ldg(reinterpret_cast<const uint32_t*>(values + entry * head_dim)) : 0;
-        }
-      }
-      if (layer + 1 < p.layers && lane < 2 && own <= known) {  // the next layer's entries, which nobody has yet, to L2
-        const KvCache<p.cache> next{model.layer[layer + 1].kv};
-        const int32_t slot = slot_at(turn, warp);
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(lane == 0 ? next.key(slot, kv_head, 0) : next.value(slot, kv_head, 0)), "r"(16 * head_dim * 2) : "memory");
+        key_low[b] = *reinterpret_cast<const uint4*>(key_at(warp * 16 + group, b * 4 + quad));
+        key_high[b] = *reinterpret_cast<const uint4*>(key_at(warp * 16 + group + 8, b * 4 + quad));
       }
       // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
       const int newest = known - first;
+      uint32_t word = 0;
       const bool ask = turn == 0 && group < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
       if (turn == 0 || here) {
-        uint32_t word = 0;
         for (int64_t spins = 0;; count_spin(spins)) {
           uint32_t top = 0;
           if (ask) {
@@ -509,15 +556,6 @@ struct Persistent {
           for (int b = 0; b < k_blocks; ++b) top = max(top, max(ask ? largest(query[b]) : 0, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0));
           if (!__any_sync(~0u, top == absent)) break;
         }
-        if (here) {
-#pragma unroll
-          for (int t = 0; t < warps; ++t) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              if (t * 16 + 2 * quad + i % 2 + i / 2 * 8 == newest) value[t][i] = word;
-            }
-          }
-        }
       }
       float score[2][4] = {};
 #pragma unroll
@@ -528,6 +566,16 @@ struct Persistent {
       float top[2] = {group_max(fmaxf(s[0], s[2])), group_max(fmaxf(s[1], s[3]))};
       if (group == 0) *reinterpret_cast<float2*>(shared.peak[warp] + 2 * quad) = {top[0], top[1]};
       meet_warps();
+      // Entries 2 quad, + 1, + 8, + 9 of every 16, this warp's dims 2 group and 2 group + 1.
+      uint32_t value[warps][4];
+#pragma unroll
+      for (int t = 0; t < warps; ++t) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int entry = t * 16 + 2 * quad + i % 2 + i / 2 * 8;
+          value[t][i] = entry == newest ? word : *reinterpret_cast<const uint32_t*>(value_at(entry, warp * 2 + group / 4) + group % 4 * 4);
+        }
+      }
 #pragma unroll
       for (int i = 0; i < warps; ++i) {
         const float2 other = *reinterpret_cast<const float2*>(shared.peak[i] + 2 * quad);
@@ -629,23 +677,33 @@ struct Persistent {
   ERN_DEVICE const uint32_t* x_lines(int norm) const { return exchange + Exchange::x + norm * Exchange::x_each + own_copy() * Exchange::x_copy; }
 
   ERN_DEVICE void multiply_all() {
+    if (unit.taken > 0) fetch_chunk(0, 0);
     for (int l = 0; l < p.layers; ++l) {
-      product<hidden, qkv_most, true>(x_lines(2 * l), share(qkv_groups, l).count, 2 * l, l, 0);
-      attention(l);
+      take_and_multiply<hidden, qkv_most, true>(x_lines(2 * l), share(qkv_groups, l).count, 2 * l, l, 0);
+      uint4 w[1][q_width / (warps * k_block)];
+      take_groups<q_width, 1>(w, 1);
       ERN_STAMP(4, l);
-      product<q_width, 1, false>(exchange + Exchange::attended + l * Exchange::attended_each + own_copy() * Exchange::attended_copy, 1, -1, l, 5);
-      product<hidden, 2 * up_most, true>(x_lines(2 * l + 1), 2 * share(up_pairs, l).count, 2 * l + 1, l, 9);
-      product<p.ffn, 1, false>(exchange + Exchange::act + l * Exchange::act_each + own_copy() * Exchange::act_copy, 1, -1, l, 13);
+      attention(l);
+      ERN_STAMP(5, l);
+      product<q_width, 1, false>(w, exchange + Exchange::attended + l * Exchange::attended_each + own_copy() * Exchange::attended_copy, 1, -1, l, 5);
+      take_and_multiply<hidden, 2 * up_most, true>(x_lines(2 * l + 1), 2 * share(up_pairs, l).count, 2 * l + 1, l, 9);
+      // All of this block's warps are done with the chunk: what `up` multiplied came after their part of o, and that after attention.
+      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0);
+      take_and_multiply<p.ffn, 1, false>(exchange + Exchange::act + l * Exchange::act_each + own_copy() * Exchange::act_copy, 1, -1, l, 13);
     }
     constexpr int each = hidden / (warps * k_block);
     uint4 x[each];
+    Squares squares;
+    const uint32_t* const lines = x_lines(2 * p.layers);
     ERN_STAMP(17, p.layers - 1);
-    put_squares(2 * p.layers, poll_operands<hidden, true>(x, x_lines(2 * p.layers)));
+    poll_operands<hidden, x_line>(x, lines);
+    ask_squares(squares, lines);
+    put_squares(squares, lines, 2 * p.layers);
     const int groups = share(head_groups, 0).count;
     for (int i = 0; i < groups; i += 2) {
       uint4 w[2][each];
       take_groups<hidden, 2>(w, groups - i);
-      multiply<2, each>(w, x, 2);
+      multiply<2, each>(w, x, 2, [] {});
     }
     ERN_STAMP(18, p.layers - 1);
   }
@@ -819,7 +877,7 @@ struct Persistent {
   // --- all of it ---
 
   ERN_DEVICE Persistent(const PersistentModel<p.layers>& m, const PersistentStep& s, const RopeFrequencies<head_dim>& f, uint32_t* workspace, unsigned char* memory)
-      : model(m), io(s), frequencies(f), ring(memory), shared(*reinterpret_cast<Shared*>(memory + ring_bytes)) {
+      : model(m), io(s), frequencies(f), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < p.stages; ++i) shared.full[i].init(1), shared.empty[i].init(warps);
       for (int i = 0; i < 2; ++i) shared.sums_full[i].init(warps), shared.sums_empty[i].init(finishers);
@@ -835,21 +893,26 @@ struct Persistent {
     count = io.step->sequences;
     choose_unit();
     __syncthreads();
-    if (warp == warps + finishers) {
-      copy_all();
-    } else {
-      uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
-      const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
-      const auto clear = [&](int64_t from, int64_t to, int step, int used) {
-        for (int64_t i = from + thread * step; i < to; i += all * step) {
-          for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
-        }
-      };
+    uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
+    const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
+    const auto clear = [&](int64_t from, int64_t to, int step, int used) {
+      for (int64_t i = from + thread * step; i < to; i += all * step) {
+        for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
+      }
+    };
+    if (warp != warps + finishers) {  // who copies has no time
       clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
       clear(Exchange::qkv, Exchange::best, line, tokens * 4);
       clear(Exchange::best, Exchange::words, 4, 4);
-      if (warp < warps) {
-        multiply_all();
+    }
+    // Registers: the third warpgroup leaves some to those that multiply.
+    if (warp < warps) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+      multiply_all();
+    } else {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
+      if (warp == warps + finishers) {
+        copy_all();
       } else {
         finish_all();
         // Every block's best is there, so every block has read the epoch.
