@@ -72,15 +72,16 @@ export interface LoweredModel {
 }
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
-  const fusions = fusionPasses(targetOf(input.arch));
-  // A norm inside a product rounds elsewhere than one in front of it.
-  const bucketFusions = isCudaArch(input.arch) && !input.deterministic ? BUCKET_PASSES : [];
-  checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
+  const fusions = fusionsOf(input);
+  checkDisabled(
+    options.disablePasses ?? [],
+    fusions.filter(({ name }) => name !== "clone-buckets"),
+  );
   const target = kernelTarget(input);
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
-    ...fusionsOf(input),
+    ...fusions,
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
     planWeights((plan) => {
@@ -132,8 +133,11 @@ function programsOf({ config, activations, arch, limits, weights }: LowerInput):
 }
 
 /** From level `model` to `fused`, a program a bucket. */
-function fusionsOf({ arch, limits }: LowerInput): readonly Pass[] {
-  return [...fusionPasses(targetOf(arch)), cloneBuckets(limits), ...(isCudaArch(arch) ? BUCKET_PASSES : [])];
+function fusionsOf({ arch, limits, deterministic }: LowerInput): readonly Pass[] {
+  // A norm inside a product rounds elsewhere than one in front of it.
+  const bucketFusions = isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [];
+  const fusing: readonly Pass[] = [...fusionPasses(targetOf(arch)), cloneBuckets(limits), ...bucketFusions];
+  return fusing;
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

@@ -36,8 +36,9 @@ function sectionOf({ target, name, template = name }: AnyKernel): string {
 function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
   const { target, template: base = name } = kernels[0] as AnyKernel;
   const template = `templates/${target}/${base}.hbs`;
+  const isTriton = kernels[0]?.language === "triton";
   const header = /#include "(device\/c\w+\/[^"]+)"/.exec(readText(template))?.[1];
-  if (!header || !existsSync(join(ROOT, "runtime", header))) throw new Error(`${template} includes no kernel header that exists`);
+  if (!isTriton && (!header || !existsSync(join(ROOT, "runtime", header)))) throw new Error(`${template} includes no kernel header that exists`);
   const path = `runtime/${header}`;
   const facts = kernels.flatMap((kernel) => [
     `- Computes [${kernel.op}](ops.md#${kernel.op}).`,
@@ -48,6 +49,7 @@ function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
       ? [`- Tunable: ${kernel.tunables.map(({ name, summary }) => `\`${name}\` (${summary})`).join(", ")}.`]
       : []),
   ]);
+  if (isTriton) return `## ${name}\n\n[${template}](../${template}), a whole kernel in Triton.\n\n${[...new Set(facts)].join("\n")}`;
   const links = `[${path}](../${path}), rendered by [${template}](../${template}).`;
   return `## ${name}\n\n${links}\n\n${[...new Set(facts)].join("\n")}\n\n\`\`\`text\n${headLines(path)}\n\`\`\``;
 }

@@ -123,9 +123,13 @@ function pipeline(): Step[] {
   const fusions = arrayNamed(file, "FUSION_PASSES")
     .map(step)
     .flatMap((each) => (each.pass === BEFORE_LAUNCH_PASSES ? [each, ...forGpus("LAUNCH_PASSES")] : [each]));
-  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
+  const lower = parseSource(LOWER);
+  return [...arrayNamed(lower, "fusing"), ...arrayNamed(lower, "passes")].flatMap((element) => {
     if (!ts.isSpreadElement(element)) return [step(element)];
-    return element.expression.getText() === "fusions" ? fusions : forGpus("BUCKET_PASSES");
+    const spread = element.expression.getText();
+    // `fusing` itself.
+    if (spread === "fusions") return [];
+    return spread === "bucketFusions" ? forGpus("BUCKET_PASSES") : fusions;
   });
 }
 
