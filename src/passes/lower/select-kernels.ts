@@ -97,7 +97,7 @@ function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { determin
   const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === first.kernel.order) : fitting;
   const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
   const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
-  const tuned = bestRow(tuning, holding, rows);
+  const tuned = bestRow(tuning, holding, rows, preferred);
   return tuned && !(deterministic && !keepsOrder(tuned)) ? tuned : preferred;
 }
 
