@@ -75,6 +75,9 @@ export interface Footprint {
   readonly blocks?: number;
   readonly residents?: number;
   readonly blockOperations?: number;
+  /** Bytes that a block reads of what others read too, and what it does one after the other: steps of the warp that has the most. */
+  readonly commonBytes?: number;
+  readonly steps?: number;
 }
 
 /** Where a kernel is to be fast: how many rows a launch brings, on which instruction set. */

@@ -101,11 +101,20 @@ interface Fitting {
   readonly params: KernelParams;
 }
 
-/** The fitting kernel with the parameters that the nearest row names; undefined if no row is near. */
-export function bestRow<F extends Fitting>(table: TuningTable | undefined, fitting: readonly F[], rows: number): F | undefined {
+/**
+ * The fitting kernel with the parameters that the nearest row names; undefined if no row is near. A row says what is faster than its default: where
+ * `standard`, the default here, is another kernel, as kernels for few rows are, it says nothing.
+ */
+export function bestRow<F extends Fitting>(
+  table: TuningTable | undefined,
+  fitting: readonly F[],
+  rows: number,
+  standard?: F,
+): F | undefined {
   let best: F | undefined;
   let bestDistance = FARTHEST;
   for (const row of table?.rows ?? []) {
+    if (standard && row.default && row.default.kernel !== standard.kernel.name) continue;
     const choice = fitting.find(({ kernel }) => kernel.op === row.op && kernel.name === row.winner.kernel);
     const params = choice && withTuned(choice, row);
     if (!params) continue;
@@ -137,6 +146,8 @@ function distanceTo(row: TuningRow, params: KernelParams, rows: number): number 
   for (const [operand, layout] of Object.entries(row.layouts)) if (params[`${operand}_layout`] !== layout) return Number.POSITIVE_INFINITY;
   for (const [name, value] of Object.entries(row.problem)) {
     const found = params[name];
+    // The problem is the default's; another kernel may not have all of its fields.
+    if (found === undefined && row.default && row.default.kernel !== row.winner.kernel) continue;
     if (typeof value === "number" && typeof found === "number" && value > 0 && found > 0) distance += Math.abs(Math.log(value / found));
     else if (found !== value) return Number.POSITIVE_INFINITY;
   }

@@ -10,29 +10,36 @@ import { Random } from "./random.js";
 import type { Configuration, Space } from "./space.js";
 import { kernelOf, paramsOf, type Task, variantAt } from "./task.js";
 
-/** Bytes on their way to a multiprocessor that hide the latency of memory: 3 TB/s for 1.5 us, over all of them. */
-const IN_FLIGHT = 32 * 1024;
-/** What a block or tile costs besides: its start, its last bytes, its sums. */
-const BLOCK_SECONDS = 0.4e-6;
+/** A second, of what lies in L2, over all multiprocessors. */
+const CACHE_BYTES = 10e12;
+/** Of one step of a warp: what it waits for shared memory and for the tensor core. */
+const STEP_SECONDS = 30e-9;
+/** What a round of blocks costs besides: their start, their last bytes. */
+const ROUND_SECONDS = 0.3e-6;
 
-/** Undefined where a kernel does not say enough. */
+/** Undefined where a kernel does not say enough. How often it is right is in bench/NOTES-tune.md. */
 export function predictSeconds(task: Task, variant: Configuration, arch: ArchLevel): number | undefined {
   const kernel = kernelOf(task, variant);
   const params = paramsOf(task, variant);
-  const { blocks, residents = 1, blockOperations, cacheBytes = 0 } = kernel.footprint?.(params, { rows: task.rows, arch }) ?? {};
+  const {
+    blocks,
+    residents = 1,
+    blockOperations,
+    commonBytes = 0,
+    steps = 0,
+  } = kernel.footprint?.(params, { rows: task.rows, arch }) ?? {};
   if (blocks === undefined) return undefined;
   const { bytes, operations } = kernel.cost(params, task.rows);
-  const atOnce = Math.min(residents, Math.ceil(blocks / MULTIPROCESSORS));
-  const busy = Math.min(1, blocks / MULTIPROCESSORS);
-  const memory = bytes / (peakBytes(arch) * busy * Math.min(1, (atOnce * cacheBytes) / IN_FLIGHT));
-  const rounds = Math.ceil(blocks / (MULTIPROCESSORS * residents));
-  const rate = peakOperations(arch) / MULTIPROCESSORS;
-  const products = blockOperations === undefined ? operations / peakOperations(arch) : (rounds * blockOperations) / rate;
-  return Math.max(memory, products) + rounds * BLOCK_SECONDS;
+  const atOnce = MULTIPROCESSORS * residents;
+  const rounds = Math.ceil(blocks / atOnce);
+  const products =
+    blockOperations === undefined ? operations / peakOperations(arch) : (rounds * blockOperations * MULTIPROCESSORS) / peakOperations(arch);
+  const common = (Math.min(blocks, atOnce) * commonBytes) / CACHE_BYTES;
+  return Math.max(bytes / peakBytes(arch), products) + common + rounds * (steps * STEP_SECONDS + ROUND_SECONDS);
 }
 
-/** Slower than the default by this much, by a guess that is off by less: not worth a measurement. */
-const HOPELESS = 3;
+/** Slower than the default by this much, by a guess that is off by less: not worth a measurement. Of 800 that were measured none at 1.5 came near the best. */
+const HOPELESS = 2;
 
 export interface Prediction {
   /** Indices that are tried before the strategy is asked: the most promising, no two of them neighbours. */

@@ -10,8 +10,8 @@ import { type KernelParams, numberParam } from "../kernels/kernel-def.js";
 export type TunedOp = "linear" | "projection" | "linear_swiglu" | "head_argmax" | "moe_router" | "moe_ffn";
 
 type FieldKind = "size" | "float" | "bool" | "dtype";
-/** Of a field that is there only where a GPU's kernel has it fused: `flag` is true or not there, `if norm` is there beside it. */
-type FusedKind = "flag" | "if norm";
+/** Of a field that is there only where a GPU's kernel has it fused: `flag` is true or not there, `if norm` is there beside it, `count` a size. */
+type FusedKind = "flag" | "if norm" | "count";
 
 export interface Operand {
   readonly name: string;
@@ -57,6 +57,7 @@ export const PROBLEMS: { readonly [K in TunedOp]: ProblemDef } = {
   },
   moe_router: {
     fields: { x: "dtype", experts: "size", hidden: "size", chosen: "size", norm_min: "float", correction: "bool" },
+    fused: { cluster: "count" },
     weights: { gate: true, correction: "correction" },
     operands: (params, rows) => {
       const [experts, hidden, chosen] = sizes(params, "experts", "hidden", "chosen");

@@ -78,7 +78,15 @@ function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
   const names = new Set(Object.keys(params));
   for (const [name, kind] of Object.entries(kernel.target === "cuda" ? fused : {})) {
     const value = params[name];
-    if (kind === "flag" ? value !== undefined && value !== true : params.norm ? !isPositive(value) : value !== undefined) return false;
+    const ok =
+      kind === "flag"
+        ? value === undefined || value === true
+        : kind === "count"
+          ? value === undefined || isCount(value, MAX_SIZE)
+          : params.norm
+            ? isPositive(value)
+            : value === undefined;
+    if (!ok) return false;
     names.delete(name);
   }
   for (const [name, kind] of Object.entries(fields)) {

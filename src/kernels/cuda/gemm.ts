@@ -141,6 +141,7 @@ function gemmFootprint(params: KernelParams, { rows }: TuningPlace, tiling: Gemm
     residents: 1,
     blocks: ceilDiv(rows, tiling.rows) * ceilDiv(numberParam(params, "n"), tiling.columns),
     blockOperations: 2 * tiling.rows * tiling.columns * numberParam(params, "k"),
+    steps: numberParam(params, "k") / TILE_K,
   };
 }
 

@@ -81,11 +81,11 @@ function blocks(constant: number): readonly [Count, Count, Count] {
 /** The variants of an op, by how many rows share a read of the weight. */
 function variants<K extends OpName>(op: K, entry: (tiles: RowTiles) => Omit<CudaEntry<K>, "suffix" | "mostRows">): readonly AnyKernel[] {
   return ROW_TILES.map((tiles) => {
-    const { suffix, mostRows, tokenTiles } = tiles;
+    const { suffix, mostRows, tokenTiles, otherOrder } = tiles;
     return defineCuda(op, {
       ...entry(tiles),
       // With half of its rows missing the kernel for half as many is the better one; after some rounds one that reads the weight once is.
-      worth: { least: 4 * tokenTiles + 1, most: 32 * tokenTiles },
+      ...(mostRows !== undefined || otherOrder ? { worth: { least: 4 * tokenTiles + 1, most: 32 * tokenTiles } } : {}),
       ...(suffix === undefined ? {} : { suffix }),
       ...(mostRows === undefined ? {} : { mostRows }),
       ...(tiles.otherOrder ? { order: "by-bucket" as const } : {}),

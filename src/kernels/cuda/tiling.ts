@@ -49,7 +49,7 @@ export interface Product {
 export interface Tiling {
   readonly tunables: readonly Tunable[];
   readonly constraint: (params: KernelParams, place: TuningPlace) => boolean;
-  readonly footprint: (params: KernelParams) => Footprint;
+  readonly footprint: (params: KernelParams, place: TuningPlace) => Footprint;
   readonly threads: (params: KernelParams) => number;
   readonly sharedBytes: (params: KernelParams) => number;
   readonly rows: (params: KernelParams) => number;
@@ -202,10 +202,18 @@ export function tilingFor(
   return {
     tunables,
     constraint,
-    footprint: (params) => ({
+    footprint: (params, { rows }) => ({
       cacheBytes: sharedBytes(params),
       residents: residents(params),
       blocks: ceilDiv(n(params), rowsOf(params)),
+      commonBytes: rows * k(params) * (params.x === "f32" ? 4 : 2),
+      steps:
+        ceilDiv(rows, 8 * tilesOf(params)) *
+          parts(params) *
+          ceilDiv(span(params), K_BLOCK * warpsOf(params)) *
+          tilesOf(params) *
+          ceilDiv(rowsOf(params), 16) +
+        warpsOf(params),
     }),
     threads,
     rows: rowsOf,

@@ -104,7 +104,7 @@ function chooseKernel({ kernels, order }: FittingKernels, rows: number, { determ
   const allowed = deterministic ? kernels.filter(({ kernel }) => kernel.order === order) : kernels;
   const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
   const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
-  const tuned = bestRow(tuning, holding, rows);
+  const tuned = bestRow(tuning, holding, rows, preferred);
   return tuned && !(deterministic && !keepsOrder(tuned)) ? tuned : preferred;
 }
 

@@ -58,6 +58,55 @@ describe("measured rows", () => {
   });
 });
 
+describe("measured rows of a GPU", () => {
+  const projection = (rows: number) =>
+    parse(`func @decode_s${rows}(%x: bf16[S, 64]) -> (y: f32[S, 64]) bounds {T: 1..${rows}, S: 1..${rows}, C: 1..1} {
+  %0 = weight {name = "w"} : bf16[64, 64]
+  %1 = linear %x, %0 {dtype = f32} : f32[S, 64]
+  return y = %1
+}
+`);
+  const choice = (kernel: string, params: TuningRow["winner"]["params"], standard = kernel, rows = 16): TuningRow => ({
+    op: "linear",
+    problem: { n: 64, k: 64, x: "bf16", out: "f32", bias: false, weight_dtype: "bf16" },
+    layouts: { weight: "row" },
+    rows,
+    winner: { kernel, params, seconds: 1e-6 },
+    default: { kernel: standard, params: {}, seconds: 2e-6 },
+  });
+  const chosen = (rows: number, table: readonly TuningRow[], deterministic = false) => {
+    const target = { ...TARGET, arch: "sm_90a" as const };
+    const { graphs } = runPrograms([projection(rows)], [selectKernels({ target, tuning: { device: "test", rows: table }, deterministic })]);
+    const launch = graphs[0]?.nodes.find((node) => node.op === "launch");
+    if (launch?.op !== "launch") throw new Error("no launch");
+    const { tile_rows, warps, columns } = launch.attrs.params;
+    return { kernel: launch.attrs.kernel, tile_rows, warps, columns };
+  };
+
+  it("may name another kernel than the default", () => {
+    const gemm = choice("cuda_gemm", { tile_rows: 64, columns: 64, stages: 4, turns: 1, cluster: 1 }, "cuda_linear_x16");
+    expect(chosen(16, [])).toMatchObject({ kernel: "cuda_linear_x16" });
+    expect(chosen(16, [gemm])).toEqual({ kernel: "cuda_gemm", tile_rows: 64, columns: 64, warps: undefined });
+  });
+
+  it("say nothing where the default is another kernel, nor of kernels that hold fewer rows", () => {
+    const few = choice("cuda_linear", { tile_rows: 16 }, "cuda_linear", 8);
+    const sixteen = choice("cuda_linear_x16", { tile_rows: 16 });
+    expect(chosen(8, [few])).toMatchObject({ kernel: "cuda_linear", tile_rows: 16 });
+    expect(chosen(4, [few])).toMatchObject({ kernel: "cuda_linear", tile_rows: 16 });
+    expect(chosen(8, [sixteen])).toEqual(chosen(8, []));
+    expect(chosen(16, [few])).toEqual(chosen(16, []));
+  });
+
+  it("that change the order of sums are passed over where bits count", () => {
+    const standard = chosen(8, [], true);
+    const other = standard.tile_rows === 16 ? 8 : 16;
+    const reordered = choice(String(standard.kernel), { tile_rows: other }, String(standard.kernel), 8);
+    expect(chosen(8, [reordered])).toMatchObject({ tile_rows: other });
+    expect(chosen(8, [reordered], true)).toEqual(standard);
+  });
+});
+
 describe("a node that no kernel fits", () => {
   it.each([
     ["an operand's type", "%1 = add %x, %x : bf16[T, 32]", "no kernel fits this add: add: adds no bf16"],
