@@ -1,5 +1,5 @@
 /**
- * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 64 of them, and moe_prefill.cuh, which sorts
+ * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 16 of them, and moe_prefill.cuh, which sorts
  * rows by expert for grouped products on wgmma. Counts stay on the device.
  */
 
@@ -14,15 +14,11 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const FEW_ROWS = { router: 128, experts: 64 } as const;
 
 /** `RouterTile` of moe_router_many.cuh. */
-const ROUTER = { cluster: 4, tokens: 64, experts: 64, pitch: 64 + 4, stages: 4, slices: 2, threads: 256 } as const;
+const ROUTER = { tokens: 16, rows: 16 + 64, pitch: 64 + 4, stages: 4, threads: 256 } as const;
 
 function routerShared(params: KernelParams): number {
-  const { cluster, tokens, experts, pitch, stages, slices } = ROUTER;
-  const own = tokens / cluster;
-  return (stages * (tokens + experts) * pitch + cluster * slices * own * experts + own * numberParam(params, "experts")) * 4;
+  return (ROUTER.stages * ROUTER.rows * ROUTER.pitch + ROUTER.tokens * numberParam(params, "experts")) * 4;
 }
-
-const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
 
 export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
@@ -30,18 +26,12 @@ export const moeRouterMany = defineCuda("moe_router", {
   leastRows: FEW_ROWS.router + 1,
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
-  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ROUTER.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
     if (numberParam(params, "experts") > 256) return "more than 256 experts";
     return numberParam(params, "hidden") % 4 === 0 ? undefined : "rows that are no multiple of 4";
   },
-  launch: (params) => ({
-    threads: ROUTER.threads,
-    grid: [{ constant: ROUTER.cluster }, perRows(ROUTER.tokens), ONE],
-    sharedBytes: routerShared(params),
-    cluster: ROUTER.cluster,
-  }),
+  launch: (params) => ({ threads: ROUTER.threads, grid: [perRows(ROUTER.tokens), ONE, ONE], sharedBytes: routerShared(params) }),
   view: (params) => ({
     experts: numberParam(params, "experts"),
     hidden: numberParam(params, "hidden"),
@@ -52,8 +42,8 @@ export const moeRouterMany = defineCuda("moe_router", {
   }),
 });
 
-/** Of both products: rows and columns of a tile, k of a stage. */
-const TILE = { rows: 128, columns: 256, k: 64, stages: 4 } as const;
+/** Of both products: rows and columns of a tile, k of a stage, and blocks that share the tile of W: with one L2 could not feed the tensor cores. */
+const TILE = { rows: 128, columns: 256, k: 64, stages: 4, cluster: 2 } as const;
 const TILE_SHARED = 1024 + TILE.stages * ((TILE.rows + TILE.columns) * TILE.k * 2 + 16) + 2 * 8;
 const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
 /** Blocks of what goes over rows: as many as fit. */
@@ -76,12 +66,17 @@ function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: n
     box: [TILE.k, boxRows],
     swizzle: 128,
   });
-  return [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, TILE.columns)];
+  return [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, TILE.columns / TILE.cluster)];
 }
 
 function launchOf(params: KernelParams, phase: string): CudaLaunch {
   const { hidden, m } = sizesOf(params);
-  const products = { threads: THREADS.products, grid: [{ constant: MULTIPROCESSORS }, ONE, ONE], sharedBytes: TILE_SHARED } as const;
+  const products = {
+    threads: THREADS.products,
+    grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
+    sharedBytes: TILE_SHARED,
+    cluster: TILE.cluster,
+  } as const;
   if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
   if (phase === "up") return { ...products, maps: mapsOf(params, "sorted", "gate_up", hidden, 2 * m) };
   if (phase === "down") return { ...products, maps: mapsOf(params, "activations", "down", m, hidden) };
@@ -136,6 +131,7 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     columns: TILE.columns,
     stages: TILE.stages,
     turns: false,
+    cluster: TILE.cluster,
     shared_bytes: TILE_SHARED,
     sort_threads: THREADS.sort,
     row_threads: THREADS.rows,
