@@ -41,8 +41,9 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
   // Each has a whole tile's sums in registers, and with a residual no room to tell which columns there are, nor, of wide tiles, for a bias.
   const widest = params.bias === true ? 128 : 160;
   const turns = params.residual === true ? n % columns === 0 && columns <= widest : columns <= 128;
-  // A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md).
-  return { columns, turns, cluster: params.residual === true && turns ? 2 : 1 };
+  // Where L2 has a residual or wide rows of f32 to move besides, W is fetched once for two blocks (bench/NOTES-cuda-prefill.md).
+  const shares = params.residual === true ? turns : params.group === undefined && columns > 192;
+  return { columns, turns, cluster: shares ? 2 : 1 };
 }
 
 function stageBytes({ columns }: GemmTiling): number {

@@ -7,6 +7,7 @@ import { cFloat } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
 import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
+import type { View } from "../view.js";
 import { BF16_ROWS, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
 
@@ -42,9 +43,33 @@ export const moeRouterMany = defineCuda("moe_router", {
   }),
 });
 
-/** Of both products: rows and columns of a tile, k of a stage, and blocks that share the tile of W: with one L2 could not feed the tensor cores. */
-const TILE = { rows: 128, columns: 256, k: 64, stages: 4, cluster: 2 } as const;
-const TILE_SHARED = 1024 + TILE.stages * ((TILE.rows + TILE.columns) * TILE.k * 2 + 16) + 2 * 8;
+/** Of both products: rows of a tile, and k of a stage. */
+const TILE = { rows: 128, k: 64 } as const;
+
+interface Tile {
+  readonly columns: number;
+  readonly stages: number;
+  /** As in gemm.ts. */
+  readonly turns: boolean;
+  readonly cluster: number;
+}
+
+const UP: Tile = { columns: 256, stages: 4, turns: false, cluster: 1 };
+
+/** Its results are f32: one warpgroup stores while the other multiplies, and the weight is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
+function downTile(params: KernelParams): Tile {
+  return { columns: numberParam(params, "hidden") % 160 === 0 ? 160 : 128, stages: 6, turns: true, cluster: 2 };
+}
+
+/** `gemm_shared_bytes`, which the template compares. */
+function tileShared({ columns, stages }: Tile): number {
+  return 1024 + stages * ((TILE.rows + columns) * TILE.k * 2 + 16) + 2 * 8;
+}
+
+function tileView(tile: Tile): View {
+  return { ...tile, shared_bytes: tileShared(tile) };
+}
+
 const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
 /** Blocks of what goes over rows: as many as fit. */
 const ROW_BLOCKS = 8 * MULTIPROCESSORS;
@@ -55,8 +80,8 @@ function sizesOf(params: KernelParams): { readonly [name in "experts" | "chosen"
   return { experts, chosen, hidden, m } as { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number };
 }
 
-/** Sorted rows against the weights of all experts, one below the other. */
-function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: number): readonly TensorMap[] {
+/** A grouped product: sorted rows against the weights of all experts, one below the other. */
+function productLaunch(params: KernelParams, tile: Tile, x: string, weight: string, k: number, n: number): CudaLaunch {
   const { experts, chosen } = sizesOf(params);
   const map = (arg: string, rows: TensorMap["dims"][number], boxRows: number): TensorMap => ({
     arg,
@@ -66,20 +91,20 @@ function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: n
     box: [TILE.k, boxRows],
     swizzle: 128,
   });
-  return [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, TILE.columns / TILE.cluster)];
+  return {
+    threads: THREADS.products,
+    grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
+    sharedBytes: tileShared(tile),
+    cluster: tile.cluster,
+    maps: [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, tile.columns / tile.cluster)],
+  };
 }
 
 function launchOf(params: KernelParams, phase: string): CudaLaunch {
   const { hidden, m } = sizesOf(params);
-  const products = {
-    threads: THREADS.products,
-    grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
-    sharedBytes: TILE_SHARED,
-    cluster: TILE.cluster,
-  } as const;
   if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
-  if (phase === "up") return { ...products, maps: mapsOf(params, "sorted", "gate_up", hidden, 2 * m) };
-  if (phase === "down") return { ...products, maps: mapsOf(params, "activations", "down", m, hidden) };
+  if (phase === "up") return productLaunch(params, UP, "sorted", "gate_up", hidden, 2 * m);
+  if (phase === "down") return productLaunch(params, downTile(params), "activations", "down", m, hidden);
   return { threads: THREADS.rows, grid: [{ constant: ROW_BLOCKS }, ONE, ONE], sharedBytes: 0 };
 }
 
@@ -128,11 +153,8 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
     tile_rows: TILE.rows,
-    columns: TILE.columns,
-    stages: TILE.stages,
-    turns: false,
-    cluster: TILE.cluster,
-    shared_bytes: TILE_SHARED,
+    up: tileView(UP),
+    down: tileView(downTile(params)),
     sort_threads: THREADS.sort,
     row_threads: THREADS.rows,
   }),
