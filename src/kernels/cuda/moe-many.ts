@@ -3,7 +3,7 @@
  * rows by expert for grouped products on wgmma. Counts stay on the device.
  */
 
-import { cFloat } from "../common.js";
+import { cFloat, joinName } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
 import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
@@ -21,12 +21,16 @@ function routerShared(params: KernelParams): number {
   return (ROUTER.stages * ROUTER.rows * ROUTER.pitch + ROUTER.tokens * numberParam(params, "experts")) * 4;
 }
 
+const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
+
 export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
-  suffix: "many",
+  file: (params) => joinName(CPU_ROUTER.file(params), "many"),
   leastRows: FEW_ROWS.router + 1,
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
+  // Timed there alone.
+  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ROUTER.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
     if (numberParam(params, "experts") > 256) return "more than 256 experts";
@@ -110,7 +114,7 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  suffix: "many",
+  file: (params) => joinName(CPU_FFN.file(params), "many"),
   leastRows: FEW_ROWS.experts + 1,
   order: "wgmma-k",
   weights: { gate_up: BF16_ROWS, down: BF16_ROWS },
