@@ -113,9 +113,10 @@ ERN_DEVICE uint32_t load_relaxed(const uint32_t* at) {
 }
 ERN_DEVICE void store_relaxed(uint32_t* at, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory"); }
 
-// A value with a tag that is its own for each use, in one access of 8 bytes: for what is too large to have a place a layer.
-ERN_DEVICE void store_tagged(uint64_t* at, float v, uint32_t tag) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(static_cast<uint64_t>(tag) << 32 | __float_as_uint(v)) : "memory");
+// Two values, each with a tag that is its own for each use in one access of 8 bytes: for what is too large to have a place a layer.
+ERN_DEVICE void store_tagged(uint64_t* at, float a, float b, uint32_t tag) {
+  const uint64_t high = static_cast<uint64_t>(tag) << 32;
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(at), "l"(high | __float_as_uint(a)), "l"(high | __float_as_uint(b)) : "memory");
 }
 struct TaggedPair {
   float value[2];
@@ -169,9 +170,10 @@ struct Persistent {
     static constexpr int64_t best = act + p.layers * act_each;  // {value, id} of each block, for each token
     static constexpr int64_t words = ceil_div(best + int64_t{tokens} * blocks * 2, 64) * 64;
   };
-  // Parts of attention over long contexts, tagged: [block][head of kv][head_dim], and the peak and the mass of each.
-  static constexpr int64_t parts_words = int64_t{blocks} * 8 * head_dim * 2, peaks_words = int64_t{blocks} * 8 * 4, header_words = 64;
-  static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + peaks_words + 2 * Exchange::words);
+  // Parts of attention over long contexts, tagged: [block][head of kv][warp], each 16 dims and, in a line of their own, what they are relative to and their mass.
+  static constexpr int part = 32;  // of 8 bytes
+  static constexpr int64_t parts_words = int64_t{blocks} * 8 * warps * part * 2, header_words = 64;
+  static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + 2 * Exchange::words);
 
   static constexpr int chunk = 16 * warps, most_slots = 128;
   struct Shared {
@@ -183,7 +185,6 @@ struct Persistent {
     uint32_t chance[warps][2][warp_size];          // softmax of 16 entries each, not yet divided, as operands
     Best row_best[tokens][16];
     int32_t slots[most_slots];                     // of every 16 entries that this block attends to
-    uint32_t epoch;
   };
   static constexpr int kv_bytes = 2 * chunk * head_dim * 2;  // keys, then values of a chunk
   static constexpr int shared_bytes = ring_bytes + kv_bytes + static_cast<int>(sizeof(Shared));
@@ -196,7 +197,7 @@ struct Persistent {
   unsigned char* const kv_chunk;
   Shared& shared;
   uint32_t* exchange;                    // this step's set
-  uint64_t *parts, *peaks;
+  uint64_t* parts;
   uint32_t first_tag;
   const int block = static_cast<int>(blockIdx.x), lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   const uint32_t never = threadIdx.x / threads;  // 0, which the compiler doesn't know
@@ -324,8 +325,9 @@ struct Persistent {
   }
 
   // This warp's k of all rows of an activation, as operands, when they are there.
-  template <int k, int words>
-  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines) const {
+  // `ask` brings what else is wanted, with the last of it.
+  template <int k, int words, class Ask>
+  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines, const Ask& ask) const {
     constexpr int each = k / (warps * k_block);
     const uint32_t* const at = lines + (warp * (k / warps / rows) + quad) * words + group * 4;
     const bool mine = group < count;
@@ -344,6 +346,7 @@ struct Persistent {
 #pragma unroll
         for (int i = 0; i < (p.eager ? each : each - 1); ++i) x[i] = load_relaxed4(at + i * 4 * words);
       }
+      ask();
 #pragma unroll
       for (int i = 0; i < each; ++i) top = max(top, largest(x[i]));
       if (!__any_sync(~0u, top == absent)) break;
@@ -416,10 +419,11 @@ struct Persistent {
     constexpr int each = k / (warps * k_block);
     uint4 x[each];
     ERN_STAMP(what + 1, layer);
-    poll_operands<k, normed ? x_line : line>(x, lines);
-    ERN_STAMP(what + 2, layer);
     Squares squares;
-    if (normed) ask_squares(squares, lines);
+    poll_operands<k, normed ? x_line : line>(x, lines, [&] {
+      if (normed) ask_squares(squares, lines);
+    });
+    ERN_STAMP(what + 2, layer);
     multiply<most, each>(w, x, groups, [&] {
       if (normed) put_squares(squares, lines, norm);
     });
@@ -455,7 +459,7 @@ struct Persistent {
     return i < most_slots ? shared.slots[i] : slot_of((unit.rank + turn * unit.shares) * chunk + tile * 16);
   }
 
-  // Every thread calls it.
+  // The warps that multiply.
   ERN_DEVICE void choose_unit() {
     int longest = 0;
     for (int i = 0; i < count; ++i) longest = max(longest, io.context[i]);
@@ -469,7 +473,7 @@ struct Persistent {
     }
     if (unit.taken == 0) return;
     unit.known = io.context[unit.sequence] - 1;
-    for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += warps * warp_size) {
       const int entry = (unit.rank + i / warps * unit.shares) * chunk + i % warps * 16;
       shared.slots[i] = entry <= unit.known ? slot_of(entry) : 0;
     }
@@ -517,6 +521,7 @@ struct Persistent {
     for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
     for (int turn = 0, first = unit.rank * chunk; first <= known; ++turn, first += unit.shares * chunk) {
+      ERN_STAMP(19, layer);
       if (turn > 0) {
         meet_warps();  // the chunk before has been read
         fetch_chunk(layer, turn);
@@ -557,6 +562,7 @@ struct Persistent {
           if (!__any_sync(~0u, top == absent)) break;
         }
       }
+      ERN_STAMP(20, layer);
       float score[2][4] = {};
 #pragma unroll
       for (int b = 0; b < k_blocks; ++b) mma_block(score[b % 2], key_low[b], key_high[b], query[b]);
@@ -581,6 +587,7 @@ struct Persistent {
         const float2 other = *reinterpret_cast<const float2*>(shared.peak[i] + 2 * quad);
         top[0] = fmaxf(top[0], other.x), top[1] = fmaxf(top[1], other.y);
       }
+      ERN_STAMP(21, layer);
       float of[4], mass[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -597,6 +604,7 @@ struct Persistent {
         const float shrink = exp2f(out.peak[h] - top[h]);
         out.peak[h] = top[h], out.mass[h] *= shrink, out.acc[h] *= shrink, out.acc[2 + h] *= shrink;
       }
+      ERN_STAMP(22, layer);
       float more[4] = {};
 #pragma unroll
       for (int t = 0; t < warps; ++t) {
@@ -633,12 +641,9 @@ struct Persistent {
       for (int h = 0; h < 2; ++h) {
         const int column = 2 * quad + h;
         if (whole || column >= heads_of_kv) continue;
-        uint64_t* const to = parts + (static_cast<int64_t>(block) * 8 + column) * head_dim + warp * 16 + 2 * group;
-        store_tagged(to, a.acc[h], tag), store_tagged(to + 1, a.acc[2 + h], tag);
-        if (warp == 0 && group == 0) {
-          uint64_t* const peak = peaks + (block * 8 + column) * 2;
-          store_tagged(peak, a.peak[h], tag), store_tagged(peak + 1, a.mass[h], tag);
-        }
+        uint64_t* const to = parts + ((block * 8 + column) * warps + warp) * part;
+        store_tagged(to + 2 * group, a.acc[h], a.acc[2 + h], tag);
+        if (group == 0) store_tagged(to + 16, a.peak[h], a.mass[h], tag);
       }
     }
     if (whole) return;
@@ -650,10 +655,10 @@ struct Persistent {
       const int shares = item < count * pairs ? shares_of(sequence) : 0, unit_block = (sequence * kv_heads + head / heads_of_kv) * all;
       float peak = -__builtin_inff(), mass = 0, sum[2] = {0, 0};
       for (int i = lane % across; i < shares; i += across) {
-        const int64_t from = static_cast<int64_t>(unit_block + i) * 8 + head % heads_of_kv;
+        const uint64_t* const from = parts + (((unit_block + i) * 8 + head % heads_of_kv) * warps + dim / 16) * part;
         TaggedPair of, value;
         for (int64_t spins = 0;; count_spin(spins)) {
-          of = load_tagged(peaks + from * 2, tag), value = load_tagged(parts + from * head_dim + dim, tag);
+          of = load_tagged(from + 16, tag), value = load_tagged(from + dim % 16, tag);
           if (of.there && value.there) break;
         }
         const float top = fmaxf(peak, of.value[0]), before = exp2f(peak - top), now = exp2f(of.value[0] - top);
@@ -696,8 +701,7 @@ struct Persistent {
     Squares squares;
     const uint32_t* const lines = x_lines(2 * p.layers);
     ERN_STAMP(17, p.layers - 1);
-    poll_operands<hidden, x_line>(x, lines);
-    ask_squares(squares, lines);
+    poll_operands<hidden, x_line>(x, lines, [&] { ask_squares(squares, lines); });
     put_squares(squares, lines, 2 * p.layers);
     const int groups = share(head_groups, 0).count;
     for (int i = 0; i < groups; i += 2) {
@@ -882,38 +886,21 @@ struct Persistent {
       for (int i = 0; i < p.stages; ++i) shared.full[i].init(1), shared.empty[i].init(warps);
       for (int i = 0; i < 2; ++i) shared.sums_full[i].init(warps), shared.sums_empty[i].init(finishers);
       fence_barriers();
-      shared.epoch = load_relaxed(workspace) + 1;
     }
     __syncthreads();
-    const uint32_t epoch = shared.epoch;
-    parts = reinterpret_cast<uint64_t*>(workspace + header_words), peaks = parts + parts_words / 2;
-    uint32_t* const sets = workspace + header_words + parts_words + peaks_words;
-    exchange = sets + (epoch & 1 ? Exchange::words : 0);
-    first_tag = epoch * p.layers;
-    count = io.step->sequences;
-    choose_unit();
-    __syncthreads();
-    uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
-    const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
-    const auto clear = [&](int64_t from, int64_t to, int step, int used) {
-      for (int64_t i = from + thread * step; i < to; i += all * step) {
-        for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
-      }
-    };
-    if (warp != warps + finishers) {  // who copies has no time
-      clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
-      clear(Exchange::qkv, Exchange::best, line, tokens * 4);
-      clear(Exchange::best, Exchange::words, 4, 4);
-    }
-    // Registers: the third warpgroup leaves some to those that multiply.
+    // Registers: the third warpgroup leaves some to those that multiply. Who copies starts at once.
     if (warp < warps) {
       asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+      prepare(workspace);
+      choose_unit();
+      meet_warps();
       multiply_all();
     } else {
       asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
       if (warp == warps + finishers) {
         copy_all();
       } else {
+        const uint32_t epoch = prepare(workspace);
         finish_all();
         // Every block's best is there, so every block has read the epoch.
         if (block == 0) {
@@ -922,6 +909,27 @@ struct Persistent {
         }
       }
     }
+  }
+
+  // Finds this step's set and clears the other. All warps but the one that copies.
+  ERN_DEVICE uint32_t prepare(uint32_t* workspace) {
+    const uint32_t epoch = load_relaxed(workspace) + 1;
+    parts = reinterpret_cast<uint64_t*>(workspace + header_words);
+    uint32_t* const sets = workspace + header_words + parts_words;
+    exchange = sets + (epoch & 1 ? Exchange::words : 0);
+    first_tag = epoch * p.layers;
+    count = io.step->sequences;
+    uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
+    const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
+    const auto clear = [&](int64_t from, int64_t to, int step, int used) {
+      for (int64_t i = from + thread * step; i < to; i += all * step) {
+        for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
+      }
+    };
+    clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
+    clear(Exchange::qkv, Exchange::best, line, tokens * 4);
+    clear(Exchange::best, Exchange::words, 4, 4);
+    return epoch;
   }
 };
 
