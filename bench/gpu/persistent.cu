@@ -400,22 +400,17 @@ int main(int argc, char** argv) {
   if (!only_check) {
     time_step<Chosen>(w, "", 1, 128);
 #ifndef TRACE
-    time_step<Variant<1, 1, 9, 2, 1050>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1125>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1275>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1350>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 9, 2, 1160>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 9, 2, 1230>>(w, "", 1, 128);
     time_step<Variant<1, 1, 9, 2, 1200, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1200, 4>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1200, 1, 256, true>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1200, 2, 256, true>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 3, 1200>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 18, 3, 600>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 18, 4, 600>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 18, 3, 560>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 9, 2, 1200, 1, 512>>(w, "", 1, 512);
-    time_step<Variant<8, 1, 8, 2, 1200, 2>>(w, "", 8, 128);
-    time_step<Variant<8, 1, 8, 2, 1200, 1, 256, true>>(w, "", 8, 128);
+    time_step<Variant<1, 1, 9, 2, 1200, 1, 128>>(w, "", 1, 256);
+    time_step<Variant<1, 1, 9, 2, 1500>>(w, "", 1, 8192);
+    time_step<Variant<1, 1, 9, 2, 1350>>(w, "", 1, 8192);
+    time_step<Variant<4, 1, 8, 2, 1350>>(w, "", 4, 128);
+    time_step<Variant<8, 1, 8, 2, 1350>>(w, "", 8, 128);
     time_step<Variant<8, 1, 8, 2, 1500>>(w, "", 8, 128);
+    time_step<Variant<8, 1, 8, 2, 1650>>(w, "", 8, 128);
+    time_step<Variant<8, 1, 8, 2, 1500, 2>>(w, "", 8, 128);
     time_step<Chosen>(w, "", 1, 256);
 #endif
     time_step<Chosen>(w, "", 1, 512);

@@ -182,6 +182,7 @@ struct Persistent {
     float sums[2][warps][most_rows][tokens];
     float squares[2][warps][tokens];               // of what each warp's k belongs to
     float peak[warps][8], mass[warps][8];
+    alignas(16) Bf16 query[8][head_dim + 32];      // a pitch free of bank conflicts
     uint32_t chance[warps][2][warp_size];          // softmax of 16 entries each, not yet divided, as operands
     Best row_best[tokens][16];
     int32_t slots[most_slots];                     // of every 16 entries that this block attends to
@@ -490,15 +491,18 @@ struct Persistent {
 
   // Starts the copies of this warp's 16 entries of a chunk; zeros where there are none yet. For the first chunk long before it is needed: entries of earlier
   // steps stand still.
-  ERN_DEVICE void fetch_chunk(int layer, int turn) {
+  // Part 0, 1 or 2 of 3, or all (-1): where every block fetches one, all at once would keep activations waiting.
+  ERN_DEVICE void fetch_chunk(int layer, int turn, int part) {
     const int lane = again(this->lane), warp = again(this->warp);
     const int first = (unit.rank + turn * unit.shares) * chunk + warp * 16, kv_head = unit.first_head / heads_of_kv;
     const KvCache<p.cache> cache{model.layer[layer].kv};
     const int32_t slot = slot_at(turn, warp);
     const Bf16 *const keys = cache.key(slot, kv_head, 0), *const values = cache.value(slot, kv_head, 0);
-    constexpr int pieces = head_dim / 8;
+    constexpr int pieces = head_dim / 8, turns = 16 * pieces / warp_size;
+    const int begin = part < 0 ? 0 : turns * part / 3, end = part < 0 ? turns : turns * (part + 1) / 3;
 #pragma unroll
-    for (int i = 0; i < 16 * pieces / warp_size; ++i) {
+    for (int i = 0; i < turns; ++i) {
+      if (i < begin || i >= end) continue;
       const int at = i * warp_size + lane, entry = at / pieces, piece = at % pieces, bytes = first + entry < unit.known ? 16 : 0;
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(key_at(warp * 16 + entry, piece))), "l"(keys + at * 8), "r"(bytes) : "memory");
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(value_at(warp * 16 + entry, piece))), "l"(values + at * 8), "r"(bytes) : "memory");
@@ -511,20 +515,18 @@ struct Persistent {
     const int lane = again(this->lane), warp = again(this->warp), group = lane / 4, quad = lane % 4;
     const int kv_head = unit.first_head / heads_of_kv, known = unit.known;
     const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + unit.sequence * 4;
-    const uint32_t* const q = lines + ((unit.first_head + group) * head_lines + quad) * line;
+    const uint32_t* const q = lines + ((unit.first_head + warp) * head_lines + lane / 2) * line + lane % 2 * 2;  // of head `warp`, 4 dims
     const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
     const uint32_t* const fresh_value = lines + ((heads + kv_heads + kv_head) * head_lines + warp * 2 + group / 4) * line + group % 4;
     const float to_base2 = io.scale * log2_e;
 
     uint4 query[k_blocks];
-#pragma unroll
-    for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
     for (int turn = 0, first = unit.rank * chunk; first <= known; ++turn, first += unit.shares * chunk) {
       ERN_STAMP(19, layer);
       if (turn > 0) {
         meet_warps();  // the chunk before has been read
-        fetch_chunk(layer, turn);
+        fetch_chunk(layer, turn, -1);
       }
       asm volatile("cp.async.wait_all;" ::: "memory");
       __syncwarp();
@@ -539,14 +541,12 @@ struct Persistent {
       // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
       const int newest = known - first;
       uint32_t word = 0;
-      const bool ask = turn == 0 && group < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
+      const bool ask = turn == 0 && warp < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
       if (turn == 0 || here) {
+        uint2 four{0, 0};
         for (int64_t spins = 0;; count_spin(spins)) {
           uint32_t top = 0;
-          if (ask) {
-#pragma unroll
-            for (int b = 0; b < k_blocks; ++b) query[b] = load_relaxed4(q + b * 4 * line);
-          }
+          if (ask) four = load_relaxed2(q);
           if (here) word = load_relaxed(fresh_value);
           if (low) {
 #pragma unroll
@@ -556,10 +556,16 @@ struct Persistent {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) key_high[b] = load_relaxed4(fresh_key + b * 4 * line);
           }
-          top = word;
+          top = max(word, max(four.x, four.y));
 #pragma unroll
-          for (int b = 0; b < k_blocks; ++b) top = max(top, max(ask ? largest(query[b]) : 0, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0));
+          for (int b = 0; b < k_blocks; ++b) top = max(top, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0);
           if (!__any_sync(~0u, top == absent)) break;
+        }
+        if (turn == 0) {
+          *reinterpret_cast<uint2*>(&shared.query[warp][lane * 4]) = four;  // zeros where there is no head
+          meet_warps();
+#pragma unroll
+          for (int b = 0; b < k_blocks; ++b) query[b] = *reinterpret_cast<const uint4*>(&shared.query[group][b * k_block + quad * lane_k]);
         }
       }
       ERN_STAMP(20, layer);
@@ -682,9 +688,16 @@ struct Persistent {
   ERN_DEVICE const uint32_t* x_lines(int norm) const { return exchange + Exchange::x + norm * Exchange::x_each + own_copy() * Exchange::x_copy; }
 
   ERN_DEVICE void multiply_all() {
-    if (unit.taken > 0) fetch_chunk(0, 0);
+    if (unit.taken > 0) fetch_chunk(0, 0, 0), fetch_chunk(0, 0, 1);
     for (int l = 0; l < p.layers; ++l) {
-      take_and_multiply<hidden, qkv_most, true>(x_lines(2 * l), share(qkv_groups, l).count, 2 * l, l, 0);
+      {
+        const int groups = share(qkv_groups, l).count;
+        uint4 w[qkv_most][hidden / (warps * k_block)];
+        ERN_STAMP(0, l);
+        take_groups<hidden, qkv_most>(w, groups);
+        if (unit.taken > 0) fetch_chunk(l, 0, 2);
+        product<hidden, qkv_most, true>(w, x_lines(2 * l), groups, 2 * l, l, 0);
+      }
       uint4 w[1][q_width / (warps * k_block)];
       take_groups<q_width, 1>(w, 1);
       ERN_STAMP(4, l);
@@ -693,8 +706,9 @@ struct Persistent {
       product<q_width, 1, false>(w, exchange + Exchange::attended + l * Exchange::attended_each + own_copy() * Exchange::attended_copy, 1, -1, l, 5);
       take_and_multiply<hidden, 2 * up_most, true>(x_lines(2 * l + 1), 2 * share(up_pairs, l).count, 2 * l + 1, l, 9);
       // All of this block's warps are done with the chunk: what `up` multiplied came after their part of o, and that after attention.
-      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0);
+      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0, 0);
       take_and_multiply<p.ffn, 1, false>(exchange + Exchange::act + l * Exchange::act_each + own_copy() * Exchange::act_copy, 1, -1, l, 13);
+      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0, 1);
     }
     constexpr int each = hidden / (warps * k_block);
     uint4 x[each];
