@@ -20,7 +20,7 @@
 // Launch: blocks of Persistent<p>::threads threads, Persistent<p>::shared_bytes of dynamic shared memory, cooperative: blocks wait for one another, so all
 // must run at once, one a multiprocessor. The cooperative attribute makes the driver start all or none, whatever else is on the device (another
 // engine, another stream); a device with fewer multiprocessors than blocks is refused by the launch. No programmatic dependence.
-// Workspace: Persistent<p>::workspace_bytes, aligned to 256, all bytes 0xff before the first launch; launches that share it follow one another.
+// Workspace: Persistent<p>::workspace_bytes, aligned to 256, zero before the first launch; launches that share it follow one another.
 // sm_90 and later. Reference ops: those of a decode step.
 #pragma once
 
@@ -92,9 +92,12 @@ struct PersistentStep {
 
 // --- data that says whether it is there ---------------------------------------------------------------------------------
 
-// A word of the exchange is `absent` until it is written, and written once a step. Nothing that is computed is this word: a NaN that an instruction makes is
-// 0x7fffffff, as bf16 0x7fff. A step uses one of two sets and makes the other absent for the step that follows; the end of a launch orders the two.
-constexpr uint32_t absent = 0xffffffff;
+// A word of the exchange is `absent` until it is written, and written once a step. A step uses one of two sets and clears the other for the step that follows;
+// the end of a launch orders the two. What is published is never this word: of two zeros the publisher makes two negative ones, which products and
+// sums take for the same.
+constexpr uint32_t absent = 0;
+ERN_DEVICE uint32_t present(uint32_t pair) { return pair == absent ? 0x80008000u : pair; }
+ERN_DEVICE uint32_t present(float value) { return value == 0 ? 0x80000000u : __float_as_uint(value); }
 
 ERN_DEVICE uint4 load_relaxed4(const uint32_t* at) {
   uint4 v;
@@ -128,7 +131,9 @@ ERN_DEVICE TaggedPair load_tagged(const uint64_t* at, uint32_t tag) {
   return {{__uint_as_float(static_cast<uint32_t>(a)), __uint_as_float(static_cast<uint32_t>(b))}, (a >> 32) == tag && (b >> 32) == tag};
 }
 
-ERN_DEVICE uint32_t largest(const uint4& v) { return max(max(v.x, v.y), max(v.z, v.w)); }
+// Whether any of them is absent shows in the least.
+ERN_DEVICE uint32_t least(const uint4& v) { return min(min(v.x, v.y), min(v.z, v.w)); }
+constexpr uint32_t all_there = 0xffffffff;
 
 // --- the kernel -----------------------------------------------------------------------------------------------------------
 
@@ -338,19 +343,19 @@ struct Persistent {
     if constexpr (!p.eager) {
       for (;; count_spin(spins)) {
         if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * 4 * words);
-        if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
+        if (!__any_sync(~0u, mine && least(x[each - 1]) == absent)) break;
       }
     }
     for (;; count_spin(spins)) {
-      uint32_t top = 0;
+      uint32_t low = all_there;
       if (mine) {
 #pragma unroll
         for (int i = 0; i < (p.eager ? each : each - 1); ++i) x[i] = load_relaxed4(at + i * 4 * words);
       }
       ask();
 #pragma unroll
-      for (int i = 0; i < each; ++i) top = max(top, largest(x[i]));
-      if (!__any_sync(~0u, top == absent)) break;
+      for (int i = 0; i < each; ++i) low = min(low, least(x[i]));
+      if (!__any_sync(~0u, mine && low == absent)) break;
     }
   }
 
@@ -361,17 +366,17 @@ struct Persistent {
   ERN_DEVICE void ask_squares(Squares& squares, const uint32_t* lines) const {
 #pragma unroll
     for (int i = 0; i < hidden / (warps * k_block); ++i) {
-      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0;
+      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0x80000000u;
     }
   }
   // Their sum over this warp's k, of token `group`, for the finishing warps, with the sums of the product that follows.
   ERN_DEVICE void put_squares(Squares& squares, const uint32_t* lines, int norm) {
     float sum = 0;
     for (int64_t spins = 0;; count_spin(spins)) {
-      uint32_t top = 0;
+      uint32_t low = all_there;
 #pragma unroll
-      for (uint32_t of : squares.of) top = max(top, of);
-      if (!__any_sync(~0u, top == absent)) break;
+      for (uint32_t of : squares.of) low = min(low, of);
+      if (!__any_sync(~0u, low == absent)) break;
       ask_squares(squares, lines);
     }
 #pragma unroll
@@ -540,26 +545,27 @@ struct Persistent {
       }
       // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
       const int newest = known - first;
-      uint32_t word = 0;
+      uint32_t word = 0;  // of the new value: this warp's dims
       const bool ask = turn == 0 && warp < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
       if (turn == 0 || here) {
         uint2 four{0, 0};
         for (int64_t spins = 0;; count_spin(spins)) {
-          uint32_t top = 0;
-          if (ask) four = load_relaxed2(q);
-          if (here) word = load_relaxed(fresh_value);
+          uint32_t least_word = all_there;
+          if (ask) four = load_relaxed2(q), least_word = min(four.x, four.y);
+          if (here) word = load_relaxed(fresh_value), least_word = min(least_word, word);
           if (low) {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) key_low[b] = load_relaxed4(fresh_key + b * 4 * line);
+#pragma unroll
+            for (int b = 0; b < k_blocks; ++b) least_word = min(least_word, least(key_low[b]));
           }
           if (high) {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) key_high[b] = load_relaxed4(fresh_key + b * 4 * line);
-          }
-          top = max(word, max(four.x, four.y));
 #pragma unroll
-          for (int b = 0; b < k_blocks; ++b) top = max(top, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0);
-          if (!__any_sync(~0u, top == absent)) break;
+            for (int b = 0; b < k_blocks; ++b) least_word = min(least_word, least(key_high[b]));
+          }
+          if (!__any_sync(~0u, least_word == absent)) break;
         }
         if (turn == 0) {
           *reinterpret_cast<uint2*>(&shared.query[warp][lane * 4]) = four;  // zeros where there is no head
@@ -631,10 +637,10 @@ struct Persistent {
   // Into all copies.
   static ERN_DEVICE void publish(uint32_t* to, int64_t copy, uint32_t word) {
 #pragma unroll
-    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);
+    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);  // present
   }
   ERN_DEVICE void publish_attended(int layer, int sequence, int head, int dim, uint32_t word) const {  // dims dim and dim + 1
-    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, word);
+    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, present(word));
   }
   ERN_DEVICE int own_copy() const { return block % copies; }
 
@@ -770,10 +776,10 @@ struct Persistent {
     float square = x * x;
     const float scaled = x * weight, other = __shfl_xor_sync(~0u, scaled, 1);
     uint32_t* const to = exchange + Exchange::x + norm * Exchange::x_each + block * x_line;
-    if (valid && row % 2 == 0) publish(to + token * 4 + row / 2, Exchange::x_copy, pack_bf16(scaled, other));
+    if (valid && row % 2 == 0) publish(to + token * 4 + row / 2, Exchange::x_copy, present(pack_bf16(scaled, other)));
 #pragma unroll
     for (int mask = 1; mask < rows; mask *= 2) square += __shfl_xor_sync(~0u, square, mask);
-    if (valid && row == 0) publish(to + tokens * 4 + token, Exchange::x_copy, __float_as_uint(square));
+    if (valid && row == 0) publish(to + tokens * 4 + token, Exchange::x_copy, present(square));
   }
 
   ERN_DEVICE void finish_qkv(int layer) {
@@ -795,7 +801,7 @@ struct Persistent {
       if (!valid || row % 2 != 0) return;
       const Turn a = angle[turn];
       const uint32_t word = pack_bf16(mine * a.cosine - other * a.sine, other * a.cosine + mine * a.sine);
-      store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, word);
+      store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, present(word));
       const int head = column / head_dim - heads, dim = column % head_dim;
       if (head >= 0) *reinterpret_cast<uint32_t*>(head < kv_heads ? cache.key(slot[turn], head, dim) : cache.value(slot[turn], head - kv_heads, dim)) = word;
     });
@@ -821,7 +827,7 @@ struct Persistent {
         [&](int row, int token, int, bool valid, const auto& sum) {
           const int at = row / 8 * 16 + row % 8;
           const float factor = scale(2 * layer + 1, token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor), other = __shfl_xor_sync(~0u, mine, 1);
-          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, pack_bf16(mine, other));
+          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, present(pack_bf16(mine, other)));
         });
   }
 
@@ -854,7 +860,7 @@ struct Persistent {
       Best top = no_best();
       for (int i = 0; i < height; ++i) top = better(top, shared.row_best[thread][i]);
       uint32_t* const to = all + (thread * blocks + block) * 2;
-      store_relaxed(to, __float_as_uint(top.value)), store_relaxed(to + 1, static_cast<uint32_t>(top.id));
+      store_relaxed(to, present(top.value)), store_relaxed(to + 1, static_cast<uint32_t>(top.id) + 1);
     }
     if (block != 0) return;
     for (int token = warp - warps; token < count; token += finishers) {
@@ -862,7 +868,7 @@ struct Persistent {
       for (int i = lane; i < blocks; i += warp_size) {
         const uint32_t* const from = all + (token * blocks + i) * 2;
         const float value = __uint_as_float(poll(from));
-        top = better(top, {value, static_cast<int32_t>(poll(from + 1))});
+        top = better(top, {value, static_cast<int32_t>(poll(from + 1) - 1)});
       }
       __syncwarp();
       top = warp_best(top);
