@@ -195,7 +195,7 @@ function lower(
   found: FoundTable | undefined,
   options: CompileOptions,
 ): LoweredModel {
-  const { config, activations, limits, deterministic } = request;
+  const { config, activations, limits, deterministic, decode } = request;
   const input = {
     config,
     weights: model.weights,
@@ -203,6 +203,7 @@ function lower(
     arch,
     limits,
     deterministic,
+    decode,
     tuning: found?.table,
   };
   const { disablePasses, limit, dumpDir, levels, copyLimit } = options;
@@ -441,6 +442,7 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
       arch,
       activations: request.activations,
       deterministic: request.deterministic,
+      ...(request.decode === "persistent" ? { decode: request.decode } : {}),
       threads: request.threads ?? 0,
     },
     model: modelInfo(context),

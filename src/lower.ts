@@ -28,6 +28,7 @@ import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import type { Pass } from "./passes/pass.js";
 import { BUCKET_PASSES, fusionPasses } from "./passes/pipeline.js";
+import { persistDecode } from "./passes/plan/persist-decode.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
@@ -42,6 +43,8 @@ export interface LowerInput {
   readonly limits: Limits;
   readonly deterministic: boolean;
   readonly tuning?: TuningTable | undefined;
+  /** How a decode step runs; `persistent`: small buckets as one launch, where there is one for the model. */
+  readonly decode?: "launches" | "persistent";
 }
 
 export interface LowerOptions {
@@ -86,6 +89,18 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   );
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
+  let kernels: readonly UsedKernel[] = [];
+  let refused: string | undefined;
+  const persist = persistDecode({
+    arch: input.arch,
+    kernels: () => kernels,
+    onKernels: (left) => {
+      kernels = left;
+    },
+    onRefused: (_, reason) => {
+      refused = reason;
+    },
+  });
   const passes: readonly Pass[] = [
     ...fusions,
     cloneBuckets(limits),
@@ -96,10 +111,10 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       weights = plan;
     }),
     planMemory({ kvBlockSize: limits.blockSize }),
+    ...(input.decode === "persistent" ? [persist] : []),
   ];
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
-  let kernels: readonly UsedKernel[] = [];
   let decodeBytes = 0;
   const { graphs, reports } = runPrograms(programs, passes, {
     ...(options.disablePasses ? { disable: options.disablePasses } : {}),
@@ -107,7 +122,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     ...(options.dumpDir === undefined ? {} : { dumpDir: options.dumpDir }),
     ...(options.verify === undefined ? {} : { verify: options.verify }),
     onPass: ({ pass }, after) => {
-      const level = pass === "clone-buckets" ? "fused" : pass === "select-kernels" ? "kernel" : pass === "plan-memory" ? "plan" : undefined;
+      const level = LEVEL_AFTER[pass];
       if (level && wanted.has(level)) ir[level] = printAll(after);
       if (pass === "select-kernels") kernels = collectKernels(after);
       // The smallest bucket: one sequence.
@@ -115,9 +130,26 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     },
   });
   if (!weights) throw bug("the weights were not planned");
+  if (refused !== undefined) {
+    throw new Diagnostic({
+      code: "decode-persistent-unsupported",
+      kind: "unsupported",
+      message: `no launch does a whole decode step of this model: ${refused}`,
+      place: "decode",
+      hint: "it is for dense models on GPUs of sm_90a; leave decode out",
+    });
+  }
   const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
   return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
 }
+
+/** The text of a level is that after these; the last of a level counts. */
+const LEVEL_AFTER: { readonly [pass: string]: Level } = {
+  "clone-buckets": "fused",
+  "select-kernels": "kernel",
+  "plan-memory": "plan",
+  "persist-decode": "plan",
+};
 
 /** The graphs at level `kernel`, all buckets, with the default variant of every kernel: what there is to tune. */
 export function kernelGraphs(input: LowerInput): readonly Graph[] {

@@ -141,8 +141,8 @@ __global__ void exact_attention(const double* qkv, const int32_t* positions, con
 // --- sequences, and both ways of a step --------------------------------------------------------------------------------------
 
 template <class P>
-__global__ void __launch_bounds__(Persistent<P::value>::threads, 1) persistent_kernel(const __grid_constant__ PersistentModel<layers> model, const __grid_constant__ PersistentStep io, uint32_t* workspace) {
-  persistent_decode<P::value>(model, io, frequencies, workspace);
+__global__ void __launch_bounds__(Persistent<P::value>::threads, 1) persistent_kernel(const Step* step, const __grid_constant__ PersistentArguments<layers> arguments, uint32_t* workspace) {
+  persistent_decode<P::value>(step, arguments, frequencies, workspace);
 }
 
 __global__ void busy_kernel(float* x, int rounds) {
@@ -165,7 +165,7 @@ struct Sequences {
   Buffer<unsigned> arrivals{1};
   Buffer<Bf16> pool, other_pool;
   Buffer<uint32_t> workspace;
-  PersistentModel<layers> model;
+  PersistentArguments<layers> arguments;
 
   Sequences(const ModelWeights& weights, int sequences, int context, int apart, int64_t workspace_bytes)
       : w(weights), count(sequences), stride(int(ceil_div(context + 64, block_size))), step(count, count, stride), table(size_t(count) * stride), pool(size_t(count) * stride * block_bytes / 2),
@@ -178,9 +178,11 @@ struct Sequences {
     fill_random<<<1056, 1024>>>(pool.device, pool.count, 1, uint32_t(random_engine()()));
     CK(cudaMemcpy(other_pool.device, pool.device, pool.count * 2, cudaMemcpyDeviceToDevice));
     for (int l = 0; l < layers; ++l) {
-      model.layer[l] = {w.norms.of(2 * l), w.qkv.of(l), w.o.of(l), w.norms.of(2 * l + 1), w.up.of(l), w.down.of(l), pool.device + l * layer_elements};
+      arguments.layer[l] = {w.norms.of(2 * l), w.qkv.of(l), w.o.of(l), w.norms.of(2 * l + 1), w.up.of(l), w.down.of(l), pool.device + l * layer_elements};
     }
-    model.embedding = model.head = w.embedding.data, model.norm = w.norms.of(2 * layers);
+    arguments.embedding = arguments.head = w.embedding.data, arguments.norm = w.norms.of(2 * layers);
+    arguments.ids = ids.device, arguments.positions = positions.device, arguments.slots = slots.device, arguments.block_table = table.device, arguments.context = contexts.device;
+    arguments.logits = logits.device, arguments.next = next.device;
     place();
   }
   void place() {
@@ -241,14 +243,13 @@ struct Sequences {
   void record(cudaStream_t s) {
     using K = Persistent<P::value>;
     static_assert(K::tokens <= most);
-    const PersistentStep io{step.get(), ids.device, positions.device, slots.device, table.device, contexts.device, score_scale, logits.device, next.device};
     CK(cudaFuncSetAttribute(persistent_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, K::shared_bytes));
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(K::blocks), config.blockDim = dim3(K::threads), config.dynamicSmemBytes = K::shared_bytes, config.stream = s;
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeCooperative, attribute.val.cooperative = 1;
     config.attrs = &attribute, config.numAttrs = 1;
-    CK(cudaLaunchKernelEx(&config, persistent_kernel<P>, model, io, workspace.device));
+    CK(cudaLaunchKernelEx(&config, persistent_kernel<P>, step.get(), arguments, workspace.device));
   }
 };
 
@@ -376,7 +377,7 @@ void together(const ModelWeights& w) {
 }
 
 template <int tokens, int halves, int stages, int under_way, int pace, int copies = 1, int whole = 256, bool eager = false, int head_under_way = 4 * halves>
-struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, head_under_way, whole, pace, eager, copies, SPIN_LIMIT}; };
+struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, score_scale, 0, tokens, halves, stages, under_way, head_under_way, whole, pace, eager, copies, SPIN_LIMIT}; };
 
 }  // namespace
 

@@ -47,6 +47,7 @@ struct DeviceFunction {
   uint32_t threads;       // of a block
   uint32_t shared_bytes;  // dynamic
   uint32_t cluster;       // blocks along x that share one; 1: none
+  uint32_t resident = 0;  // blocks that wait for one another, so all must run at once, one a multiprocessor; 0: none do
 };
 
 struct Cubin {

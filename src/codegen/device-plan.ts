@@ -59,6 +59,7 @@ export function deviceView(device: DeviceTables | undefined): View {
       threads: launch.threads,
       shared_bytes: launch.sharedBytes,
       cluster: launch.cluster ?? 1,
+      resident: launch.resident ?? 0,
     })),
     function_count: device?.functions.length ?? 0,
     fill_f32: fill(0),

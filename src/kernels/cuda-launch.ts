@@ -34,6 +34,8 @@ export interface CudaLaunch {
   readonly cluster?: number;
   /** Blocks that one multiprocessor must be able to hold, for `__launch_bounds__`. */
   readonly blocksPerMultiprocessor?: number;
+  /** Blocks that wait for one another, so all must run at once: its whole grid, one a multiprocessor. */
+  readonly resident?: number;
   readonly maps?: readonly TensorMap[];
   /** int32 counters that are zero before the first launch and that each launch leaves at zero: its argument `counters`. */
   readonly counters?: number;

@@ -45,6 +45,7 @@ struct PersistentDecode {
   KvAppend cache;
   int group;  // gate and up come in turns of that many rows
   float eps;
+  float scale;  // of scores
   int spatial_pairs = 0;
   int tokens = 1;           // most sequences of a step: 1, 2, 4 or 8
   int halves = 1;           // 2: a stage is half as large
@@ -69,25 +70,20 @@ struct PersistentLayer {
   Bf16* kv;
 };
 
+// Pointers only: a launch's arguments are this struct, in this order.
 template <int layers>
-struct PersistentModel {
-  PersistentLayer layer[layers];
-  const Bf16* embedding;  // [vocab, hidden]
-  const Bf16* norm;
-  const Bf16* head;       // [vocab, hidden]
-};
-
-// What the host writes before a step, and what a step leaves.
-struct PersistentStep {
-  const Step* step;
+struct PersistentArguments {
   const int32_t* ids;
   const int32_t* positions;    // [S, 3]
   const int32_t* slots;        // [S]
   const int32_t* block_table;  // [S, step->block_stride]
   const int32_t* context;      // [S], the new entry included
-  float scale;                 // of scores
   float* logits;               // [S, vocab]
   int32_t* next;               // [S]
+  const Bf16* embedding;       // [vocab, hidden]
+  const Bf16* norm;
+  const Bf16* head;            // [vocab, hidden]
+  PersistentLayer layer[layers];
 };
 
 // --- data that says whether it is there ---------------------------------------------------------------------------------
@@ -196,8 +192,8 @@ struct Persistent {
   static constexpr int shared_bytes = ring_bytes + kv_bytes + static_cast<int>(sizeof(Shared));
   static_assert(shared_bytes <= 227 * 1024, "fewer stages");
 
-  const PersistentModel<p.layers>& model;
-  const PersistentStep& io;
+  const Step* const step;
+  const PersistentArguments<p.layers>& given;
   const RopeFrequencies<head_dim>& frequencies;
   unsigned char* const ring;
   unsigned char* const kv_chunk;
@@ -268,7 +264,7 @@ struct Persistent {
   ERN_DEVICE void copy_all() {
     if (lane != 0) return;
     for (int l = 0; l < p.layers; ++l) {
-      const PersistentLayer& layer = model.layer[l];
+      const PersistentLayer& layer = given.layer[l];
       const Share qkv = share(qkv_groups, l), up = share(up_pairs, l);
       for (int i = 0; i < qkv.count; ++i) copy_group(layer.qkv, (qkv.first + i) * rows, hidden);
       copy_group(layer.o, block * rows, q_width);
@@ -280,7 +276,7 @@ struct Persistent {
       copy_group(layer.down, block * rows, p.ffn);
     }
     const Share head = share(head_groups, 0);
-    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way, 0);
+    for (int i = 0; i < head.count; ++i) copy_group(given.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way, 0);
   }
 
   // --- the multiplying warps ---
@@ -454,11 +450,11 @@ struct Persistent {
   // Shares of a sequence that have an entry.
   ERN_DEVICE int all_shares() const { return blocks / (count * kv_heads); }
   ERN_DEVICE int shares_of(int sequence) const {
-    const int chunks = (io.context[sequence] + chunk - 1) / chunk, all = all_shares();
+    const int chunks = (given.context[sequence] + chunk - 1) / chunk, all = all_shares();
     return chunks < all ? chunks : all;
   }
 
-  ERN_DEVICE int32_t slot_of(int entry) const { return io.block_table[static_cast<int64_t>(unit.sequence) * io.step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
+  ERN_DEVICE int32_t slot_of(int entry) const { return given.block_table[static_cast<int64_t>(unit.sequence) * step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
   // Of the 16 entries from `tile` of a chunk, this block's chunk number `turn`.
   ERN_DEVICE int32_t slot_at(int turn, int tile) const {
     const int i = turn * warps + tile;
@@ -468,7 +464,7 @@ struct Persistent {
   // The warps that multiply.
   ERN_DEVICE void choose_unit() {
     int longest = 0;
-    for (int i = 0; i < count; ++i) longest = max(longest, io.context[i]);
+    for (int i = 0; i < count; ++i) longest = max(longest, given.context[i]);
     whole = longest <= p.whole_context;
     if (whole) {
       const int spread = blocks / (count * heads), at = block / spread;
@@ -478,7 +474,7 @@ struct Persistent {
       if (at < count * kv_heads && rank < shares_of(at / kv_heads)) unit = {at / kv_heads, at % kv_heads * heads_of_kv, heads_of_kv, rank, shares_of(at / kv_heads), 0};
     }
     if (unit.taken == 0) return;
-    unit.known = io.context[unit.sequence] - 1;
+    unit.known = given.context[unit.sequence] - 1;
     for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += warps * warp_size) {
       const int entry = (unit.rank + i / warps * unit.shares) * chunk + i % warps * 16;
       shared.slots[i] = entry <= unit.known ? slot_of(entry) : 0;
@@ -500,7 +496,7 @@ struct Persistent {
   ERN_DEVICE void fetch_chunk(int layer, int turn, int part) {
     const int lane = again(this->lane), warp = again(this->warp);
     const int first = (unit.rank + turn * unit.shares) * chunk + warp * 16, kv_head = unit.first_head / heads_of_kv;
-    const KvCache<p.cache> cache{model.layer[layer].kv};
+    const KvCache<p.cache> cache{given.layer[layer].kv};
     const int32_t slot = slot_at(turn, warp);
     const Bf16 *const keys = cache.key(slot, kv_head, 0), *const values = cache.value(slot, kv_head, 0);
     constexpr int pieces = head_dim / 8, turns = 16 * pieces / warp_size;
@@ -523,7 +519,7 @@ struct Persistent {
     const uint32_t* const q = lines + ((unit.first_head + warp) * head_lines + lane / 2) * line + lane % 2 * 2;  // of head `warp`, 4 dims
     const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
     const uint32_t* const fresh_value = lines + ((heads + kv_heads + kv_head) * head_lines + warp * 2 + group / 4) * line + group % 4;
-    const float to_base2 = io.scale * log2_e;
+    const float to_base2 = p.scale * log2_e;
 
     uint4 query[k_blocks];
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
@@ -785,15 +781,15 @@ struct Persistent {
   ERN_DEVICE void finish_qkv(int layer) {
     const Share own = share(qkv_groups, layer);
     constexpr int turns = turns_of(qkv_most * rows);
-    const KvCache<p.cache> cache{model.layer[layer].kv};
+    const KvCache<p.cache> cache{given.layer[layer].kv};
     uint32_t* const to = exchange + Exchange::qkv + layer * Exchange::qkv_each;
     Turn angle[turns];
     int32_t slot[turns];
     const auto fetch = [&](int row, int token, int turn) {
       const int column = own.first * rows + row, pair = column % head_dim / 2;
       angle[turn] = {1, 0};
-      if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(io.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
-      slot[turn] = io.slots[token];
+      if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(given.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
+      slot[turn] = given.slots[token];
     };
     finish<turns>(own.count * rows, fetch, [&](int row, int token, int turn, bool valid, const auto& sum) {
       const int column = own.first * rows + row;
@@ -845,7 +841,7 @@ struct Persistent {
             if (!valid || first * rows + row >= own.count * rows) return;
             const int column = (own.first + first) * rows + row;
             const float value = sum(row) * scale(2 * p.layers, token);
-            io.logits[static_cast<int64_t>(token) * p.vocab + column] = value;
+            given.logits[static_cast<int64_t>(token) * p.vocab + column] = value;
             if (value > best[turn].value) best[turn] = {value, column};
           });
     }
@@ -872,7 +868,7 @@ struct Persistent {
       }
       __syncwarp();
       top = warp_best(top);
-      if (lane == 0) io.next[token] = id_of(top);
+      if (lane == 0) given.next[token] = id_of(top);
     }
   }
   static ERN_DEVICE void meet_finishers() { asm volatile("bar.sync 2, %0;" ::"n"(finish_threads) : "memory"); }
@@ -884,24 +880,24 @@ struct Persistent {
       const bool valid = token < count;
       float weight = 0;
       if (valid) {
-        x = to_float(model.embedding[static_cast<int64_t>(io.ids[token]) * hidden + block * rows + row]);
-        weight = to_float(model.layer[0].attention_norm[block * rows + row]);
+        x = to_float(given.embedding[static_cast<int64_t>(given.ids[token]) * hidden + block * rows + row]);
+        weight = to_float(given.layer[0].attention_norm[block * rows + row]);
       }
       publish_x(0, row, token, valid, x, weight);
     }
     for (int l = 0; l < p.layers; ++l) {
       finish_qkv(l);
-      finish_residual(2 * l + 1, model.layer[l].ffn_norm, x);
+      finish_residual(2 * l + 1, given.layer[l].ffn_norm, x);
       finish_up(l);
-      finish_residual(2 * l + 2, l + 1 < p.layers ? model.layer[l + 1].attention_norm : model.norm, x);
+      finish_residual(2 * l + 2, l + 1 < p.layers ? given.layer[l + 1].attention_norm : given.norm, x);
     }
     finish_head();
   }
 
   // --- all of it ---
 
-  ERN_DEVICE Persistent(const PersistentModel<p.layers>& m, const PersistentStep& s, const RopeFrequencies<head_dim>& f, uint32_t* workspace, unsigned char* memory)
-      : model(m), io(s), frequencies(f), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
+  ERN_DEVICE Persistent(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<head_dim>& frequencies, uint32_t* workspace, unsigned char* memory)
+      : step(step), given(arguments), frequencies(frequencies), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < p.stages; ++i) shared.full[i].init(1), shared.empty[i].init(warps);
       for (int i = 0; i < 2; ++i) shared.sums_full[i].init(warps), shared.sums_empty[i].init(finishers);
@@ -938,7 +934,7 @@ struct Persistent {
     uint32_t* const sets = workspace + header_words + parts_words;
     exchange = sets + (epoch & 1 ? Exchange::words : 0);
     first_tag = epoch * p.layers;
-    count = io.step->sequences;
+    count = step->sequences;
     uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
     const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
     const auto clear = [&](int64_t from, int64_t to, int step, int used) {
@@ -953,10 +949,9 @@ struct Persistent {
   }
 };
 
-// `memory`: dynamic shared memory.
 template <PersistentDecode p>
-ERN_DEVICE void persistent_decode(const PersistentModel<p.layers>& model, const PersistentStep& io, const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
-  Persistent<p> all(model, io, frequencies, workspace, product_memory);
+ERN_DEVICE void persistent_decode(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
+  Persistent<p>(step, arguments, frequencies, workspace, product_memory);
 }
 
 }  // namespace ern::cuda
