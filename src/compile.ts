@@ -201,7 +201,7 @@ function lower(
   triton: boolean,
   options: CompileOptions,
 ): LoweredModel {
-  const { config, activations, limits, deterministic } = request;
+  const { config, activations, limits, deterministic, decode } = request;
   const input = {
     config,
     weights: model.weights,
@@ -209,6 +209,7 @@ function lower(
     arch,
     limits,
     deterministic,
+    decode,
     tuning: found?.table,
     triton,
   };
@@ -473,6 +474,7 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
       arch,
       activations: request.activations,
       deterministic: request.deterministic,
+      ...(request.decode === "persistent" ? { decode: request.decode } : {}),
       threads: request.threads ?? 0,
     },
     model: modelInfo(context),

@@ -28,6 +28,7 @@ import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import type { Pass } from "./passes/pass.js";
 import { BUCKET_PASSES, fusionPasses } from "./passes/pipeline.js";
+import { persistDecode } from "./passes/plan/persist-decode.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
 import { weightTraffic } from "./passes/plan/weight-traffic.js";
@@ -44,6 +45,8 @@ export interface LowerInput {
   readonly tuning?: TuningTable | undefined;
   /** Whether kernels in Triton can be compiled. */
   readonly triton?: boolean | undefined;
+  /** How a decode step runs; `persistent`: small buckets as one launch, where there is one for the model. */
+  readonly decode?: "launches" | "persistent";
 }
 
 export interface LowerOptions {
@@ -80,6 +83,18 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const target = kernelTarget(input);
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
+  let kernels: readonly UsedKernel[] = [];
+  let refused: string | undefined;
+  const persist = persistDecode({
+    arch: input.arch,
+    kernels: () => kernels,
+    onKernels: (left) => {
+      kernels = left;
+    },
+    onRefused: (_, reason) => {
+      refused = reason;
+    },
+  });
   const passes: readonly Pass[] = [
     ...fusions,
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
@@ -88,11 +103,11 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       weights = plan;
     }),
     planMemory({ kvBlockSize: input.limits.blockSize }),
+    ...(input.decode === "persistent" ? [persist] : []),
   ];
   const programs = programsOf(input);
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
-  let kernels: readonly UsedKernel[] = [];
   let decodeBytes = 0;
   const { graphs, reports } = runPrograms(programs, passes, {
     ...(options.disablePasses ? { disable: options.disablePasses } : {}),
@@ -100,7 +115,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     ...(options.dumpDir === undefined ? {} : { dumpDir: options.dumpDir }),
     ...(options.verify === undefined ? {} : { verify: options.verify }),
     onPass: ({ pass }, after) => {
-      const level = pass === "clone-buckets" ? "fused" : pass === "select-kernels" ? "kernel" : pass === "plan-memory" ? "plan" : undefined;
+      const level = LEVEL_AFTER[pass];
       if (level && wanted.has(level)) ir[level] = printAll(after);
       if (pass === "select-kernels") kernels = collectKernels(after);
       // The smallest bucket: one sequence.
@@ -108,9 +123,26 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     },
   });
   if (!weights) throw bug("the weights were not planned");
+  if (refused !== undefined) {
+    throw new Diagnostic({
+      code: "decode-persistent-unsupported",
+      kind: "unsupported",
+      message: `no launch does a whole decode step of this model: ${refused}`,
+      place: "decode",
+      hint: "it is for dense models on GPUs of sm_90a; leave decode out",
+    });
+  }
   const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
   return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
 }
+
+/** The text of a level is that after these; the last of a level counts. */
+const LEVEL_AFTER: { readonly [pass: string]: Level } = {
+  "clone-buckets": "fused",
+  "select-kernels": "kernel",
+  "plan-memory": "plan",
+  "persist-decode": "plan",
+};
 
 /** The graphs at level `kernel`, all buckets, with the default variant of every kernel: what there is to tune. */
 export function kernelGraphs(input: LowerInput): readonly Graph[] {

@@ -3,7 +3,7 @@
 // -DTRACE: when two blocks' first warp gets to what, in us from the start of a layer.
 #ifdef TRACE
 #include <cstdint>
-__device__ long long stamps[2][18][20];
+__device__ long long stamps[2][18][24];
 #define ERN_STAMP(what, layer) \
   if (threadIdx.x == 0 && blockIdx.x < 2) stamps[blockIdx.x][layer][what] = clock64()
 #endif
@@ -141,8 +141,8 @@ __global__ void exact_attention(const double* qkv, const int32_t* positions, con
 // --- sequences, and both ways of a step --------------------------------------------------------------------------------------
 
 template <class P>
-__global__ void __launch_bounds__(Persistent<P::value>::threads, 1) persistent_kernel(const __grid_constant__ PersistentModel<layers> model, const __grid_constant__ PersistentStep io, uint32_t* workspace) {
-  persistent_decode<P::value>(model, io, frequencies, workspace);
+__global__ void __launch_bounds__(Persistent<P::value>::threads, 1) persistent_kernel(const Step* step, const __grid_constant__ PersistentArguments<layers> arguments, uint32_t* workspace) {
+  persistent_decode<P::value>(step, arguments, frequencies, workspace);
 }
 
 __global__ void busy_kernel(float* x, int rounds) {
@@ -165,7 +165,7 @@ struct Sequences {
   Buffer<unsigned> arrivals{1};
   Buffer<Bf16> pool, other_pool;
   Buffer<uint32_t> workspace;
-  PersistentModel<layers> model;
+  PersistentArguments<layers> arguments;
 
   Sequences(const ModelWeights& weights, int sequences, int context, int apart, int64_t workspace_bytes)
       : w(weights), count(sequences), stride(int(ceil_div(context + 64, block_size))), step(count, count, stride), table(size_t(count) * stride), pool(size_t(count) * stride * block_bytes / 2),
@@ -174,13 +174,15 @@ struct Sequences {
     for (int i = 0; i < blocks; ++i) table.host[i] = int(int64_t(i) * 7919 % blocks);
     for (int b = 0; b < count; ++b) length.push_back(std::max(1, context - apart * b)), ids.host[b] = int(random_engine()() % vocab);
     table.upload(), arrivals.upload();
-    workspace.poison();
+    workspace.upload();
     fill_random<<<1056, 1024>>>(pool.device, pool.count, 1, uint32_t(random_engine()()));
     CK(cudaMemcpy(other_pool.device, pool.device, pool.count * 2, cudaMemcpyDeviceToDevice));
     for (int l = 0; l < layers; ++l) {
-      model.layer[l] = {w.norms.of(2 * l), w.qkv.of(l), w.o.of(l), w.norms.of(2 * l + 1), w.up.of(l), w.down.of(l), pool.device + l * layer_elements};
+      arguments.layer[l] = {w.norms.of(2 * l), w.qkv.of(l), w.o.of(l), w.norms.of(2 * l + 1), w.up.of(l), w.down.of(l), pool.device + l * layer_elements};
     }
-    model.embedding = model.head = w.embedding.data, model.norm = w.norms.of(2 * layers);
+    arguments.embedding = arguments.head = w.embedding.data, arguments.norm = w.norms.of(2 * layers);
+    arguments.ids = ids.device, arguments.positions = positions.device, arguments.slots = slots.device, arguments.block_table = table.device, arguments.context = contexts.device;
+    arguments.logits = logits.device, arguments.next = next.device;
     place();
   }
   void place() {
@@ -241,34 +243,36 @@ struct Sequences {
   void record(cudaStream_t s) {
     using K = Persistent<P::value>;
     static_assert(K::tokens <= most);
-    const PersistentStep io{step.get(), ids.device, positions.device, slots.device, table.device, contexts.device, score_scale, logits.device, next.device};
     CK(cudaFuncSetAttribute(persistent_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, K::shared_bytes));
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(K::blocks), config.blockDim = dim3(K::threads), config.dynamicSmemBytes = K::shared_bytes, config.stream = s;
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeCooperative, attribute.val.cooperative = 1;
     config.attrs = &attribute, config.numAttrs = 1;
-    CK(cudaLaunchKernelEx(&config, persistent_kernel<P>, model, io, workspace.device));
+    CK(cudaLaunchKernelEx(&config, persistent_kernel<P>, step.get(), arguments, workspace.device));
   }
 };
 
-double nmse(const float* a, const double* b, int64_t count) {
+struct Distance {
   double difference = 0, size = 0;
-  for (int64_t i = 0; i < count; ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
-  return difference / size;
-}
+  void add(const float* a, const double* b, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+  }
+  double nmse() const { return difference / size; }
+};
 
 // Several steps of both, each with the ids that the launches chose, and once exactly.
 // - Both round the same values to bf16 and differ in the order of f32 sums (and in what p of attention is relative to). That turns a rounding here and there, and what follows from it turns others: after
 //   a few layers the two are as far from one another as each is from a step in which nothing is rounded. So they are compared with that step, and the one launch may not be further from it than the launches
-//   are, but for what such distances vary (a half).
+//   are, over eight rows or more, but for what such distances vary (a half; single rows were up to 1.5 times as far one way and the other).
 // - What is appended to the cache in the first layer has seen one rounding before its own: within the limit of results of rounded operands. The values of the second layer have seen everything once; they
 //   may be no further from exact ones than those of the launches, again but for a half.
 // - The id must be the largest of the step's own logits, the same step must give the same bits.
 template <class P>
 void check(const ModelWeights& w, int count, int context, int apart, int steps) {
   Sequences s(w, count, context, apart, Persistent<P::value>::workspace_bytes);
-  double worst = 0, theirs = 0, second = 0, their_second = 0;
+  Distance mine, theirs;
+  double second = 0, their_second = 0;
   int other_ids = 0, bits = 0;
   std::vector<double> exact, exact_values;
   std::vector<int32_t> appended;
@@ -281,10 +285,10 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
     CK(cudaDeviceSynchronize());
     s.logits.download(), s.wanted.download(), s.next.download(), s.expected.download();
     for (int b = 0; b < count; ++b) {
-      const float* const mine = s.logits.host.data() + int64_t(b) * vocab;
-      const double e = nmse(mine, exact.data() + int64_t(b) * vocab, vocab), t = nmse(s.wanted.host.data() + int64_t(b) * vocab, exact.data() + int64_t(b) * vocab, vocab);
-      worst = e <= worst ? worst : e, theirs = t <= theirs ? theirs : t;  // a NaN stays
-      if (s.next.host[b] != int(std::max_element(mine, mine + vocab) - mine)) ++other_ids, std::printf("  row %d: id %d is not the largest\n", b, s.next.host[b]);
+      const float* const row = s.logits.host.data() + int64_t(b) * vocab;
+      mine.add(row, exact.data() + int64_t(b) * vocab, vocab);
+      theirs.add(s.wanted.host.data() + int64_t(b) * vocab, exact.data() + int64_t(b) * vocab, vocab);
+      if (s.next.host[b] != int(std::max_element(row, row + vocab) - row)) ++other_ids, std::printf("  row %d: id %d is not the largest\n", b, s.next.host[b]);
       appended.push_back(s.slots.host[b]);
     }
     s.pool.download(), s.other_pool.download();
@@ -292,8 +296,8 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
       for (int i = 0; i < kv_heads * head_dim; ++i) {
         const int slot = s.slots.host[b];
         const int64_t at = slot / block_size * (block_bytes / 2) + layer_elements + KvCache<cache>::Place::value(i / head_dim, slot % block_size, i % head_dim);
-        const double e = exact_values[b * kv_heads * head_dim + i], mine = as_float(s.pool.host[at]) - e, other = as_float(s.other_pool.host[at]) - e;
-        second += mine * mine, their_second += other * other;
+        const double e = exact_values[b * kv_heads * head_dim + i], own = as_float(s.pool.host[at]) - e, other = as_float(s.other_pool.host[at]) - e;
+        second += own * own, their_second += other * other;
       }
     }
     const std::vector<float> before = s.logits.host;
@@ -319,10 +323,10 @@ void check(const ModelWeights& w, int count, int context, int apart, int steps) 
     cache_nmse = difference / size;
   }
   ++checks;
-  const bool ok = worst <= 1.5 * theirs && cache_nmse <= bf16_limit && second <= 1.5 * their_second && !other_ids && !bits;
+  const bool ok = mine.nmse() <= 1.5 * theirs.nmse() && cache_nmse <= bf16_limit && second <= 1.5 * their_second && !other_ids && !bits;
   failures += !ok;
   std::printf("%s tokens %d of %d, context %5d, %d steps: logits nmse from exact %.2e (launches %.2e), appended in layer 0 %.2e, values of layer 1 %.2f as far as the launches', ids %d wrong, bits differ in %d steps\n", ok ? "ok  " : "FAIL", count, P::value.tokens,
-              context, steps, worst, theirs, cache_nmse, std::sqrt(second / their_second), other_ids, bits);
+              context, steps, mine.nmse(), theirs.nmse(), cache_nmse, std::sqrt(second / their_second), other_ids, bits);
 }
 
 template <class P>
@@ -333,7 +337,7 @@ void time_step(const ModelWeights& w, const char* name, int count, int context) 
   std::printf("%s batch %d context %5d: %7.1f us, %6.0f tok/s, %.3f of 3.03 TB/s (%d stages of 16 KiB / %d, %d under way, %d copies%s, pace %d, whole to %d)\n", name, count, context, us, count * 1e6 / us, bytes / us / 3.03e6, P::value.stages, P::value.halves, P::value.under_way, P::value.copies, P::value.eager ? ", eager" : "", P::value.pace, P::value.whole_context);
 #ifdef TRACE
   CK(cudaDeviceSynchronize());
-  static long long host[2][18][20];
+  static long long host[2][18][24];
   CK(cudaMemcpyFromSymbol(host, stamps, sizeof(stamps)));
   const char* const names[] = {"qkv start", "qkv weights", "qkv x", "qkv done", "o weights", "attention", "o ready", "o x", "o done", "up start", "up weights", "up x", "up done", "down start", "down weights", "down x", "down done"};
   for (int b = 0; b < 2; ++b) {
@@ -344,7 +348,14 @@ void time_step(const ModelWeights& w, const char* name, int count, int context) 
       for (int l = 4; l < 17; ++l) sum += i ? host[b][l][i] - host[b][l][i - 1] : host[b][l][0] - host[b][l - 1][16];
       std::printf(" %s %.0f,", names[i], sum / 13), all += sum / 13;
     }
-    std::printf(" layer %.0f; head %lld, from the first layer's start %lld\n", all, host[b][17][18] - host[b][17][17], host[b][17][18] - host[b][0][0]);
+    const char* const inside[] = {"copies there", "query there", "peaks met", "probabilities met"};
+    std::printf(" (in attention");
+    for (int i = 19; i < 23; ++i) {
+      double sum = 0;
+      for (int l = 4; l < 17; ++l) sum += host[b][l][i] - host[b][l][4];
+      std::printf(" %s %.0f,", inside[i - 19], sum / 13);
+    }
+    std::printf(") layer %.0f; head %lld, from the first layer's start %lld\n", all, host[b][17][18] - host[b][17][17], host[b][17][18] - host[b][0][0]);
   }
 #endif
 }
@@ -365,8 +376,8 @@ void together(const ModelWeights& w) {
   std::printf("ok   two engines and other work beside them, 200 steps each\n");
 }
 
-template <int tokens, int halves, int stages, int under_way, int copies = 2, int head_under_way = 4 * halves, int whole = 128, int pace = 0, bool eager = false>
-struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, 0, tokens, halves, stages, under_way, head_under_way, whole, pace, eager, copies, SPIN_LIMIT}; };
+template <int tokens, int halves, int stages, int under_way, int pace, int copies = 1, int whole = 256, bool eager = false, int head_under_way = 4 * halves>
+struct Variant { static constexpr PersistentDecode value{layers, hidden, heads, ffn, vocab, cache, group, eps, score_scale, 0, tokens, halves, stages, under_way, head_under_way, whole, pace, eager, copies, SPIN_LIMIT}; };
 
 }  // namespace
 
@@ -375,17 +386,17 @@ int main(int argc, char** argv) {
   const bool only_check = argc > 1 && std::string(argv[1]) == "check", only_time = argc > 1 && std::string(argv[1]) == "time";
   ModelWeights w;
   CK(cudaDeviceSynchronize());
-  using Chosen = Variant<1, 1, 8, 1>;
-  using Chosen2 = Variant<2, 1, 8, 1>;
-  using Chosen4 = Variant<4, 1, 8, 1>;
-  using Chosen8 = Variant<8, 1, 8, 1>;
+  using Chosen = Variant<1, 1, 9, 2, 1160>;
+  using Chosen2 = Variant<2, 1, 9, 2, 1200>;
+  using Chosen4 = Variant<4, 1, 8, 2, 1350>;
+  using Chosen8 = Variant<8, 1, 8, 2, 1650>;
   if (!only_time) {
-    check<Chosen>(w, 1, 1, 0, 3);
-    check<Chosen>(w, 1, 125, 0, 6);
-    check<Variant<1, 2, 16, 3, 1, 8, 512, 600, true>>(w, 1, 300, 0, 2);
-    check<Chosen>(w, 1, 1300, 0, 3);
-    check<Chosen2>(w, 2, 70, 60, 3);
-    check<Chosen4>(w, 3, 511, 97, 4);
+    check<Chosen>(w, 1, 1, 0, 8);
+    check<Chosen>(w, 1, 123, 0, 8);
+    check<Variant<1, 2, 16, 3, 600, 2, 512, true>>(w, 1, 300, 0, 8);
+    check<Chosen>(w, 1, 1300, 0, 8);
+    check<Chosen2>(w, 2, 70, 60, 4);
+    check<Chosen4>(w, 3, 509, 97, 4);
     check<Chosen8>(w, 8, 130, 17, 3);
     check<Chosen8>(w, 7, 2000, 250, 3);
     if (!failures) together<Chosen>(w);
@@ -393,21 +404,13 @@ int main(int argc, char** argv) {
   if (!only_check) {
     time_step<Chosen>(w, "", 1, 128);
 #ifndef TRACE
-    time_step<Variant<1, 1, 9, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1, 2, 4, 128, 0, true>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 0, true>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1200>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1350>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 2, 2, 4, 128, 1500>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 16, 2>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 16, 3>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 16, 3, 2, 8, 128, 600>>(w, "", 1, 128);
-    time_step<Variant<1, 2, 16, 3, 2, 8, 128, 700>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1, 1>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1, 2, 3>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1, 2, 6>>(w, "", 1, 128);
-    time_step<Variant<1, 1, 8, 1, 2, 4, 256>>(w, "", 1, 256);
+    time_step<Variant<1, 1, 9, 2, 1200>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 9, 2, 1120>>(w, "", 1, 128);
+    time_step<Variant<1, 1, 9, 2, 1160, 1, 128>>(w, "", 1, 256);
+    time_step<Variant<1, 1, 9, 2, 1350>>(w, "", 1, 8192);
+    time_step<Variant<4, 1, 8, 2, 1500>>(w, "", 4, 128);
+    time_step<Variant<8, 1, 8, 2, 1800>>(w, "", 8, 128);
+    time_step<Variant<8, 1, 8, 1, 0>>(w, "", 8, 128);
     time_step<Chosen>(w, "", 1, 256);
 #endif
     time_step<Chosen>(w, "", 1, 512);

@@ -47,7 +47,8 @@ struct DeviceFunction {
   uint32_t threads;       // of a block
   uint32_t shared_bytes;  // dynamic
   uint32_t cluster;       // blocks along x that share one; 1: none
-  uint32_t hidden;        // pointers behind its arguments that Triton's compiler added; nothing reads them
+  uint32_t hidden = 0;    // pointers behind its arguments that Triton's compiler added; nothing reads them
+  uint32_t resident = 0;  // blocks that wait for one another, so all must run at once, one a multiprocessor; 0: none do
 };
 
 struct Cubin {

@@ -17,6 +17,7 @@ interface BuildFlags {
   arch?: string;
   activations?: string;
   deterministic?: boolean;
+  decode?: string;
   weights?: string;
   threads?: number;
   maxContext?: number;
@@ -45,6 +46,7 @@ export function registerBuild(program: Command): void {
     .option("--arch <arch>", "native, x86-64-v3, x86-64-v4, x86-64-v4-vnni or x86-64-v4-bf16; for cuda native, sm_80 or sm_90a")
     .option("--activations <type>", "bf16 or f32")
     .option("--deterministic", "bit-equal results whatever the batch, chunks and threads")
+    .option("--decode <how>", "launches, or persistent: on a GPU, steps of up to 8 sequences of a dense model as one launch")
     .option("--weights <source>", "pack, or synthetic:<seed> for random weights made when the package is loaded")
     .option("--threads <n>", "threads of the engine", integer(1, 1024))
     .option("--max-context <n>", "longest prompt and completion together, in tokens", integer(1))
@@ -93,6 +95,7 @@ const REQUEST_FLAGS = [
   "target",
   "arch",
   "activations",
+  "decode",
   "weights",
   "tuning",
   "out",

@@ -25,6 +25,7 @@ const UNIT_OF: { readonly [template: string]: string } = {
   linear: "linear",
   linear_swiglu: "linear_swiglu",
   head_argmax: "head",
+  persistent_decode: "persistent",
   attention_decode: "attention",
   attention_prefill: "attention",
   rope_attention: "attention",
@@ -43,7 +44,7 @@ export function cudaUnits(kernels: readonly UsedKernel[], synthetic: boolean): r
     if (kernel.language !== "triton") add(UNIT_OF[kernel.template ?? kernel.name] ?? "rows", `kernels/${name}.cu`);
   add("rows", DRAW_SOURCE);
   if (synthetic) add("rows", SYNTHETIC_SOURCE);
-  const order = ["gemm", "linear", "linear_swiglu", "head", "moe", "attention", "rows"];
+  const order = ["persistent", "gemm", "linear", "linear_swiglu", "head", "moe", "attention", "rows"];
   return [...units].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b)).map(([name, sources]) => ({ name, sources }));
 }
 

@@ -70,6 +70,7 @@ export function deviceView(device: DeviceTables | undefined): View {
       shared_bytes: launch.sharedBytes,
       cluster: launch.cluster ?? 1,
       hidden: launch.triton ? 2 : 0,
+      resident: launch.resident ?? 0,
     })),
     function_count: device?.functions.length ?? 0,
     fill_f32: fill(0),

@@ -14,7 +14,7 @@ import { checkRequest, LIMIT_NAMES, type LimitName, type RequestFile } from "./r
 
 /** From the command line; what is given overrides the file. Paths are relative to the working directory. */
 export type RequestFlags = {
-  readonly [K in "target" | "arch" | "activations" | "weights" | "tuning" | "out"]?: string | undefined;
+  readonly [K in "target" | "arch" | "activations" | "decode" | "weights" | "tuning" | "out"]?: string | undefined;
 } & {
   readonly [K in LimitName | "threads"]?: number | undefined;
 } & {
@@ -50,6 +50,8 @@ export interface CompileRequest {
   readonly arch: string;
   readonly activations: "bf16" | "f32";
   readonly deterministic: boolean;
+  /** How a decode step runs on a GPU. */
+  readonly decode: "launches" | "persistent";
   readonly limits: Limits;
   readonly weights: { readonly kind: "pack" } | { readonly kind: "synthetic"; readonly seed: number };
   /** A table of measurements, `none`, or null for what there is for the machine. */
@@ -84,6 +86,7 @@ export async function resolveRequest(input: string, flags: RequestFlags = {}, cw
     arch: request.arch ?? "native",
     activations: request.activations ?? "bf16",
     deterministic: request.deterministic ?? false,
+    decode: request.decode ?? "launches",
     limits: resolveLimits(request, config, place, target),
     weights,
     tuning: pathOf("tuning"),
@@ -146,12 +149,23 @@ function placeOf({ file }: WrittenRequest, flags: RequestFlags, path: string): s
   return flags[key] !== undefined || file === null ? flagOf(path) : `${file}: ${path}`;
 }
 
-function refuseUnsupported({ target, activations, quantization, adapters }: RequestFile, place: (key: string) => string): void {
+function refuseUnsupported(
+  { target, activations, deterministic, decode, quantization, adapters }: RequestFile,
+  place: (key: string) => string,
+): void {
   const refuse = (key: string, message: string, hint: string): never => {
     throw new Diagnostic({ code: `request-${key}-unsupported`, kind: "unsupported", message, place: place(key), hint });
   };
   if (target === "cuda" && activations === "f32")
     refuse("activations", "found f32 with target cuda, expected bf16", "leave activations out: GPU kernels read bf16, and add in f32");
+  if (decode === "persistent" && target !== "cuda")
+    refuse(
+      "decode",
+      "found persistent, expected launches for a CPU",
+      "leave decode out: on a CPU a step is one call of each thread anyway",
+    );
+  if (decode === "persistent" && deterministic)
+    refuse("decode", "found persistent with deterministic", "leave one out: a step in one launch sums in an order of its own");
   if (quantization !== undefined && quantization !== null)
     refuse("quantization", "found a quantization, expected null", "leave it out: weights stay bf16");
   if (adapters !== undefined && adapters.length > 0)

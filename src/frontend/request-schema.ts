@@ -15,6 +15,7 @@ export interface RequestFile {
   readonly activations?: "bf16" | "f32";
   readonly quantization?: Json;
   readonly deterministic?: boolean;
+  readonly decode?: "launches" | "persistent";
   readonly limits?: { readonly [K in LimitName]?: number };
   readonly weights?: string;
   readonly adapters?: readonly string[];

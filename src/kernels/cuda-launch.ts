@@ -34,6 +34,8 @@ export interface CudaLaunch {
   readonly cluster?: number;
   /** Blocks that one multiprocessor must be able to hold, for `__launch_bounds__`. */
   readonly blocksPerMultiprocessor?: number;
+  /** Blocks that wait for one another, so all must run at once: its whole grid, one a multiprocessor. */
+  readonly resident?: number;
   readonly maps?: readonly TensorMap[];
   /** Of a kernel in Triton: how deep its loads are pipelined. Such kernels take two pointers more, to memory that none of ours wants. */
   readonly triton?: { readonly stages: number };

@@ -235,6 +235,8 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
       if (s.capabilities[static_cast<size_t>(s.current)].first < 9) return refuse("clusters on a GPU that has none");
     } else if (attribute.id == launch_programmatic) {
       if (s.capabilities[static_cast<size_t>(s.current)].first < 9) return refuse("a programmatic launch on a GPU that has none");
+    } else if (attribute.id == launch_cooperative) {
+      if (uint64_t{config->grid[0]} * config->grid[1] * config->grid[2] > 132) return refuse("more blocks than can run at once");
     } else {
       return refuse("an attribute that is not known");
     }

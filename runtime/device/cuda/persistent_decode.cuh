@@ -20,7 +20,7 @@
 // Launch: blocks of Persistent<p>::threads threads, Persistent<p>::shared_bytes of dynamic shared memory, cooperative: blocks wait for one another, so all
 // must run at once, one a multiprocessor. The cooperative attribute makes the driver start all or none, whatever else is on the device (another
 // engine, another stream); a device with fewer multiprocessors than blocks is refused by the launch. No programmatic dependence.
-// Workspace: Persistent<p>::workspace_bytes, aligned to 256, all bytes 0xff before the first launch; launches that share it follow one another.
+// Workspace: Persistent<p>::workspace_bytes, aligned to 256, zero before the first launch; launches that share it follow one another.
 // sm_90 and later. Reference ops: those of a decode step.
 #pragma once
 
@@ -45,6 +45,7 @@ struct PersistentDecode {
   KvAppend cache;
   int group;  // gate and up come in turns of that many rows
   float eps;
+  float scale;  // of scores
   int spatial_pairs = 0;
   int tokens = 1;           // most sequences of a step: 1, 2, 4 or 8
   int halves = 1;           // 2: a stage is half as large
@@ -69,32 +70,30 @@ struct PersistentLayer {
   Bf16* kv;
 };
 
+// Pointers only: a launch's arguments are this struct, in this order.
 template <int layers>
-struct PersistentModel {
-  PersistentLayer layer[layers];
-  const Bf16* embedding;  // [vocab, hidden]
-  const Bf16* norm;
-  const Bf16* head;       // [vocab, hidden]
-};
-
-// What the host writes before a step, and what a step leaves.
-struct PersistentStep {
-  const Step* step;
+struct PersistentArguments {
   const int32_t* ids;
   const int32_t* positions;    // [S, 3]
   const int32_t* slots;        // [S]
   const int32_t* block_table;  // [S, step->block_stride]
   const int32_t* context;      // [S], the new entry included
-  float scale;                 // of scores
   float* logits;               // [S, vocab]
   int32_t* next;               // [S]
+  const Bf16* embedding;       // [vocab, hidden]
+  const Bf16* norm;
+  const Bf16* head;            // [vocab, hidden]
+  PersistentLayer layer[layers];
 };
 
 // --- data that says whether it is there ---------------------------------------------------------------------------------
 
-// A word of the exchange is `absent` until it is written, and written once a step. Nothing that is computed is this word: a NaN that an instruction makes is
-// 0x7fffffff, as bf16 0x7fff. A step uses one of two sets and makes the other absent for the step that follows; the end of a launch orders the two.
-constexpr uint32_t absent = 0xffffffff;
+// A word of the exchange is `absent` until it is written, and written once a step. A step uses one of two sets and clears the other for the step that follows;
+// the end of a launch orders the two. What is published is never this word: of two zeros the publisher makes two negative ones, which products and
+// sums take for the same.
+constexpr uint32_t absent = 0;
+ERN_DEVICE uint32_t present(uint32_t pair) { return pair == absent ? 0x80008000u : pair; }
+ERN_DEVICE uint32_t present(float value) { return value == 0 ? 0x80000000u : __float_as_uint(value); }
 
 ERN_DEVICE uint4 load_relaxed4(const uint32_t* at) {
   uint4 v;
@@ -113,9 +112,10 @@ ERN_DEVICE uint32_t load_relaxed(const uint32_t* at) {
 }
 ERN_DEVICE void store_relaxed(uint32_t* at, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory"); }
 
-// A value with a tag that is its own for each use, in one access of 8 bytes: for what is too large to have a place a layer.
-ERN_DEVICE void store_tagged(uint64_t* at, float v, uint32_t tag) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(at), "l"(static_cast<uint64_t>(tag) << 32 | __float_as_uint(v)) : "memory");
+// Two values, each with a tag that is its own for each use in one access of 8 bytes: for what is too large to have a place a layer.
+ERN_DEVICE void store_tagged(uint64_t* at, float a, float b, uint32_t tag) {
+  const uint64_t high = static_cast<uint64_t>(tag) << 32;
+  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(at), "l"(high | __float_as_uint(a)), "l"(high | __float_as_uint(b)) : "memory");
 }
 struct TaggedPair {
   float value[2];
@@ -127,7 +127,9 @@ ERN_DEVICE TaggedPair load_tagged(const uint64_t* at, uint32_t tag) {
   return {{__uint_as_float(static_cast<uint32_t>(a)), __uint_as_float(static_cast<uint32_t>(b))}, (a >> 32) == tag && (b >> 32) == tag};
 }
 
-ERN_DEVICE uint32_t largest(const uint4& v) { return max(max(v.x, v.y), max(v.z, v.w)); }
+// Whether any of them is absent shows in the least.
+ERN_DEVICE uint32_t least(const uint4& v) { return min(min(v.x, v.y), min(v.z, v.w)); }
+constexpr uint32_t all_there = 0xffffffff;
 
 // --- the kernel -----------------------------------------------------------------------------------------------------------
 
@@ -169,9 +171,10 @@ struct Persistent {
     static constexpr int64_t best = act + p.layers * act_each;  // {value, id} of each block, for each token
     static constexpr int64_t words = ceil_div(best + int64_t{tokens} * blocks * 2, 64) * 64;
   };
-  // Parts of attention over long contexts, tagged: [block][head of kv][head_dim], and the peak and the mass of each.
-  static constexpr int64_t parts_words = int64_t{blocks} * 8 * head_dim * 2, peaks_words = int64_t{blocks} * 8 * 4, header_words = 64;
-  static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + peaks_words + 2 * Exchange::words);
+  // Parts of attention over long contexts, tagged: [block][head of kv][warp], each 16 dims and, in a line of their own, what they are relative to and their mass.
+  static constexpr int part = 32;  // of 8 bytes
+  static constexpr int64_t parts_words = int64_t{blocks} * 8 * warps * part * 2, header_words = 64;
+  static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + 2 * Exchange::words);
 
   static constexpr int chunk = 16 * warps, most_slots = 128;
   struct Shared {
@@ -180,23 +183,23 @@ struct Persistent {
     float sums[2][warps][most_rows][tokens];
     float squares[2][warps][tokens];               // of what each warp's k belongs to
     float peak[warps][8], mass[warps][8];
+    alignas(16) Bf16 query[8][head_dim + 32];      // a pitch free of bank conflicts
     uint32_t chance[warps][2][warp_size];          // softmax of 16 entries each, not yet divided, as operands
     Best row_best[tokens][16];
     int32_t slots[most_slots];                     // of every 16 entries that this block attends to
-    uint32_t epoch;
   };
   static constexpr int kv_bytes = 2 * chunk * head_dim * 2;  // keys, then values of a chunk
   static constexpr int shared_bytes = ring_bytes + kv_bytes + static_cast<int>(sizeof(Shared));
   static_assert(shared_bytes <= 227 * 1024, "fewer stages");
 
-  const PersistentModel<p.layers>& model;
-  const PersistentStep& io;
+  const Step* const step;
+  const PersistentArguments<p.layers>& given;
   const RopeFrequencies<head_dim>& frequencies;
   unsigned char* const ring;
   unsigned char* const kv_chunk;
   Shared& shared;
   uint32_t* exchange;                    // this step's set
-  uint64_t *parts, *peaks;
+  uint64_t* parts;
   uint32_t first_tag;
   const int block = static_cast<int>(blockIdx.x), lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   const uint32_t never = threadIdx.x / threads;  // 0, which the compiler doesn't know
@@ -261,7 +264,7 @@ struct Persistent {
   ERN_DEVICE void copy_all() {
     if (lane != 0) return;
     for (int l = 0; l < p.layers; ++l) {
-      const PersistentLayer& layer = model.layer[l];
+      const PersistentLayer& layer = given.layer[l];
       const Share qkv = share(qkv_groups, l), up = share(up_pairs, l);
       for (int i = 0; i < qkv.count; ++i) copy_group(layer.qkv, (qkv.first + i) * rows, hidden);
       copy_group(layer.o, block * rows, q_width);
@@ -273,7 +276,7 @@ struct Persistent {
       copy_group(layer.down, block * rows, p.ffn);
     }
     const Share head = share(head_groups, 0);
-    for (int i = 0; i < head.count; ++i) copy_group(model.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way, 0);
+    for (int i = 0; i < head.count; ++i) copy_group(given.head, static_cast<int64_t>(head.first + i) * rows, hidden, p.head_under_way, 0);
   }
 
   // --- the multiplying warps ---
@@ -324,8 +327,9 @@ struct Persistent {
   }
 
   // This warp's k of all rows of an activation, as operands, when they are there.
-  template <int k, int words>
-  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines) const {
+  // `ask` brings what else is wanted, with the last of it.
+  template <int k, int words, class Ask>
+  ERN_DEVICE void poll_operands(uint4 (&x)[k / (warps * k_block)], const uint32_t* lines, const Ask& ask) const {
     constexpr int each = k / (warps * k_block);
     const uint32_t* const at = lines + (warp * (k / warps / rows) + quad) * words + group * 4;
     const bool mine = group < count;
@@ -335,18 +339,19 @@ struct Persistent {
     if constexpr (!p.eager) {
       for (;; count_spin(spins)) {
         if (mine) x[each - 1] = load_relaxed4(at + (each - 1) * 4 * words);
-        if (!__any_sync(~0u, largest(x[each - 1]) == absent)) break;
+        if (!__any_sync(~0u, mine && least(x[each - 1]) == absent)) break;
       }
     }
     for (;; count_spin(spins)) {
-      uint32_t top = 0;
+      uint32_t low = all_there;
       if (mine) {
 #pragma unroll
         for (int i = 0; i < (p.eager ? each : each - 1); ++i) x[i] = load_relaxed4(at + i * 4 * words);
       }
+      ask();
 #pragma unroll
-      for (int i = 0; i < each; ++i) top = max(top, largest(x[i]));
-      if (!__any_sync(~0u, top == absent)) break;
+      for (int i = 0; i < each; ++i) low = min(low, least(x[i]));
+      if (!__any_sync(~0u, mine && low == absent)) break;
     }
   }
 
@@ -357,17 +362,17 @@ struct Persistent {
   ERN_DEVICE void ask_squares(Squares& squares, const uint32_t* lines) const {
 #pragma unroll
     for (int i = 0; i < hidden / (warps * k_block); ++i) {
-      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0;
+      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0x80000000u;
     }
   }
   // Their sum over this warp's k, of token `group`, for the finishing warps, with the sums of the product that follows.
   ERN_DEVICE void put_squares(Squares& squares, const uint32_t* lines, int norm) {
     float sum = 0;
     for (int64_t spins = 0;; count_spin(spins)) {
-      uint32_t top = 0;
+      uint32_t low = all_there;
 #pragma unroll
-      for (uint32_t of : squares.of) top = max(top, of);
-      if (!__any_sync(~0u, top == absent)) break;
+      for (uint32_t of : squares.of) low = min(low, of);
+      if (!__any_sync(~0u, low == absent)) break;
       ask_squares(squares, lines);
     }
 #pragma unroll
@@ -416,10 +421,11 @@ struct Persistent {
     constexpr int each = k / (warps * k_block);
     uint4 x[each];
     ERN_STAMP(what + 1, layer);
-    poll_operands<k, normed ? x_line : line>(x, lines);
-    ERN_STAMP(what + 2, layer);
     Squares squares;
-    if (normed) ask_squares(squares, lines);
+    poll_operands<k, normed ? x_line : line>(x, lines, [&] {
+      if (normed) ask_squares(squares, lines);
+    });
+    ERN_STAMP(what + 2, layer);
     multiply<most, each>(w, x, groups, [&] {
       if (normed) put_squares(squares, lines, norm);
     });
@@ -444,21 +450,21 @@ struct Persistent {
   // Shares of a sequence that have an entry.
   ERN_DEVICE int all_shares() const { return blocks / (count * kv_heads); }
   ERN_DEVICE int shares_of(int sequence) const {
-    const int chunks = (io.context[sequence] + chunk - 1) / chunk, all = all_shares();
+    const int chunks = (given.context[sequence] + chunk - 1) / chunk, all = all_shares();
     return chunks < all ? chunks : all;
   }
 
-  ERN_DEVICE int32_t slot_of(int entry) const { return io.block_table[static_cast<int64_t>(unit.sequence) * io.step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
+  ERN_DEVICE int32_t slot_of(int entry) const { return given.block_table[static_cast<int64_t>(unit.sequence) * step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
   // Of the 16 entries from `tile` of a chunk, this block's chunk number `turn`.
   ERN_DEVICE int32_t slot_at(int turn, int tile) const {
     const int i = turn * warps + tile;
     return i < most_slots ? shared.slots[i] : slot_of((unit.rank + turn * unit.shares) * chunk + tile * 16);
   }
 
-  // Every thread calls it.
+  // The warps that multiply.
   ERN_DEVICE void choose_unit() {
     int longest = 0;
-    for (int i = 0; i < count; ++i) longest = max(longest, io.context[i]);
+    for (int i = 0; i < count; ++i) longest = max(longest, given.context[i]);
     whole = longest <= p.whole_context;
     if (whole) {
       const int spread = blocks / (count * heads), at = block / spread;
@@ -468,8 +474,8 @@ struct Persistent {
       if (at < count * kv_heads && rank < shares_of(at / kv_heads)) unit = {at / kv_heads, at % kv_heads * heads_of_kv, heads_of_kv, rank, shares_of(at / kv_heads), 0};
     }
     if (unit.taken == 0) return;
-    unit.known = io.context[unit.sequence] - 1;
-    for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += threads) {
+    unit.known = given.context[unit.sequence] - 1;
+    for (int i = static_cast<int>(threadIdx.x); i < most_slots; i += warps * warp_size) {
       const int entry = (unit.rank + i / warps * unit.shares) * chunk + i % warps * 16;
       shared.slots[i] = entry <= unit.known ? slot_of(entry) : 0;
     }
@@ -486,15 +492,18 @@ struct Persistent {
 
   // Starts the copies of this warp's 16 entries of a chunk; zeros where there are none yet. For the first chunk long before it is needed: entries of earlier
   // steps stand still.
-  ERN_DEVICE void fetch_chunk(int layer, int turn) {
+  // Part 0, 1 or 2 of 3, or all (-1): where every block fetches one, all at once would keep activations waiting.
+  ERN_DEVICE void fetch_chunk(int layer, int turn, int part) {
     const int lane = again(this->lane), warp = again(this->warp);
     const int first = (unit.rank + turn * unit.shares) * chunk + warp * 16, kv_head = unit.first_head / heads_of_kv;
-    const KvCache<p.cache> cache{model.layer[layer].kv};
+    const KvCache<p.cache> cache{given.layer[layer].kv};
     const int32_t slot = slot_at(turn, warp);
     const Bf16 *const keys = cache.key(slot, kv_head, 0), *const values = cache.value(slot, kv_head, 0);
-    constexpr int pieces = head_dim / 8;
+    constexpr int pieces = head_dim / 8, turns = 16 * pieces / warp_size;
+    const int begin = part < 0 ? 0 : turns * part / 3, end = part < 0 ? turns : turns * (part + 1) / 3;
 #pragma unroll
-    for (int i = 0; i < 16 * pieces / warp_size; ++i) {
+    for (int i = 0; i < turns; ++i) {
+      if (i < begin || i >= end) continue;
       const int at = i * warp_size + lane, entry = at / pieces, piece = at % pieces, bytes = first + entry < unit.known ? 16 : 0;
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(key_at(warp * 16 + entry, piece))), "l"(keys + at * 8), "r"(bytes) : "memory");
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(value_at(warp * 16 + entry, piece))), "l"(values + at * 8), "r"(bytes) : "memory");
@@ -507,19 +516,18 @@ struct Persistent {
     const int lane = again(this->lane), warp = again(this->warp), group = lane / 4, quad = lane % 4;
     const int kv_head = unit.first_head / heads_of_kv, known = unit.known;
     const uint32_t* const lines = exchange + Exchange::qkv + layer * Exchange::qkv_each + unit.sequence * 4;
-    const uint32_t* const q = lines + ((unit.first_head + group) * head_lines + quad) * line;
+    const uint32_t* const q = lines + ((unit.first_head + warp) * head_lines + lane / 2) * line + lane % 2 * 2;  // of head `warp`, 4 dims
     const uint32_t* const fresh_key = lines + ((heads + kv_head) * head_lines + quad) * line;
     const uint32_t* const fresh_value = lines + ((heads + kv_heads + kv_head) * head_lines + warp * 2 + group / 4) * line + group % 4;
-    const float to_base2 = io.scale * log2_e;
+    const float to_base2 = p.scale * log2_e;
 
     uint4 query[k_blocks];
-#pragma unroll
-    for (int b = 0; b < k_blocks; ++b) query[b] = {0, 0, 0, 0};
     Attended out{{0, 0, 0, 0}, {-__builtin_inff(), -__builtin_inff()}, {0, 0}};
     for (int turn = 0, first = unit.rank * chunk; first <= known; ++turn, first += unit.shares * chunk) {
+      ERN_STAMP(19, layer);
       if (turn > 0) {
         meet_warps();  // the chunk before has been read
-        fetch_chunk(layer, turn);
+        fetch_chunk(layer, turn, -1);
       }
       asm volatile("cp.async.wait_all;" ::: "memory");
       __syncwarp();
@@ -533,30 +541,36 @@ struct Persistent {
       }
       // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
       const int newest = known - first;
-      uint32_t word = 0;
-      const bool ask = turn == 0 && group < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
+      uint32_t word = 0;  // of the new value: this warp's dims
+      const bool ask = turn == 0 && warp < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
       if (turn == 0 || here) {
+        uint2 four{0, 0};
         for (int64_t spins = 0;; count_spin(spins)) {
-          uint32_t top = 0;
-          if (ask) {
-#pragma unroll
-            for (int b = 0; b < k_blocks; ++b) query[b] = load_relaxed4(q + b * 4 * line);
-          }
-          if (here) word = load_relaxed(fresh_value);
+          uint32_t least_word = all_there;
+          if (ask) four = load_relaxed2(q), least_word = min(four.x, four.y);
+          if (here) word = load_relaxed(fresh_value), least_word = min(least_word, word);
           if (low) {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) key_low[b] = load_relaxed4(fresh_key + b * 4 * line);
+#pragma unroll
+            for (int b = 0; b < k_blocks; ++b) least_word = min(least_word, least(key_low[b]));
           }
           if (high) {
 #pragma unroll
             for (int b = 0; b < k_blocks; ++b) key_high[b] = load_relaxed4(fresh_key + b * 4 * line);
-          }
-          top = word;
 #pragma unroll
-          for (int b = 0; b < k_blocks; ++b) top = max(top, max(ask ? largest(query[b]) : 0, low ? largest(key_low[b]) : high ? largest(key_high[b]) : 0));
-          if (!__any_sync(~0u, top == absent)) break;
+            for (int b = 0; b < k_blocks; ++b) least_word = min(least_word, least(key_high[b]));
+          }
+          if (!__any_sync(~0u, least_word == absent)) break;
+        }
+        if (turn == 0) {
+          *reinterpret_cast<uint2*>(&shared.query[warp][lane * 4]) = four;  // zeros where there is no head
+          meet_warps();
+#pragma unroll
+          for (int b = 0; b < k_blocks; ++b) query[b] = *reinterpret_cast<const uint4*>(&shared.query[group][b * k_block + quad * lane_k]);
         }
       }
+      ERN_STAMP(20, layer);
       float score[2][4] = {};
 #pragma unroll
       for (int b = 0; b < k_blocks; ++b) mma_block(score[b % 2], key_low[b], key_high[b], query[b]);
@@ -581,6 +595,7 @@ struct Persistent {
         const float2 other = *reinterpret_cast<const float2*>(shared.peak[i] + 2 * quad);
         top[0] = fmaxf(top[0], other.x), top[1] = fmaxf(top[1], other.y);
       }
+      ERN_STAMP(21, layer);
       float of[4], mass[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -597,6 +612,7 @@ struct Persistent {
         const float shrink = exp2f(out.peak[h] - top[h]);
         out.peak[h] = top[h], out.mass[h] *= shrink, out.acc[h] *= shrink, out.acc[2 + h] *= shrink;
       }
+      ERN_STAMP(22, layer);
       float more[4] = {};
 #pragma unroll
       for (int t = 0; t < warps; ++t) {
@@ -617,10 +633,10 @@ struct Persistent {
   // Into all copies.
   static ERN_DEVICE void publish(uint32_t* to, int64_t copy, uint32_t word) {
 #pragma unroll
-    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);
+    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);  // present
   }
   ERN_DEVICE void publish_attended(int layer, int sequence, int head, int dim, uint32_t word) const {  // dims dim and dim + 1
-    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, word);
+    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, present(word));
   }
   ERN_DEVICE int own_copy() const { return block % copies; }
 
@@ -633,12 +649,9 @@ struct Persistent {
       for (int h = 0; h < 2; ++h) {
         const int column = 2 * quad + h;
         if (whole || column >= heads_of_kv) continue;
-        uint64_t* const to = parts + (static_cast<int64_t>(block) * 8 + column) * head_dim + warp * 16 + 2 * group;
-        store_tagged(to, a.acc[h], tag), store_tagged(to + 1, a.acc[2 + h], tag);
-        if (warp == 0 && group == 0) {
-          uint64_t* const peak = peaks + (block * 8 + column) * 2;
-          store_tagged(peak, a.peak[h], tag), store_tagged(peak + 1, a.mass[h], tag);
-        }
+        uint64_t* const to = parts + ((block * 8 + column) * warps + warp) * part;
+        store_tagged(to + 2 * group, a.acc[h], a.acc[2 + h], tag);
+        if (group == 0) store_tagged(to + 16, a.peak[h], a.mass[h], tag);
       }
     }
     if (whole) return;
@@ -650,10 +663,10 @@ struct Persistent {
       const int shares = item < count * pairs ? shares_of(sequence) : 0, unit_block = (sequence * kv_heads + head / heads_of_kv) * all;
       float peak = -__builtin_inff(), mass = 0, sum[2] = {0, 0};
       for (int i = lane % across; i < shares; i += across) {
-        const int64_t from = static_cast<int64_t>(unit_block + i) * 8 + head % heads_of_kv;
+        const uint64_t* const from = parts + (((unit_block + i) * 8 + head % heads_of_kv) * warps + dim / 16) * part;
         TaggedPair of, value;
         for (int64_t spins = 0;; count_spin(spins)) {
-          of = load_tagged(peaks + from * 2, tag), value = load_tagged(parts + from * head_dim + dim, tag);
+          of = load_tagged(from + 16, tag), value = load_tagged(from + dim % 16, tag);
           if (of.there && value.there) break;
         }
         const float top = fmaxf(peak, of.value[0]), before = exp2f(peak - top), now = exp2f(of.value[0] - top);
@@ -677,9 +690,16 @@ struct Persistent {
   ERN_DEVICE const uint32_t* x_lines(int norm) const { return exchange + Exchange::x + norm * Exchange::x_each + own_copy() * Exchange::x_copy; }
 
   ERN_DEVICE void multiply_all() {
-    if (unit.taken > 0) fetch_chunk(0, 0);
+    if (unit.taken > 0) fetch_chunk(0, 0, 0), fetch_chunk(0, 0, 1);
     for (int l = 0; l < p.layers; ++l) {
-      take_and_multiply<hidden, qkv_most, true>(x_lines(2 * l), share(qkv_groups, l).count, 2 * l, l, 0);
+      {
+        const int groups = share(qkv_groups, l).count;
+        uint4 w[qkv_most][hidden / (warps * k_block)];
+        ERN_STAMP(0, l);
+        take_groups<hidden, qkv_most>(w, groups);
+        if (unit.taken > 0) fetch_chunk(l, 0, 2);
+        product<hidden, qkv_most, true>(w, x_lines(2 * l), groups, 2 * l, l, 0);
+      }
       uint4 w[1][q_width / (warps * k_block)];
       take_groups<q_width, 1>(w, 1);
       ERN_STAMP(4, l);
@@ -688,16 +708,16 @@ struct Persistent {
       product<q_width, 1, false>(w, exchange + Exchange::attended + l * Exchange::attended_each + own_copy() * Exchange::attended_copy, 1, -1, l, 5);
       take_and_multiply<hidden, 2 * up_most, true>(x_lines(2 * l + 1), 2 * share(up_pairs, l).count, 2 * l + 1, l, 9);
       // All of this block's warps are done with the chunk: what `up` multiplied came after their part of o, and that after attention.
-      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0);
+      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0, 0);
       take_and_multiply<p.ffn, 1, false>(exchange + Exchange::act + l * Exchange::act_each + own_copy() * Exchange::act_copy, 1, -1, l, 13);
+      if (unit.taken > 0 && l + 1 < p.layers) fetch_chunk(l + 1, 0, 1);
     }
     constexpr int each = hidden / (warps * k_block);
     uint4 x[each];
     Squares squares;
     const uint32_t* const lines = x_lines(2 * p.layers);
     ERN_STAMP(17, p.layers - 1);
-    poll_operands<hidden, x_line>(x, lines);
-    ask_squares(squares, lines);
+    poll_operands<hidden, x_line>(x, lines, [&] { ask_squares(squares, lines); });
     put_squares(squares, lines, 2 * p.layers);
     const int groups = share(head_groups, 0).count;
     for (int i = 0; i < groups; i += 2) {
@@ -752,24 +772,24 @@ struct Persistent {
     float square = x * x;
     const float scaled = x * weight, other = __shfl_xor_sync(~0u, scaled, 1);
     uint32_t* const to = exchange + Exchange::x + norm * Exchange::x_each + block * x_line;
-    if (valid && row % 2 == 0) publish(to + token * 4 + row / 2, Exchange::x_copy, pack_bf16(scaled, other));
+    if (valid && row % 2 == 0) publish(to + token * 4 + row / 2, Exchange::x_copy, present(pack_bf16(scaled, other)));
 #pragma unroll
     for (int mask = 1; mask < rows; mask *= 2) square += __shfl_xor_sync(~0u, square, mask);
-    if (valid && row == 0) publish(to + tokens * 4 + token, Exchange::x_copy, __float_as_uint(square));
+    if (valid && row == 0) publish(to + tokens * 4 + token, Exchange::x_copy, present(square));
   }
 
   ERN_DEVICE void finish_qkv(int layer) {
     const Share own = share(qkv_groups, layer);
     constexpr int turns = turns_of(qkv_most * rows);
-    const KvCache<p.cache> cache{model.layer[layer].kv};
+    const KvCache<p.cache> cache{given.layer[layer].kv};
     uint32_t* const to = exchange + Exchange::qkv + layer * Exchange::qkv_each;
     Turn angle[turns];
     int32_t slot[turns];
     const auto fetch = [&](int row, int token, int turn) {
       const int column = own.first * rows + row, pair = column % head_dim / 2;
       angle[turn] = {1, 0};
-      if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(io.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
-      slot[turn] = io.slots[token];
+      if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(given.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
+      slot[turn] = given.slots[token];
     };
     finish<turns>(own.count * rows, fetch, [&](int row, int token, int turn, bool valid, const auto& sum) {
       const int column = own.first * rows + row;
@@ -777,7 +797,7 @@ struct Persistent {
       if (!valid || row % 2 != 0) return;
       const Turn a = angle[turn];
       const uint32_t word = pack_bf16(mine * a.cosine - other * a.sine, other * a.cosine + mine * a.sine);
-      store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, word);
+      store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, present(word));
       const int head = column / head_dim - heads, dim = column % head_dim;
       if (head >= 0) *reinterpret_cast<uint32_t*>(head < kv_heads ? cache.key(slot[turn], head, dim) : cache.value(slot[turn], head - kv_heads, dim)) = word;
     });
@@ -803,7 +823,7 @@ struct Persistent {
         [&](int row, int token, int, bool valid, const auto& sum) {
           const int at = row / 8 * 16 + row % 8;
           const float factor = scale(2 * layer + 1, token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor), other = __shfl_xor_sync(~0u, mine, 1);
-          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, pack_bf16(mine, other));
+          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, present(pack_bf16(mine, other)));
         });
   }
 
@@ -821,7 +841,7 @@ struct Persistent {
             if (!valid || first * rows + row >= own.count * rows) return;
             const int column = (own.first + first) * rows + row;
             const float value = sum(row) * scale(2 * p.layers, token);
-            io.logits[static_cast<int64_t>(token) * p.vocab + column] = value;
+            given.logits[static_cast<int64_t>(token) * p.vocab + column] = value;
             if (value > best[turn].value) best[turn] = {value, column};
           });
     }
@@ -836,7 +856,7 @@ struct Persistent {
       Best top = no_best();
       for (int i = 0; i < height; ++i) top = better(top, shared.row_best[thread][i]);
       uint32_t* const to = all + (thread * blocks + block) * 2;
-      store_relaxed(to, __float_as_uint(top.value)), store_relaxed(to + 1, static_cast<uint32_t>(top.id));
+      store_relaxed(to, present(top.value)), store_relaxed(to + 1, static_cast<uint32_t>(top.id) + 1);
     }
     if (block != 0) return;
     for (int token = warp - warps; token < count; token += finishers) {
@@ -844,11 +864,11 @@ struct Persistent {
       for (int i = lane; i < blocks; i += warp_size) {
         const uint32_t* const from = all + (token * blocks + i) * 2;
         const float value = __uint_as_float(poll(from));
-        top = better(top, {value, static_cast<int32_t>(poll(from + 1))});
+        top = better(top, {value, static_cast<int32_t>(poll(from + 1) - 1)});
       }
       __syncwarp();
       top = warp_best(top);
-      if (lane == 0) io.next[token] = id_of(top);
+      if (lane == 0) given.next[token] = id_of(top);
     }
   }
   static ERN_DEVICE void meet_finishers() { asm volatile("bar.sync 2, %0;" ::"n"(finish_threads) : "memory"); }
@@ -860,60 +880,43 @@ struct Persistent {
       const bool valid = token < count;
       float weight = 0;
       if (valid) {
-        x = to_float(model.embedding[static_cast<int64_t>(io.ids[token]) * hidden + block * rows + row]);
-        weight = to_float(model.layer[0].attention_norm[block * rows + row]);
+        x = to_float(given.embedding[static_cast<int64_t>(given.ids[token]) * hidden + block * rows + row]);
+        weight = to_float(given.layer[0].attention_norm[block * rows + row]);
       }
       publish_x(0, row, token, valid, x, weight);
     }
     for (int l = 0; l < p.layers; ++l) {
       finish_qkv(l);
-      finish_residual(2 * l + 1, model.layer[l].ffn_norm, x);
+      finish_residual(2 * l + 1, given.layer[l].ffn_norm, x);
       finish_up(l);
-      finish_residual(2 * l + 2, l + 1 < p.layers ? model.layer[l + 1].attention_norm : model.norm, x);
+      finish_residual(2 * l + 2, l + 1 < p.layers ? given.layer[l + 1].attention_norm : given.norm, x);
     }
     finish_head();
   }
 
   // --- all of it ---
 
-  ERN_DEVICE Persistent(const PersistentModel<p.layers>& m, const PersistentStep& s, const RopeFrequencies<head_dim>& f, uint32_t* workspace, unsigned char* memory)
-      : model(m), io(s), frequencies(f), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
+  ERN_DEVICE Persistent(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<head_dim>& frequencies, uint32_t* workspace, unsigned char* memory)
+      : step(step), given(arguments), frequencies(frequencies), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < p.stages; ++i) shared.full[i].init(1), shared.empty[i].init(warps);
       for (int i = 0; i < 2; ++i) shared.sums_full[i].init(warps), shared.sums_empty[i].init(finishers);
       fence_barriers();
-      shared.epoch = load_relaxed(workspace) + 1;
     }
     __syncthreads();
-    const uint32_t epoch = shared.epoch;
-    parts = reinterpret_cast<uint64_t*>(workspace + header_words), peaks = parts + parts_words / 2;
-    uint32_t* const sets = workspace + header_words + parts_words + peaks_words;
-    exchange = sets + (epoch & 1 ? Exchange::words : 0);
-    first_tag = epoch * p.layers;
-    count = io.step->sequences;
-    choose_unit();
-    __syncthreads();
-    uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
-    const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
-    const auto clear = [&](int64_t from, int64_t to, int step, int used) {
-      for (int64_t i = from + thread * step; i < to; i += all * step) {
-        for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
-      }
-    };
-    if (warp != warps + finishers) {  // who copies has no time
-      clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
-      clear(Exchange::qkv, Exchange::best, line, tokens * 4);
-      clear(Exchange::best, Exchange::words, 4, 4);
-    }
-    // Registers: the third warpgroup leaves some to those that multiply.
+    // Registers: the third warpgroup leaves some to those that multiply. Who copies starts at once.
     if (warp < warps) {
       asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+      prepare(workspace);
+      choose_unit();
+      meet_warps();
       multiply_all();
     } else {
       asm volatile("setmaxnreg.dec.sync.aligned.u32 88;");
       if (warp == warps + finishers) {
         copy_all();
       } else {
+        const uint32_t epoch = prepare(workspace);
         finish_all();
         // Every block's best is there, so every block has read the epoch.
         if (block == 0) {
@@ -923,12 +926,32 @@ struct Persistent {
       }
     }
   }
+
+  // Finds this step's set and clears the other. All warps but the one that copies.
+  ERN_DEVICE uint32_t prepare(uint32_t* workspace) {
+    const uint32_t epoch = load_relaxed(workspace) + 1;
+    parts = reinterpret_cast<uint64_t*>(workspace + header_words);
+    uint32_t* const sets = workspace + header_words + parts_words;
+    exchange = sets + (epoch & 1 ? Exchange::words : 0);
+    first_tag = epoch * p.layers;
+    count = step->sequences;
+    uint32_t* const other = sets + (epoch & 1 ? 0 : Exchange::words);
+    const int64_t thread = block * (warps + finishers) * warp_size + threadIdx.x, all = blocks * (warps + finishers) * warp_size;
+    const auto clear = [&](int64_t from, int64_t to, int step, int used) {
+      for (int64_t i = from + thread * step; i < to; i += all * step) {
+        for (int j = 0; j < used; j += 4) *reinterpret_cast<uint4*>(other + i + j) = {absent, absent, absent, absent};
+      }
+    };
+    clear(Exchange::x, Exchange::qkv, x_line, tokens * 5);
+    clear(Exchange::qkv, Exchange::best, line, tokens * 4);
+    clear(Exchange::best, Exchange::words, 4, 4);
+    return epoch;
+  }
 };
 
-// `memory`: dynamic shared memory.
 template <PersistentDecode p>
-ERN_DEVICE void persistent_decode(const PersistentModel<p.layers>& model, const PersistentStep& io, const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
-  Persistent<p> all(model, io, frequencies, workspace, product_memory);
+ERN_DEVICE void persistent_decode(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
+  Persistent<p>(step, arguments, frequencies, workspace, product_memory);
 }
 
 }  // namespace ern::cuda

@@ -248,8 +248,12 @@ std::unique_ptr<CudaExecutor::Call> CudaExecutor::make_call(const DeviceFunction
   call.config.shared_bytes = function.shared_bytes;
   call.config.stream = gpu_.stream();
   call.config.attributes = call.attributes;
-  // The first of a step waits for the copy of its inputs, and for the step before it.
-  if (!first && gpu_.programmatic()) {
+  // The first of a step waits for the copy of its inputs, and for the step before it. Blocks that wait for one another start together or not at all.
+  if (function.resident > 0) {
+    LaunchAttribute& attribute = call.attributes[call.config.attribute_count++];
+    attribute.id = launch_cooperative;
+    attribute.value.cooperative = 1;
+  } else if (!first && gpu_.programmatic()) {
     LaunchAttribute& attribute = call.attributes[call.config.attribute_count++];
     attribute.id = launch_programmatic;
     attribute.value.programmatic = 1;

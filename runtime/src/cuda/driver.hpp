@@ -48,7 +48,7 @@ enum FunctionAttribute : int { function_max_threads = 0, function_static_shared 
 
 inline constexpr unsigned stream_non_blocking = 1, event_no_timing = 2, capture_thread_local = 1;
 
-enum LaunchAttributeId : int { launch_cluster = 4, launch_programmatic = 6 };
+enum LaunchAttributeId : int { launch_cooperative = 2, launch_cluster = 4, launch_programmatic = 6 };
 
 // CUlaunchAttribute: an id, padding, and a union of 64 bytes.
 struct LaunchAttribute {
@@ -56,6 +56,7 @@ struct LaunchAttribute {
   char pad[4];
   union {
     char bytes[64];
+    int cooperative;
     int programmatic;
     unsigned cluster[3];
   } value;

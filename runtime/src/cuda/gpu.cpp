@@ -35,6 +35,7 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const DevicePlan& plan) {
     attribute(&gpu.major_, attribute_major);
     attribute(&gpu.minor_, attribute_minor);
     attribute(&gpu.shared_bytes_, attribute_shared_bytes);
+    attribute(&gpu.multiprocessors_, attribute_multiprocessors);
     if (Status status = gpu.check(error, "asking for a GPU's properties"); !status.ok()) return status;
     if (runs(plan, gpu.major_, gpu.minor_)) {
       gpu.device_ = device, gpu.ordinal_ = ordinal, gpu.name_ = name;
@@ -140,6 +141,12 @@ Result<Kernels> Kernels::load(const Gpu& gpu, const DevicePlan& plan) {
                                            " threads and " + std::to_string(wanted) + " bytes of shared memory a block, and " +
                                            gpu.name() + " gives it " + std::to_string(threads) + " and " +
                                            std::to_string(gpu.shared_bytes())};
+    }
+    if (static_cast<int>(function.resident) > gpu.multiprocessors()) {
+      return Status{Code::unsupported, std::string("kernel ") + function.name + " wants " + std::to_string(function.resident) +
+                                           " blocks to run at once, and " + gpu.name() + " has " +
+                                           std::to_string(gpu.multiprocessors()) +
+                                           " multiprocessors; build the package without \"decode\": \"persistent\""};
     }
     if (function.shared_bytes > 0) {
       error = driver.set_function_attribute(found, function_dynamic_shared, static_cast<int>(function.shared_bytes));

@@ -29,6 +29,7 @@ class Gpu {
   // Launches may start while those before them still run.
   bool programmatic() const { return major_ >= 9; }
   int shared_bytes() const { return shared_bytes_; }
+  int multiprocessors() const { return multiprocessors_; }
 
   // Makes the context the calling thread's.
   Status enter() const;
@@ -42,7 +43,7 @@ class Gpu {
  private:
   Gpu() = default;
   const Driver* driver_ = nullptr;
-  int ordinal_ = 0, major_ = 0, minor_ = 0, shared_bytes_ = 0;
+  int ordinal_ = 0, major_ = 0, minor_ = 0, shared_bytes_ = 0, multiprocessors_ = 0;
   Device device_ = 0;
   Context context_ = nullptr;
   Stream stream_ = nullptr;
