@@ -38,7 +38,8 @@ function kernelSection(name: string, kernels: readonly AnyKernel[]): string {
   const template = `templates/${target}/${base}.hbs`;
   const isTriton = kernels[0]?.language === "triton";
   const header = /#include "(device\/c\w+\/[^"]+)"/.exec(readText(template))?.[1];
-  if (!isTriton && (!header || !existsSync(join(ROOT, "runtime", header)))) throw new Error(`${template} includes no kernel header that exists`);
+  if (!isTriton && (!header || !existsSync(join(ROOT, "runtime", header))))
+    throw new Error(`${template} includes no kernel header that exists`);
   const path = `runtime/${header}`;
   const facts = kernels.flatMap((kernel) => [
     `- Computes [${kernel.op}](ops.md#${kernel.op}).`,
