@@ -118,7 +118,7 @@ export function bestRow<F extends Fitting>(
     const choice = fitting.find(({ kernel }) => kernel.op === row.op && kernel.name === row.winner.kernel);
     const params = choice && withTuned(choice, row);
     if (!params) continue;
-    const distance = distanceTo(row, choice.params, rows);
+    const distance = distanceTo(row, choice, rows);
     if (distance <= bestDistance && (distance < bestDistance || !best)) {
       best = { ...choice, params };
       bestDistance = distance;
@@ -140,15 +140,19 @@ function withTuned({ kernel, params }: Fitting, row: TuningRow): KernelParams | 
   return { ...params, ...tuned };
 }
 
-/** Sum of the logarithms of the ratios of sizes; infinite where something that is no size differs. */
-function distanceTo(row: TuningRow, params: KernelParams, rows: number): number {
+/**
+ * Sum of the logarithms of the ratios of sizes; infinite where something that is no size differs. Of a GPU's kernel only rows may differ: whether a tiling
+ * of another problem has room in registers and shared memory nobody knows.
+ */
+function distanceTo(row: TuningRow, { kernel, params }: Fitting, rows: number): number {
   let distance = Math.abs(Math.log(row.rows / rows));
   for (const [operand, layout] of Object.entries(row.layouts)) if (params[`${operand}_layout`] !== layout) return Number.POSITIVE_INFINITY;
   for (const [name, value] of Object.entries(row.problem)) {
     const found = params[name];
     // The problem is the default's; another kernel may not have all of its fields.
     if (found === undefined && row.default && row.default.kernel !== row.winner.kernel) continue;
-    if (typeof value === "number" && typeof found === "number" && value > 0 && found > 0) distance += Math.abs(Math.log(value / found));
+    if (kernel.target === "cpu" && typeof value === "number" && typeof found === "number" && value > 0 && found > 0)
+      distance += Math.abs(Math.log(value / found));
     else if (found !== value) return Number.POSITIVE_INFINITY;
   }
   return distance;

@@ -96,6 +96,8 @@ describe("measured rows of a GPU", () => {
     expect(chosen(4, [few])).toMatchObject({ kernel: "cuda_linear", tile_rows: 16 });
     expect(chosen(8, [sixteen])).toEqual(chosen(8, []));
     expect(chosen(16, [few])).toEqual(chosen(16, []));
+    // Another problem's tiling may not even compile.
+    expect(chosen(8, [{ ...few, problem: { ...few.problem, n: 128 } }])).toEqual(chosen(8, []));
   });
 
   it("that change the order of sums are passed over where bits count", () => {
