@@ -103,7 +103,7 @@ interface Fitting {
 
 /**
  * The fitting kernel with the parameters that the nearest row names; undefined if no row is near. A row says what is faster than its default: where
- * `standard`, the default here, is another kernel, as kernels for few rows are, it says nothing.
+ * `standard`, the default here, is another kernel, as kernels for few rows are, or has other tunables, as after a change to the table, it says nothing.
  */
 export function bestRow<F extends Fitting>(
   table: TuningTable | undefined,
@@ -114,7 +114,7 @@ export function bestRow<F extends Fitting>(
   let best: F | undefined;
   let bestDistance = FARTHEST;
   for (const row of table?.rows ?? []) {
-    if (standard && row.default && row.default.kernel !== standard.kernel.name) continue;
+    if (standard && row.default && !isDefault(row.default, standard)) continue;
     const choice = fitting.find(({ kernel }) => kernel.op === row.op && kernel.name === row.winner.kernel);
     const params = choice && withTuned(choice, row);
     if (!params) continue;
@@ -125,6 +125,14 @@ export function bestRow<F extends Fitting>(
     }
   }
   return best;
+}
+
+/** Whether a row was measured against this; a tunable that there was not yet was at its default. */
+function isDefault({ kernel: name, params: timed }: TimedChoice, { kernel, params }: Fitting): boolean {
+  return (
+    name === kernel.name &&
+    (kernel.tunables ?? []).every((tunable) => (timed[tunable.name] ?? params[tunable.name]) === params[tunable.name])
+  );
 }
 
 /** A row's parameters, if the kernel still has these tunables with these values. One that it did not have yet was at its default. */
