@@ -78,7 +78,9 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
   const passes: readonly Pass[] = [
-    ...fusionsOf(input),
+    ...fusions,
+    cloneBuckets(input.limits),
+    ...bucketFusions,
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
     planWeights((plan) => {
@@ -113,7 +115,8 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
 export function kernelGraphs(input: LowerInput): readonly Graph[] {
   const { deterministic } = input;
   const target = kernelTarget(input);
-  const fused = runPrograms(programsOf(input), fusionsOf(input)).graphs;
+  const fusions = [...fusionPasses(targetOf(input.arch)), cloneBuckets(input.limits), ...(isCudaArch(input.arch) ? BUCKET_PASSES : [])];
+  const fused = runPrograms(programsOf(input), fusions).graphs;
   return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
 }
 
@@ -127,11 +130,6 @@ function programsOf({ config, activations, arch, limits, weights }: LowerInput):
       bounds: programBounds(limits, kind),
     }),
   );
-}
-
-/** From level `model` to `fused`, a program a bucket. */
-function fusionsOf({ arch, limits }: LowerInput): readonly Pass[] {
-  return [...fusionPasses(targetOf(arch)), cloneBuckets(limits), ...(isCudaArch(arch) ? BUCKET_PASSES : [])];
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */
