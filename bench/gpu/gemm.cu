@@ -278,33 +278,29 @@ int main(int argc, char** argv) {
   if (argc > 2) only = argv[2];
   setvbuf(stdout, nullptr, _IOLBF, 0);
   using wide = Tile<128, 256, 4, false, 1>;
-  using wide2 = Tile<128, 256, 4, false, 2>;
   using turns = Tile<128, 128, 6, true, 1>;
   using turns2 = Tile<128, 128, 6, true, 2>;
-  using low2 = Tile<64, 256, 5, true, 2>;
   using five = Tile<128, 160, 6, false, 1>;
-  using five_turns = Tile<128, 160, 6, true, 1>;
   using five_turns2 = Tile<128, 160, 6, true, 2>;
   using seven = Tile<128, 224, 5, false, 1>;
-  using six = Tile<128, 192, 5, false, 1>;
-  using tall2 = Tile<256, 128, 4, false, 2>;
-  check_tiles<wide, wide2, turns, turns2, low2, five_turns, five_turns2, tall2>();
+  using seven2 = Tile<128, 224, 5, false, 2>;
+  using tall5 = Tile<256, 160, 4, false, 1>;
+  using tall52 = Tile<256, 160, 4, false, 2>;
+  check_tiles<wide, turns2, five_turns2, seven2, tall5, tall52>();
   std::printf("checks: %s\n", failures ? "WRONG" : "right");
   if (reps == 0) return failures != 0;
   for (const int rows : {2048, 8192}) {
-    all<2560, 1024, Kind::plain, float, five, five_turns, turns>("0.3B qkv", rows, reps);
-    all<1024, 2048, Kind::residual, float, turns, turns2, five_turns>("0.3B o", rows, reps);
-    all<1024, 2048, Kind::plain, float, turns>("0.3B o", rows, reps);
-    all<6144, 1024, Kind::swiglu, Bf16, wide, wide2, turns>("0.3B gate|up", rows, reps);
-    all<1024, 3072, Kind::residual, float, turns, turns2>("0.3B down", rows, reps);
-    all<3584, 2560, Kind::plain, float, seven, wide, five_turns>("21B qkv", rows, reps);
-    all<3584, 2560, Kind::plain, Bf16, seven>("21B qkv", rows, reps);
-    all<2560, 2560, Kind::residual, float, five_turns, five_turns2, five, turns>("21B o", rows, reps);
-    all<2560, 2560, Kind::plain, float, five_turns, five>("21B o", rows, reps);
-    all<6144, 2560, Kind::swiglu, Bf16, wide, wide2, six>("21B shared up", rows, reps);
-    all<2560, 3072, Kind::residual, float, five_turns, five_turns2, five>("21B shared", rows, reps);
+    all<2560, 1024, Kind::plain, float, five, tall5, tall52>("0.3B qkv", rows, reps);
+    all<1024, 2048, Kind::residual, float, turns, turns2, tall52>("0.3B o", rows, reps);
+    all<6144, 1024, Kind::swiglu, Bf16, wide, turns>("0.3B gate|up", rows, reps);
+    all<1024, 3072, Kind::residual, float, turns2, tall52>("0.3B down", rows, reps);
+    all<3584, 2560, Kind::plain, float, seven, seven2, tall52>("21B qkv", rows, reps);
+    all<2560, 2560, Kind::residual, float, five_turns2, tall5, tall52>("21B o", rows, reps);
+    all<2560, 2560, Kind::plain, Bf16, tall5, tall52>("21B o", rows, reps);
+    all<6144, 2560, Kind::swiglu, Bf16, wide>("21B shared up", rows, reps);
+    all<2560, 3072, Kind::residual, float, five_turns2, tall5, tall52>("21B shared", rows, reps);
   }
-  all<24576, 2560, Kind::swiglu, Bf16, wide, wide2>("21B gate|up", 2048, reps);
-  all<2560, 12288, Kind::residual, float, five_turns, five_turns2, five>("21B down", 2048, reps);
+  all<24576, 2560, Kind::swiglu, Bf16, wide>("21B gate|up", 2048, reps);
+  all<2560, 12288, Kind::residual, float, five_turns2, tall5, tall52>("21B down", 2048, reps);
   return failures != 0;
 }

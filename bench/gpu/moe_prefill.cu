@@ -12,8 +12,8 @@ using namespace bench;
 
 namespace {
 
-template <int rows, int columns, int stages, bool turns>
-struct Tile { static constexpr GemmTiling tiling{rows, columns, stages, turns}; };
+template <int rows, int columns, int stages, bool turns, int cluster = 1>
+struct Tile { static constexpr GemmTiling tiling{rows, columns, stages, turns, cluster}; };
 
 // The sizes of a layer, and the tiles of its two products.
 template <int hidden_, int m_, int experts_, int chosen_, bool addend_, class Up, class Down = Up>
@@ -79,12 +79,12 @@ struct Buffers {
         sorted(int64_t{most} * L::hidden, false), activations(int64_t{most} * L::m, false), indices(most), places(most), weights(most),
         addend(int64_t{room} * L::hidden, host_side), expert_rows(int64_t{most} * L::hidden, false), out(int64_t{room} * L::hidden, host_side),
         sorted_map(make_map(sorted.device, most, L::hidden, L::up_tiling.rows)),
-        up_map(make_map(gate_up.device, int64_t{L::experts} * 2 * L::m, L::hidden, L::up_tiling.columns)),
+        up_map(make_map(gate_up.device, int64_t{L::experts} * 2 * L::m, L::hidden, L::up_tiling.columns / L::up_tiling.cluster)),
         activations_map(make_map(activations.device, most, L::m, L::down_tiling.rows)),
-        down_map(make_map(down_weight.device, int64_t{L::experts} * L::hidden, L::m, L::down_tiling.columns)) {}
+        down_map(make_map(down_weight.device, int64_t{L::experts} * L::hidden, L::m, L::down_tiling.columns / L::down_tiling.cluster)) {}
 
-  Launch up_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(gemm_shared_bytes(L::up_tiling))}; }
-  Launch down_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(gemm_shared_bytes(L::down_tiling))}; }
+  Launch up_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(gemm_shared_bytes(L::up_tiling)), L::up_tiling.cluster}; }
+  Launch down_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(gemm_shared_bytes(L::down_tiling)), L::down_tiling.cluster}; }
 
   void run(cudaStream_t stream) {
     const Launch wide{dim3(8 * processors()), moe_row_threads};
@@ -164,8 +164,8 @@ void time_layer(int tokens) {
   const double summing = time_graph([&](cudaStream_t s) { launch(sum<L>, wide, s, b.step.get(), b.expert_rows.device, b.places.device, b.weights.device, b.addend.device, b.out.device); }, 4, 10);
   const double work = 2e-6 * tokens * L::chosen * L::m * L::hidden;
   const auto words = [](GemmTiling tiling) { return tiling.turns ? "turns" : "shared"; };
-  std::printf("tokens %5d tiles %dx%d %s, %dx%d %s: %.1f us (sort %.1f, gather %.1f, up %.1f = %.0f TFLOP/s, down %.1f = %.0f TFLOP/s, sum %.1f)\n", tokens,
-              L::up_tiling.rows, L::up_tiling.columns, words(L::up_tiling), L::down_tiling.rows, L::down_tiling.columns, words(L::down_tiling), all, sorting,
+  std::printf("tokens %5d tiles %dx%d %s c%d, %dx%d %s c%d: %.1f us (sort %.1f, gather %.1f, up %.1f = %.0f TFLOP/s, down %.1f = %.0f TFLOP/s, sum %.1f)\n", tokens,
+              L::up_tiling.rows, L::up_tiling.columns, words(L::up_tiling), L::up_tiling.cluster, L::down_tiling.rows, L::down_tiling.columns, words(L::down_tiling), L::down_tiling.cluster, all, sorting,
               gathering, upper, 2 * work / upper, lower, work / lower, summing);
 }
 
@@ -174,27 +174,27 @@ void time_layer(int tokens) {
 int main(int argc, char**) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
   using wide = Tile<128, 256, 4, false>;
-  using low = Tile<64, 256, 5, true>;
+  using wide2 = Tile<128, 256, 4, false, 2>;
   using five = Tile<128, 160, 6, true>;
-  using square = Tile<128, 128, 6, true>;
+  using five2 = Tile<128, 160, 6, true, 2>;
   using Small = Layer<128, 64, 8, 3, true, Tile<64, 128, 4, true>>;
   using Narrow = Layer<72, 40, 5, 2, false, Tile<128, 128, 4, false>>;
   using Square = Layer<192, 96, 64, 6, true, wide, five>;
+  using Pairs = Layer<192, 96, 64, 6, true, wide2, five2>;
   for (const int tokens : {1, 2, 63, 64, 65, 131, 301}) {
     for (const Routing routing : {Routing::random, Routing::one, Routing::few}) {
       check<Small>(tokens, routing);
       check<Narrow>(tokens, routing);
-      if (tokens <= 131) check<Square>(tokens, routing);
+      if (tokens <= 131) check<Square>(tokens, routing), check<Pairs>(tokens, routing);
     }
   }
   std::printf("checks: %d, failures: %d\n", checks, failures);
   if (argc > 1) return failures != 0;
-  // Many launches of the largest, since a wait that is wrong once in a thousand times shows as a hang.
-  for (const int tokens : {512, 2048, 8192}) {
+  for (const int tokens : {2048, 8192}) {
     time_layer<Layer<2560, 1536, 64, 6, true, wide>>(tokens);
-    time_layer<Layer<2560, 1536, 64, 6, true, wide, five>>(tokens);
-    time_layer<Layer<2560, 1536, 64, 6, true, square, square>>(tokens);
-    time_layer<Layer<2560, 1536, 64, 6, true, Tile<128, 192, 5, false>, low>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide2>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide2, five2>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide>>(tokens);  // again, since the clocks fall
   }
   return failures != 0;
 }

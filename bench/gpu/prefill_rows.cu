@@ -36,7 +36,7 @@ struct RouterBuffers {
     logits.poison(), weights.poison(), indices.poison();
   }
   void many(cudaStream_t s) {
-    launch(router_many<P>, {dim3(RouterTile::cluster, ceil_div(tokens, RouterTile::tokens)), 256, size_t(moe_router_many_shared<p>()), RouterTile::cluster}, s, step.get(), x.device, gate.device, correction.device, logits.device, indices.device, weights.device);
+    launch(router_many<P>, {dim3(ceil_div(tokens, 16)), 256, size_t(moe_router_many_shared<p>())}, s, step.get(), x.device, gate.device, correction.device, logits.device, indices.device, weights.device);
   }
   void each(cudaStream_t s) {
     launch(router_each<P>, {dim3(8, tokens), 256, 0, 8}, s, step.get(), x.device, gate.device, correction.device, logits.device, indices.device, weights.device);

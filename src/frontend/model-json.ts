@@ -214,14 +214,16 @@ function parseWeights(text: string): CompileRequest["weights"] {
   return seed === undefined ? { kind: "pack" } : { kind: "synthetic", seed: Number(seed) };
 }
 
-/** A GPU needs more rows at once to be busy, and reads its cache in longer runs. */
+/** A GPU needs more rows at once to be busy, with experts more still, each of which gets a few of them; and it reads its cache in longer runs. */
 const DEFAULT_SIZES = {
   cpu: { blockSize: 32, maxBatch: 8, prefillChunk: 512 },
   cuda: { blockSize: 64, maxBatch: 64, prefillChunk: 2048 },
 } as const;
+const CHUNK_WITH_EXPERTS = 8192;
 
 function resolveLimits({ limits = {} }: RequestFile, config: ModelConfig, place: (key: string) => string, target: Target): Limits {
-  const { blockSize, maxBatch, prefillChunk } = { ...DEFAULT_SIZES[target], ...limits };
+  const withExperts = target === "cuda" && config.moe ? { prefillChunk: CHUNK_WITH_EXPERTS } : {};
+  const { blockSize, maxBatch, prefillChunk } = { ...DEFAULT_SIZES[target], ...withExperts, ...limits };
   const maxContext = limits.maxContext ?? Math.min(config.maxPositions, DEFAULT_MAX_CONTEXT, limits.kvTokens ?? DEFAULT_MAX_CONTEXT);
   if (maxContext > config.maxPositions) {
     throw new Diagnostic({

@@ -19,7 +19,7 @@
 //
 // gemm_grouped: the same with a weight for each group of rows: x and y hold the rows of group 0, then 1, ..., W is [groups, n, k] (its tensor map has
 // groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
-// computed and thrown away. tiling.cluster is 1.
+// computed and thrown away.
 //
 // Sums run over k in order, 16 at a time within the tensor core, in f32, from 0; then + bias, + residual. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
 #pragma once
@@ -190,7 +190,8 @@ template <Gemm problem, int groups>
 struct GroupedTiles {
   static constexpr GemmTiling tiling = problem.tiling;
   static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
-  static_assert(groups <= most_gemm_groups && tiling.cluster == 1);
+  static constexpr int cluster_rows = tiling.rows * tiling.cluster;
+  static_assert(groups <= most_gemm_groups);
   struct Shared {
     int32_t offset[groups + 1];
     int32_t first_tile[groups + 1];
@@ -207,7 +208,7 @@ struct GroupedTiles {
       int tiles = 0;
       for (int i = 0; i < groups; ++i) {
         shared.first_tile[i] = tiles;
-        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], tiling.rows)) * column_tiles;
+        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], cluster_rows)) * column_tiles;
       }
       shared.first_tile[groups] = tiles;
     }
@@ -216,9 +217,9 @@ struct GroupedTiles {
   ERN_DEVICE explicit GroupedTiles(const Shared& shared) : shared(shared), count(shared.first_tile[groups]) {}
   ERN_DEVICE GemmTile at(int tile) {
     while (tile >= shared.first_tile[group + 1]) ++group;
-    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, tiling.rows));
-    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns;
-    return {begin + within % row_tiles * tiling.rows, end, column, group * problem.n + column};
+    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, cluster_rows));
+    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns, rank = tiling.cluster > 1 ? cluster_rank() : 0;
+    return {begin + within % row_tiles * cluster_rows + rank * tiling.rows, end, column, group * problem.n + column};
   }
 };
 

@@ -219,7 +219,7 @@ function wgmmaMaps(params: KernelParams): readonly TensorMap[] {
 
 const attentionWgmma = defineCuda("attention", {
   name: "attention_wgmma",
-  suffix: "wgmma",
+  file: (params) => joinName(CPU_ATTENTION.file(params), "wgmma"),
   order: "wgmma-tiles",
   fit: (node, target) => (target.arch === "sm_90a" ? CPU_ATTENTION.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {

@@ -53,7 +53,7 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
     columns,
     stages: given("stages", usualStages(rows, columns)),
     turns,
-    cluster: given("cluster", usualCluster(params, turns)),
+    cluster: given("cluster", usualCluster(params, columns, turns)),
   };
 }
 
@@ -73,9 +73,9 @@ function usualTurns({ residual, bias, n }: KernelParams, columns: number): numbe
   return (n as number) % columns === 0 && columns <= (bias === true ? 128 : 160) ? 1 : 0;
 }
 
-/** A residual takes as much of L2 as x and W: then W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
-function usualCluster({ residual }: KernelParams, turns: boolean): number {
-  return residual === true && turns ? 2 : 1;
+/** Where L2 has a residual or wide rows of f32 to move besides, W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
+function usualCluster({ residual, group }: KernelParams, columns: number, turns: boolean): number {
+  return (residual === true ? turns : group === undefined && columns > 192) ? 2 : 1;
 }
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
@@ -105,7 +105,10 @@ function gemmTunables(widths: readonly number[]): readonly Tunable[] {
       name: "cluster",
       summary: "blocks that share what they fetch of the weight",
       values: () => [1, 2],
-      default: (params) => usualCluster(params, tilingOf(params, widths).turns),
+      default: (params) => {
+        const { columns, turns } = tilingOf(params, widths);
+        return usualCluster(params, columns, turns);
+      },
     },
   ];
 }

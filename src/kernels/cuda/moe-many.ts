@@ -1,12 +1,13 @@
 /**
- * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 64 of them, and moe_prefill.cuh, which sorts
+ * Mixture of experts for many rows: runtime/device/cuda/moe_router_many.cuh, which reads the gate once for 16 of them, and moe_prefill.cuh, which sorts
  * rows by expert for grouped products on wgmma. Counts stay on the device.
  */
 
-import { cFloat } from "../common.js";
+import { cFloat, joinName } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
 import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
+import type { View } from "../view.js";
 import { BF16_ROWS, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
 
@@ -14,35 +15,29 @@ import { MULTIPROCESSORS } from "./tiling.js";
 const FEW_ROWS = { router: 128, experts: 64 } as const;
 
 /** `RouterTile` of moe_router_many.cuh. */
-const ROUTER = { cluster: 4, tokens: 64, experts: 64, pitch: 64 + 4, stages: 4, slices: 2, threads: 256 } as const;
+const ROUTER = { tokens: 16, rows: 16 + 64, pitch: 64 + 4, stages: 4, threads: 256 } as const;
 
 function routerShared(params: KernelParams): number {
-  const { cluster, tokens, experts, pitch, stages, slices } = ROUTER;
-  const own = tokens / cluster;
-  return (stages * (tokens + experts) * pitch + cluster * slices * own * experts + own * numberParam(params, "experts")) * 4;
+  return (ROUTER.stages * ROUTER.rows * ROUTER.pitch + ROUTER.tokens * numberParam(params, "experts")) * 4;
 }
 
 const CPU_ROUTER = MOE_KERNELS.find(({ op }) => op === "moe_router") as unknown as KernelDef<"moe_router">;
 
 export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
-  suffix: "many",
+  file: (params) => joinName(CPU_ROUTER.file(params), "many"),
   leastRows: FEW_ROWS.router + 1,
+  // Timed there alone.
+  only: "sm_90a",
   worth: { least: 16 },
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
-  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ROUTER.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
     if (numberParam(params, "experts") > 256) return "more than 256 experts";
     return numberParam(params, "hidden") % 4 === 0 ? undefined : "rows that are no multiple of 4";
   },
-  launch: (params) => ({
-    threads: ROUTER.threads,
-    grid: [{ constant: ROUTER.cluster }, perRows(ROUTER.tokens), ONE],
-    sharedBytes: routerShared(params),
-    cluster: ROUTER.cluster,
-  }),
+  launch: (params) => ({ threads: ROUTER.threads, grid: [perRows(ROUTER.tokens), ONE, ONE], sharedBytes: routerShared(params) }),
   view: (params) => ({
     experts: numberParam(params, "experts"),
     hidden: numberParam(params, "hidden"),
@@ -53,9 +48,33 @@ export const moeRouterMany = defineCuda("moe_router", {
   }),
 });
 
-/** Of both products: rows and columns of a tile, k of a stage. */
-const TILE = { rows: 128, columns: 256, k: 64, stages: 4 } as const;
-const TILE_SHARED = 1024 + TILE.stages * ((TILE.rows + TILE.columns) * TILE.k * 2 + 16) + 2 * 8;
+/** Of both products: rows of a tile, and k of a stage. */
+const TILE = { rows: 128, k: 64 } as const;
+
+interface Tile {
+  readonly columns: number;
+  readonly stages: number;
+  /** As in gemm.ts. */
+  readonly turns: boolean;
+  readonly cluster: number;
+}
+
+const UP: Tile = { columns: 256, stages: 4, turns: false, cluster: 1 };
+
+/** Its results are f32: one warpgroup stores while the other multiplies, and the weight is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
+function downTile(params: KernelParams): Tile {
+  return { columns: numberParam(params, "hidden") % 160 === 0 ? 160 : 128, stages: 6, turns: true, cluster: 2 };
+}
+
+/** `gemm_shared_bytes`, which the template compares. */
+function tileShared({ columns, stages }: Tile): number {
+  return 1024 + stages * ((TILE.rows + columns) * TILE.k * 2 + 16) + 2 * 8;
+}
+
+function tileView(tile: Tile): View {
+  return { ...tile, shared_bytes: tileShared(tile) };
+}
+
 const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
 /** Blocks of what goes over rows: as many as fit. */
 const ROW_BLOCKS = 8 * MULTIPROCESSORS;
@@ -66,8 +85,8 @@ function sizesOf(params: KernelParams): { readonly [name in "experts" | "chosen"
   return { experts, chosen, hidden, m } as { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number };
 }
 
-/** Sorted rows against the weights of all experts, one below the other. */
-function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: number): readonly TensorMap[] {
+/** A grouped product: sorted rows against the weights of all experts, one below the other. */
+function productLaunch(params: KernelParams, tile: Tile, x: string, weight: string, k: number, n: number): CudaLaunch {
   const { experts, chosen } = sizesOf(params);
   const map = (arg: string, rows: TensorMap["dims"][number], boxRows: number): TensorMap => ({
     arg,
@@ -77,22 +96,26 @@ function mapsOf(params: KernelParams, x: string, weight: string, k: number, n: n
     box: [TILE.k, boxRows],
     swizzle: 128,
   });
-  return [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, TILE.columns)];
+  return {
+    threads: THREADS.products,
+    grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
+    sharedBytes: tileShared(tile),
+    cluster: tile.cluster,
+    maps: [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, tile.columns / tile.cluster)],
+  };
 }
 
 function launchOf(params: KernelParams, phase: string): CudaLaunch {
   const { hidden, m } = sizesOf(params);
-  const products = { threads: THREADS.products, grid: [{ constant: MULTIPROCESSORS }, ONE, ONE], sharedBytes: TILE_SHARED } as const;
   if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
-  if (phase === "up") return { ...products, maps: mapsOf(params, "sorted", "gate_up", hidden, 2 * m) };
-  if (phase === "down") return { ...products, maps: mapsOf(params, "activations", "down", m, hidden) };
+  if (phase === "up") return productLaunch(params, UP, "sorted", "gate_up", hidden, 2 * m);
+  if (phase === "down") return productLaunch(params, downTile(params), "activations", "down", m, hidden);
   return { threads: THREADS.rows, grid: [{ constant: ROW_BLOCKS }, ONE, ONE], sharedBytes: 0 };
 }
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  // Rows are sorted by expert; `many` is moe.ts's, and both may be in one package.
-  suffix: "sorted",
+  file: (params) => joinName(CPU_FFN.file(params), "grouped"),
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },
@@ -136,10 +159,8 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
     tile_rows: TILE.rows,
-    columns: TILE.columns,
-    stages: TILE.stages,
-    turns: false,
-    shared_bytes: TILE_SHARED,
+    up: tileView(UP),
+    down: tileView(downTile(params)),
     sort_threads: THREADS.sort,
     row_threads: THREADS.rows,
   }),
