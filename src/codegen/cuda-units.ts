@@ -22,6 +22,8 @@ const UNIT_OF: { readonly [template: string]: string } = {
   attention_prefill: "attention",
   rope_attention: "attention",
   moe_router: "moe",
+  norm_router: "moe",
+  router_swiglu: "moe",
   moe_ffn: "moe",
   expert_linear: "moe",
 };
