@@ -35,6 +35,8 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly workspace?: (params: KernelParams, rows: number) => number;
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
+  readonly late?: boolean;
+  readonly early?: readonly string[];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
   readonly view: (params: KernelParams) => View;
 }
@@ -49,7 +51,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { tunables, phases, workspace, weights, programs, mostRows } = entry;
+  const { tunables, phases, workspace, weights, programs, mostRows, late, early } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -64,13 +66,15 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(weights ? { weights } : {}),
     ...(programs ? { programs } : {}),
     ...(mostRows === undefined ? {} : { mostRows }),
+    ...(late ? { late } : {}),
+    ...(early ? { early } : {}),
     fit: (node, target) => {
       const params = fit(node, target);
       return typeof params === "string" ? params : (refuse?.(params) ?? params);
     },
     args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
     cost,
-    file: (params) => joinName(file(params), suffix),
+    file: (params) => joinName(file(params), suffix, params.late === true && "late", params.early === true && "early"),
     launch,
     view,
   };

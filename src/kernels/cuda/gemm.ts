@@ -63,7 +63,7 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
-  const { tunables: _, ...entry } = base;
+  const { tunables: _, late: __, ...entry } = base;
   return defineCuda(op, {
     ...entry,
     name: "gemm",

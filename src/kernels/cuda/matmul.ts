@@ -100,6 +100,7 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
   return {
     name: "linear",
     order: "sequential-k",
+    late: true,
     weights: WEIGHTS,
     tunables: tiling.tunables,
     fit: (node: NodeOf<"linear"> | NodeOf<"projection">) => {
@@ -122,6 +123,7 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
       n: sizeN(params),
       out: params.out as string,
       residual: params.residual === true,
+      late: params.late === true,
     }),
   };
 }
@@ -135,6 +137,7 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
   const tiling = tilingFor(tiles, { role: "swiglu", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
   return {
     name: "linear_swiglu",
+    late: true,
     weights: WEIGHTS,
     tunables: tiling.tunables,
     fit: (node) => {
@@ -157,6 +160,7 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
       m: sizeN(params) / 2,
       group: numberParam(params, "group"),
       out: params.out as string,
+      late: params.late === true,
     }),
   };
 }

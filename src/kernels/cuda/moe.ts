@@ -109,6 +109,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder }: Ffn
         : numberParam(params, "m") % 8 === 0
           ? undefined
           : "experts whose width is no multiple of 8",
+    early: ["x", "indices", "weights"],
     workspace: (params, rows) => ffnWorkspace(params, rows, runs),
     phases: [
       { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
@@ -141,6 +142,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder }: Ffn
       chosen: numberParam(params, "chosen"),
       group: numberParam(params, "group"),
       addend: params.addend as boolean,
+      early: params.early === true,
       runs,
       up: tilingView(up, params),
       down: tilingView(down, params),

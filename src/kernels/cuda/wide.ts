@@ -113,6 +113,7 @@ function wideProduct<K extends OpName>(op: K, base: Base<K>): AnyKernel {
         swiglu,
         group: typeof params.group === "number" ? params.group : 32,
         cluster: tiling.cluster,
+        late: params.late === true,
       };
     },
   });
