@@ -92,15 +92,10 @@ struct Dense64Wide : Dense64 {
   static constexpr bool wide = true;
   static constexpr WideTiling wide_qkv{2, 4, 2}, wide_o{2, 8, 2}, wide_up{4, 1, 1}, wide_down{3, 4, 2}, wide_head{5, 1, 1};
 };
-struct Dense64WideB : Dense64Wide {
-  static constexpr WideTiling wide_qkv{2, 2, 2}, wide_o{2, 4, 2}, wide_up{2, 1, 2}, wide_down{2, 4, 2}, wide_head{3, 1, 1};
-};
-struct Dense64WideC : Dense64Wide {
-  static constexpr int attention_warps = 4;
-  static constexpr WideTiling wide_qkv{2, 2, 2}, wide_o{2, 4, 2}, wide_up{4, 1, 1}, wide_down{3, 4, 2}, wide_head{5, 1, 1};
+struct Dense64Table : Dense64Wide {
+  static constexpr WideTiling wide_qkv{4, 2, 1}, wide_o{4, 4, 1}, wide_up{5, 1, 1}, wide_down{5, 4, 1}, wide_head{5, 1, 1};
 };
 struct Dense32Wide : Dense64Wide { static constexpr int batch = 32, cluster = 1; };
-struct Dense32Wide2 : Dense64Wide { static constexpr int batch = 32, cluster = 2; };
 struct Moe1 : Common {
   static constexpr int batch = 1, expert_blocks = 132, splits = 1, row_blocks = 132, least = 1, cluster = 2;
   static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1, false}, o{8, 10, 0, 1, 1, true, 2, 1, false}, up{16, 10, 0, 1, 1, true, 2, 1, false}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1, false},
@@ -108,10 +103,7 @@ struct Moe1 : Common {
 };
 struct Moe1Beside : Moe1 { static constexpr bool beside = true; };
 struct Moe1Best : Moe1Beside {  // more blocks of products of few bytes at once
-  static constexpr ProductTiling o{8, 6, 0, 1, 1, true, 3, 1, true}, shared_down{8, 8, 0, 1, 1, true, 3, 1, true};
-};
-struct Moe1BestC : Moe1Best {
-  static constexpr ProductTiling qkv{8, 10, 0, 1, 1, true, 3, 1, true};
+  static constexpr ProductTiling o{8, 6, 0, 1, 1, true, 3, 1, true}, shared_down{8, 6, 0, 1, 1, true, 3, 1, true};
 };
 struct Moe16 : Moe1 {
   static constexpr int batch = 16, cluster = 1, splits = 1, least = 3;
@@ -129,11 +121,8 @@ struct Moe64Wide : Moe64 {
   static constexpr bool wide = true;
   static constexpr WideTiling wide_qkv{3, 4, 2}, wide_o{3, 4, 2}, wide_up{5, 1, 1}, wide_down{3, 8, 2}, wide_shared_up{3, 2, 2}, wide_shared_down{3, 4, 2}, wide_head{5, 1, 1};
 };
-struct Moe64WideB : Moe64Wide {
-  static constexpr WideTiling wide_qkv{5, 2, 1}, wide_o{2, 8, 2}, wide_up{5, 1, 1}, wide_down{3, 4, 2}, wide_shared_up{5, 1, 1}, wide_shared_down{2, 8, 2}, wide_head{5, 1, 1};
-};
-struct Moe64WideC : Moe64Wide {
-  static constexpr WideTiling wide_qkv{5, 2, 1}, wide_o{5, 2, 1}, wide_up{5, 1, 1}, wide_down{5, 2, 1}, wide_shared_up{5, 1, 1}, wide_shared_down{5, 2, 1}, wide_head{2, 1, 2};
+struct Moe64Table : Moe64Wide {
+  static constexpr WideTiling wide_qkv{5, 2, 1}, wide_o{5, 2, 1}, wide_up{5, 1, 1}, wide_down{5, 2, 1}, wide_shared_up{5, 1, 1}, wide_shared_down{5, 2, 1}, wide_head{5, 1, 1};
 };
 
 // nvcc cannot name a kernel by a struct's value, so a problem is a type.
@@ -544,67 +533,28 @@ int main(int argc, char** argv) {
   if (what == "dense") {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
-    run<Dense03, Cut<1, 1, 1, false>>("1x1", weights, 128, false);
-    run<Dense03, Cut<1, 1, 1, false>>("1x1", weights, 256, false);
-    run<Dense03, Cut<1, 1, 3, false>>("1x1 l3", weights, 128, false);
-    run<Dense03, Cut<1, 1, 3, false>>("1x1 l3", weights, 256, false);
-    run<Dense03, Cut<1, 8, 1, false>>("1x8", weights, 128, false);
-    run<Dense03, Cut<1, 8, 1, false>>("1x8", weights, 256, false);
-    run<Dense03, Cut<1, 8, 1, false>>("1x8", weights, 8192, false);
-    run<Dense03, Cut<1, 16, 1, false>>("1x16", weights, 128, false);
-    run<Dense03, Cut<1, 16, 1, false>>("1x16", weights, 256, false);
-    run<Dense03, Cut<1, 16, 1, false>>("1x16", weights, 8192, false);
-    run<Dense03, Cut<1, 32, 1, false>>("1x32", weights, 128, false);
-    run<Dense03, Cut<1, 32, 1, false>>("1x32", weights, 256, false);
-    run<Dense03, Cut<1, 32, 1, false>>("1x32", weights, 8192, false);
-    run<Dense03, Cut<1, 32, 1, true>>("1x32i", weights, 128, false);
-    run<Dense03, Cut<1, 32, 1, true>>("1x32i", weights, 256, false);
-    run<Dense03, Cut<1, 32, 1, true>>("1x32i", weights, 8192, false);
-    run<Dense03, Cut<2, 1, 1, false>>("2x1", weights, 128, false);
-    run<Dense03, Cut<2, 1, 1, false>>("2x1", weights, 256, false);
-    run<Dense03, Cut<2, 1, 1, true>>("2x1i", weights, 128, false);
-    run<Dense03, Cut<2, 1, 1, true>>("2x1i", weights, 256, false);
-    run<Dense03, Cut<2, 16, 1, false>>("2x16", weights, 128, false);
-    run<Dense03, Cut<2, 16, 1, false>>("2x16", weights, 256, false);
-    run<Dense03, Cut<2, 16, 1, false>>("2x16", weights, 8192, false);
-    run<Dense03, Cut<4, 1, 1, false>>("4x1", weights, 128, false);
-    run<Dense03, Cut<4, 1, 1, false>>("4x1", weights, 256, false);
     run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 128, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 128, false);
+    run<Dense03, Cut<2, 1, 1, true>>("2x1 idle", weights, 128, false);
     run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 256, false);
-    run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 8192, false);
-    run<Dense03, Cut<8, 1, 1, true>>("8x1i", weights, 128, false);
-    run<Dense03, Cut<8, 1, 1, true>>("8x1i", weights, 256, false);
-    run<Dense03, Cut<8, 1, 1, true>>("8x1i", weights, 8192, false);
-    run<Dense03, Cut<1, 1, 1, false, Dense1>>("1x1 16w", weights, 128, false);
-    run<Dense03, Cut<1, 16, 1, false, Dense1>>("1x16 16w", weights, 128, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 256, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 8192, false);
     run<Dense03, Dense8>("8 4x1", weights, 128, false);
-    run<Dense03, Cut<1, 1, 3, false, Dense8>>("8 1x1", weights, 128, false);
-    run<Dense03, Cut<1, 1, 3, false, Dense8>>("8 1x1", weights, 256, false);
-    run<Dense03, Cut<1, 8, 3, false, Dense8>>("8 1x8", weights, 256, false);
-    run<Dense03, Cut<1, 8, 3, false, Dense8>>("8 1x8", weights, 1024, false);
     run<Dense03, Dense16>("16 2x1", weights, 128, false);
-    run<Dense03, Cut<1, 1, 3, false, Dense16>>("16 1x1", weights, 128, false);
-    run<Dense03, Cut<1, 4, 3, false, Dense16>>("16 1x4", weights, 128, false);
-    run<Dense03, Cut<1, 4, 3, false, Dense16>>("16 1x4", weights, 256, false);
-    run<Dense03, Cut<1, 4, 3, false, Dense16>>("16 1x4", weights, 1024, false);
+    run<Dense03, Dense32Wide>("32 wide", weights, 128, false);
     run<Dense03, Dense64Wide>("64 wide", weights, 128, false);
+    run<Dense03, Dense64Table>("64 table", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Moe1Beside>("21B 2x1", weights, 128, false);
-    run<Moe21, Cut<1, 1, 1, false, Moe1Beside>>("21B 1x1", weights, 128, false);
-    run<Moe21, Cut<1, 1, 1, false, Moe1Best>>("21B best1x1", weights, 128, false);
-    run<Moe21, Cut<1, 8, 1, false, Moe1Best>>("21B best1x8", weights, 128, false);
-    run<Moe21, Cut<1, 16, 1, false, Moe1Best>>("21B best1x16", weights, 128, false);
-    run<Moe21, Cut<1, 1, 1, false, Moe1BestC>>("21B bestC1x1", weights, 128, false);
-    run<Moe21, Cut<1, 8, 1, false, Moe1Best>>("21B best1x8", weights, 256, false);
-    run<Moe21, Cut<1, 1, 1, false, Moe1Best>>("21B best1x1", weights, 256, false);
-    run<Moe21, Cut<1, 16, 1, false, Moe1Best>>("21B best1x16", weights, 8192, false);
-    run<Moe21, Cut<1, 8, 1, false, Moe1Best>>("21B best1x8", weights, 8192, false);
-    run<Moe21, Moe16>("21B 16", weights, 128, false);
-    run<Moe21, Moe64Wide>("21B 64", weights, 128, false);
-    run<Moe21, Moe64WideB>("21B 64B", weights, 128, true);
-    run<Moe21, Moe64WideC>("21B 64C", weights, 128, true);
-    run<Moe21, Moe64WideB>("21B 64B", weights, 256, false);
+    run<Moe21, Cut<2, 1, 1, false, Moe1Best>>("2x1", weights, 128, false);
+    run<Moe21, Cut<2, 1, 1, true, Moe1Best>>("2x1 idle", weights, 128, false);
+    run<Moe21, Cut<4, 4, 1, false, Moe1Best>>("4x4", weights, 128, false);
+    run<Moe21, Cut<4, 4, 1, true, Moe1Best>>("4x4 idle", weights, 128, false);
+    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
+    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 8192, false);
+    run<Moe21, Moe16>("16", weights, 128, false);
+    run<Moe21, Moe64Wide>("64 wide", weights, 128, false);
+    run<Moe21, Moe64Table>("64 table", weights, 128, false);
   }
 }

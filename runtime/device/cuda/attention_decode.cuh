@@ -136,7 +136,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   const int split = problem.splits == 1 ? 0 : static_cast<int>(blockIdx.x) / cluster;
   const int stride = warps * ranks * splits;
   if (split >= splits || (cluster > 1 && ranks == 1 && rank > 0)) {
-    if constexpr (problem.idle_waits) wait_for_inputs();
+    if (problem.idle_waits && split == 0) wait_for_inputs();
     return;
   }
 
