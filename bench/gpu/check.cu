@@ -8,11 +8,12 @@
 #include "../../runtime/device/cuda/head_argmax.cuh"
 #include "../../runtime/device/cuda/linear.cuh"
 #include "../../runtime/device/cuda/linear_swiglu.cuh"
-#include "../../runtime/device/cuda/moe_block.cuh"
 #include "../../runtime/device/cuda/moe_ffn.cuh"
 #include "../../runtime/device/cuda/moe_router.cuh"
+#include "../../runtime/device/cuda/norm_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
 #include "../../runtime/device/cuda/rope.cuh"
+#include "../../runtime/device/cuda/wide.cuh"
 #include "maps.cuh"
 
 using namespace ern::cuda;
@@ -456,6 +457,36 @@ void check_attention(std::vector<int> context, std::vector<int> fresh) {
 
 // --- experts -----------------------------------------------------------------------------------------------------------
 
+// Logits against float64, the choice against the kernel's own logits, where near ties cannot differ by much.
+template <class Problem, class W>
+void check_choice(const std::string& name, const Problem& p, const std::vector<double>& in, Buffer<W>& gate, Buffer<float>& correction, Buffer<float>& logits, Buffer<int32_t>& indices, Buffer<float>& weights, int tokens) {
+  std::vector<double> want(size_t(tokens) * p.experts), want_weights(weights.count);
+  for (int t = 0; t < tokens; ++t) {
+    for (int e = 0; e < p.experts; ++e) {
+      double sum = 0;
+      for (int i = 0; i < p.hidden; ++i) sum += in[size_t(t) * p.hidden + i] * as_float(gate.host[size_t(e) * p.hidden + i]);
+      want[size_t(t) * p.experts + e] = sum;
+    }
+  }
+  expect_close(name + " logits", logits, want, f32_limit);
+  std::vector<int32_t> want_indices;
+  for (int t = 0; t < tokens; ++t) {
+    std::vector<double> prob(p.experts), key(p.experts);
+    double top = -INFINITY, sum = 0;
+    for (int e = 0; e < p.experts; ++e) top = std::max(top, double(logits.host[size_t(t) * p.experts + e]));
+    for (int e = 0; e < p.experts; ++e) sum += prob[e] = std::exp(logits.host[size_t(t) * p.experts + e] - top);
+    for (int e = 0; e < p.experts; ++e) prob[e] /= sum, key[e] = prob[e] + (p.correction ? correction.host[e] : 0);
+    std::vector<int> order(p.experts);
+    for (int e = 0; e < p.experts; ++e) order[e] = e;
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return key[a] > key[b]; });
+    double norm_sum = 0;
+    for (int j = 0; j < p.chosen; ++j) norm_sum += prob[order[j]];
+    for (int j = 0; j < p.chosen; ++j) want_indices.push_back(order[j]), want_weights[size_t(t) * p.chosen + j] = prob[order[j]] / std::max(norm_sum, double(p.norm_min));
+  }
+  expect_equal(name + " indices", indices, want_indices);
+  expect_close(name + " weights", weights, want_weights, f32_limit);
+}
+
 template <class P, class W>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) router_kernel(const Step* s, const float* x, const Bf16* norm, const W* gate, const float* correction, Bf16* normed, float* logits,
                                                              int32_t* indices, float* weights) {
@@ -481,32 +512,7 @@ void check_router(int tokens, int groups) {
     in = norm_reference(x.host, norm.host, tokens, p.hidden);
     expect_close(name + " normed", normed, in, bf16_limit);
   }
-  std::vector<double> want(size_t(tokens) * p.experts), want_weights(weights.count);
-  for (int t = 0; t < tokens; ++t) {
-    for (int e = 0; e < p.experts; ++e) {
-      double sum = 0;
-      for (int i = 0; i < p.hidden; ++i) sum += in[size_t(t) * p.hidden + i] * as_float(gate.host[size_t(e) * p.hidden + i]);
-      want[size_t(t) * p.experts + e] = sum;
-    }
-  }
-  expect_close(name + " logits", logits, want, f32_limit);
-  // The choice is checked on the kernel's own logits, where near ties cannot differ by much; weights in float64.
-  std::vector<int32_t> want_indices;
-  for (int t = 0; t < tokens; ++t) {
-    std::vector<double> prob(p.experts), key(p.experts);
-    double top = -INFINITY, sum = 0;
-    for (int e = 0; e < p.experts; ++e) top = std::max(top, double(logits.host[size_t(t) * p.experts + e]));
-    for (int e = 0; e < p.experts; ++e) sum += prob[e] = std::exp(logits.host[size_t(t) * p.experts + e] - top);
-    for (int e = 0; e < p.experts; ++e) prob[e] /= sum, key[e] = prob[e] + (p.correction ? correction.host[e] : 0);
-    std::vector<int> order(p.experts);
-    for (int e = 0; e < p.experts; ++e) order[e] = e;
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return key[a] > key[b]; });
-    double norm_sum = 0;
-    for (int j = 0; j < p.chosen; ++j) norm_sum += prob[order[j]];
-    for (int j = 0; j < p.chosen; ++j) want_indices.push_back(order[j]), want_weights[size_t(t) * p.chosen + j] = prob[order[j]] / std::max(norm_sum, double(p.norm_min));
-  }
-  expect_equal(name + " indices", indices, want_indices);
-  expect_close(name + " weights", weights, want_weights, f32_limit);
+  check_choice(name, p, in, gate, correction, logits, indices, weights, tokens);
 }
 
 template <class P> __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) up_kernel(const Step* s, const Bf16* x, const int32_t* i, const Bf16* w, Bf16* out) { moe_up<P::value>(s, x, i, w, out); }
@@ -578,94 +584,128 @@ void check_experts(int tokens, int pattern) {
   expect_close(name + " combine", out, want, f32_limit);
 }
 
-// --- the second half of a layer with experts -------------------------------------------------------------------------
+// --- norm and router, also beside a product ---------------------------------------------------------------------------
 
-__device__ MoeBlockCounters block_counters;
-template <class P, class X, class W>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_up_kernel(const Step* s, const float* x, const X* rows, const Bf16* norm, const W* gate, const float* correction,
-                                                                     const Bf16* gate_up, const Bf16* shared_gate_up, unsigned char* workspace, int most) {
-  moe_block_up<P::value>(s, x, rows, norm, gate, correction, gate_up, shared_gate_up, workspace, most, &block_counters);
+__device__ unsigned router_arrivals[64];
+template <class P, class W>
+__global__ void __launch_bounds__(P::value.warps * 32, 1) norm_router_kernel(const Step* s, const float* x, const Bf16* norm, const W* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices, float* weights) {
+  norm_router<P::value>(s, x, norm, gate, correction, normed, logits, indices, weights, router_arrivals);
 }
-template <class P>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_down_kernel(const Step* s, const float* x, const Bf16* down, const Bf16* shared_down, const unsigned char* workspace, int most,
-                                                                       float* out) {
-  moe_block_down<P::value>(s, x, down, shared_down, workspace, most, out, &block_counters);
+template <class P, class W>
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) router_swiglu_kernel(const Step* s, const float* x, const Bf16* norm, const W* gate, const float* correction, const Bf16* weight, Bf16* normed,
+                                                                          float* logits, int32_t* indices, float* weights, Bf16* hidden) {
+  router_swiglu<P::value>(s, x, norm, gate, correction, weight, normed, logits, indices, weights, hidden, router_arrivals);
 }
 
-template <class Up, class Down, class X, class W>
-void check_block(int tokens, int blocks) {
-  constexpr MoeBlock p = Up::value;
-  const std::string name = tag("moe_block", {p.hidden, p.m, p.experts, p.chosen, p.shared, tokens, blocks, sizeof(X)});
+// With P::value a RouterSwiglu the product beside it too.
+template <class P, bool with_product, class W>
+void check_norm_router(int tokens, int blocks) {
+  constexpr NormRouter p = [] {
+    if constexpr (with_product) return P::value.router;
+    else return P::value;
+  }();
+  const std::string name = tag(with_product ? "router_swiglu" : "norm_router", {p.experts, p.hidden, p.chosen, tokens, p.routers, p.most, blocks});
   if (!wanted(name)) return;
-  constexpr int hidden = p.hidden, m = p.m, experts = p.experts, chosen = p.chosen, wide = p.shared * m;
-  Buffer<float> x(size_t(tokens) * hidden), correction(experts), out(size_t(tokens) * hidden);
-  Buffer<Bf16> norm(hidden), normed(size_t(tokens) * hidden), gate_up(size_t(experts) * 2 * m * hidden), down(size_t(experts) * hidden * m), shared_up(size_t(2) * wide * hidden), shared_down(size_t(hidden) * wide);
-  Buffer<W> gate(size_t(experts) * hidden);
-  Buffer<unsigned char> workspace(moe_block_workspace(p.most, m, experts, chosen, p.shared));
-  const MoeBlockParts parts(p.most, m, experts, chosen, p.shared);
-  fill_normal(gate_up, 1 / std::sqrt(float(hidden))), fill_normal(down, 1 / std::sqrt(float(m))), fill_normal(shared_up, 1 / std::sqrt(float(hidden))), fill_normal(shared_down, 1 / std::sqrt(float(wide)));
-  fill_normal(norm, 1), fill_normal(gate, 2 / std::sqrt(float(hidden))), fill_normal(correction, 0.02f);
+  Buffer<float> x(size_t(tokens) * p.hidden), correction(p.experts), logits(size_t(tokens) * p.experts), weights(size_t(tokens) * p.chosen);
+  Buffer<Bf16> norm(p.hidden), normed(size_t(tokens) * p.hidden);
+  Buffer<W> gate(size_t(p.experts) * p.hidden);
+  Buffer<int32_t> indices(size_t(tokens) * p.chosen);
+  int m = 8, group = 8;
+  if constexpr (with_product) m = P::value.m, group = P::value.group;
+  Buffer<Bf16> weight(size_t(2) * m * p.hidden), hidden(size_t(tokens) * m);
+  fill_normal(correction, 0.02f), fill_normal(norm, 1), fill_normal(gate, 2 / std::sqrt(float(p.hidden))), fill_normal(weight, 1 / std::sqrt(float(p.hidden)));
   DeviceStep step(tokens, tokens, 0);
-  for (int again = 0; again < 3; ++again) {  // counters are left as they were
+  for (int again = 0; again < 2; ++again) {  // counters are left as they were
     fill_normal(x, 2);
-    const auto n = norm_reference(x.host, norm.host, tokens, hidden);
-    for (size_t i = 0; i < n.size(); ++i) normed.host[i] = Bf16(float(n[i]));
-    normed.upload(), workspace.poison(), out.poison();
-    const X* rows;
-    if constexpr (sizeof(X) == 4) rows = x.device;
-    else rows = normed.device;
-    launch(block_up_kernel<Up, X, W>, {dim3(blocks), p.tiling.threads(), size_t(p.tiling.shared_bytes(hidden, sizeof(X) == 4))}, nullptr, step.get(), x.device, rows, norm.device, gate.device, correction.device,
-           gate_up.device, shared_up.device, workspace.device, p.most);
-    launch(block_down_kernel<Down>, {dim3(ceil_div(hidden, Down::value.tiling.rows)), Down::value.tiling.threads(), size_t(Down::value.tiling.shared_bytes(m, false))}, nullptr, step.get(), x.device, down.device,
-           shared_down.device, workspace.device, p.most, out.device);
+    logits.poison(), weights.poison(), normed.poison(), indices.poison(), hidden.poison();
+    if constexpr (with_product) {
+      constexpr ProductTiling tiling = P::value.tiling;
+      launch(router_swiglu_kernel<P, W>, {dim3(blocks), tiling.threads(), size_t(tiling.shared_bytes(p.hidden, true))}, nullptr, step.get(), x.device, norm.device, gate.device, correction.device, weight.device, normed.device, logits.device,
+             indices.device, weights.device, hidden.device);
+    } else {
+      launch(norm_router_kernel<P, W>, {dim3(p.routers, ceil_div(tokens, p.most)), p.warps * 32, size_t(p.most) * p.hidden * 4}, nullptr, step.get(), x.device, norm.device, gate.device, correction.device, normed.device, logits.device,
+             indices.device, weights.device);
+    }
     CK(cudaDeviceSynchronize());
-    workspace.download();
-    const auto* logits = reinterpret_cast<const float*>(workspace.host.data() + parts.logits);
-    const auto* indices = reinterpret_cast<const int32_t*>(workspace.host.data() + parts.indices);
-    const auto* weights = reinterpret_cast<const float*>(workspace.host.data() + parts.weights);
-    Buffer<float> got_logits(size_t(tokens) * experts), got_weights(size_t(tokens) * chosen);
-    Buffer<int32_t> got_indices(size_t(tokens) * chosen);
-    std::copy_n(logits, got_logits.count, got_logits.host.begin()), std::copy_n(weights, got_weights.count, got_weights.host.begin()), std::copy_n(indices, got_indices.count, got_indices.host.begin());
-    got_logits.upload(), got_weights.upload(), got_indices.upload();
-    std::vector<double> want_logits(got_logits.count), want_weights(got_weights.count), want = widen(x.host);
-    std::vector<int32_t> want_indices;
-    const auto mlp = [&](int t, const Bf16* up, const Bf16* down_rows, int width, double weight) {
-      const std::vector<double> row(n.begin() + size_t(t) * hidden, n.begin() + size_t(t + 1) * hidden);
-      const auto both = product_reference(row, up, 1, 2 * width, hidden);
-      std::vector<double> act(width);
-      for (int i = 0; i < width; ++i) {
-        const int g = i / p.group * 2 * p.group + i % p.group;
-        act[i] = silu64(both[g]) * both[g + p.group];
-      }
-      const auto y = product_reference(act, down_rows, 1, hidden, width);
-      for (int i = 0; i < hidden; ++i) want[size_t(t) * hidden + i] += weight * y[i];
-    };
-    for (int t = 0; t < tokens; ++t) {
-      std::vector<double> prob(experts), key(experts);
-      double top = -INFINITY, sum = 0, chosen_sum = 0;
-      for (int e = 0; e < experts; ++e) {
-        double dot = 0;
-        for (int i = 0; i < hidden; ++i) dot += n[size_t(t) * hidden + i] * as_float(gate.host[size_t(e) * hidden + i]);
-        want_logits[size_t(t) * experts + e] = dot;
-        top = std::max(top, double(logits[t * experts + e]));
-      }
-      for (int e = 0; e < experts; ++e) sum += prob[e] = std::exp(logits[t * experts + e] - top);
-      for (int e = 0; e < experts; ++e) prob[e] /= sum, key[e] = prob[e] + (p.correction ? correction.host[e] : 0);
-      std::vector<int> order(experts);
-      for (int e = 0; e < experts; ++e) order[e] = e;
-      std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return key[a] > key[b]; });
-      for (int j = 0; j < chosen; ++j) chosen_sum += prob[order[j]];
-      if (p.shared) mlp(t, shared_up.host.data(), shared_down.host.data(), wide, 1);
-      for (int j = 0; j < chosen; ++j) {
-        const int e = order[j];
-        want_indices.push_back(e), want_weights[size_t(t) * chosen + j] = prob[e] / std::max(chosen_sum, double(p.norm_min));
-        mlp(t, gate_up.host.data() + size_t(e) * 2 * m * hidden, down.host.data() + size_t(e) * hidden * m, m, want_weights[size_t(t) * chosen + j]);
+    const std::vector<double> in = norm_reference(x.host, norm.host, tokens, p.hidden);
+    expect_close(name + " normed", normed, in, bf16_limit);
+    check_choice(name, p, in, gate, correction, logits, indices, weights, tokens);
+    if (!with_product) continue;
+    const std::vector<double> both = product_reference(in, weight.host.data(), tokens, 2 * m, p.hidden);
+    std::vector<double> want(size_t(tokens) * m);
+    for (int r = 0; r < tokens; ++r) {
+      for (int c = 0; c < m; ++c) {
+        const int g = c / group * 2 * group + c % group;
+        want[size_t(r) * m + c] = silu64(both[size_t(r) * 2 * m + g]) * both[size_t(r) * 2 * m + g + group];
       }
     }
-    expect_close(name + " logits", got_logits, want_logits, f32_limit);
-    expect_equal(name + " indices", got_indices, want_indices);
-    expect_close(name + " weights", got_weights, want_weights, f32_limit);
-    expect_close(name, out, want, 2 * normed_limit);  // activations are rounded besides
+    expect_close(name + " product", hidden, want, normed_limit);
+  }
+}
+
+// --- products of 17 to 64 rows ----------------------------------------------------------------------------------------
+
+template <class P, class Y>
+__global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_kernel(const Step* step, const float* bias, const float* residual, Y* y, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight) {
+  wide_linear<P::value>(step, &x, &weight, bias, residual, y);
+}
+template <class P>
+__global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_head_kernel(const Step* step, const float* bias, float* logits, int32_t* ids, void* workspace, unsigned* arrivals, const __grid_constant__ TensorMap x,
+                                                                      const __grid_constant__ TensorMap weight) {
+  wide_head<P::value>(step, &x, &weight, bias, logits, ids, workspace, arrivals);
+}
+
+template <class P, class Y>
+void check_wide(int rows) {
+  constexpr WideLinear p = P::value;
+  const std::string name = tag("wide", {p.n, p.k, rows, p.swiglu, p.group, p.tiling.cluster, p.tiling.stages});
+  if (!wanted(name)) return;
+  const int width = p.swiglu ? p.n / 2 : p.n;
+  Buffer<Bf16> x(size_t(rows) * p.k), w(size_t(p.n) * p.k);
+  Buffer<float> bias(p.n), residual(size_t(rows) * p.n);
+  Buffer<Y> y(size_t(rows) * width);
+  fill_normal(x, 1), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(bias, 1), fill_normal(residual, 1);
+  y.poison();
+  DeviceStep step(rows, rows, 0);
+  launch(wide_kernel<P, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster}, nullptr, step.get(), bias.device, residual.device, y.device, row_map(x.device, rows, p.k),
+         row_map(w.device, p.n, p.k));
+  CK(cudaDeviceSynchronize());
+  const std::vector<double> sums = product_reference(widen(x.host), w.host.data(), rows, p.n, p.k);
+  std::vector<double> want(size_t(rows) * width);
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < width; ++c) {
+      const auto at = [&](int column) { return sums[size_t(r) * p.n + column] + (p.bias ? bias.host[column] : 0); };
+      const int g = c / p.group * 2 * p.group + c % p.group;
+      want[size_t(r) * width + c] = p.swiglu ? silu64(at(g)) * at(g + p.group) : at(c) + (p.residual ? residual.host[size_t(r) * p.n + c] : 0);
+    }
+  }
+  expect_close(name, y, want, sizeof(Y) == 2 ? bf16_limit : f32_limit);
+}
+
+template <class P>
+void check_wide_head(int rows, int blocks) {
+  constexpr WideHead p = P::value;
+  const std::string name = tag("wide head", {p.n, p.k, rows, blocks});
+  if (!wanted(name)) return;
+  Buffer<Bf16> x(size_t(rows) * p.k), w(size_t(p.n) * p.k);
+  Buffer<float> bias(p.n), logits(size_t(rows) * p.n);
+  Buffer<int32_t> ids(rows);
+  Buffer<char> workspace(head_argmax_workspace(rows, blocks));
+  Buffer<unsigned> arrivals(1);
+  arrivals.upload();
+  fill_normal(x, 1), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(bias, 1);
+  for (int i = 0; i < p.k; ++i) w.host[size_t(p.n - 1) * p.k + i] = w.host[size_t(p.n / 2) * p.k + i];  // a tie
+  w.upload();
+  DeviceStep step(rows, rows, 0);
+  for (int again = 0; again < 2; ++again) {
+    logits.poison(), ids.poison(), workspace.poison();
+    launch(wide_head_kernel<P>, {dim3(blocks), wide_threads, size_t(wide_shared_bytes(p.tiling))}, nullptr, step.get(), bias.device, logits.device, ids.device, (void*)workspace.device, arrivals.device, row_map(x.device, rows, p.k),
+           row_map(w.device, p.n, p.k));
+    CK(cudaDeviceSynchronize());
+    std::vector<double> want = product_reference(widen(x.host), w.host.data(), rows, p.n, p.k);
+    if (p.bias) for (size_t i = 0; i < want.size(); ++i) want[i] += bias.host[i % p.n];
+    expect_close(name, logits, want, f32_limit);
+    expect_equal(name + " ids", ids, argmax_reference(logits.host, rows, p.n));
   }
 }
 
@@ -703,14 +743,17 @@ CASE(WholeUp, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1,
 CASE(WholeHead, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, false, 2, 8, false}});
 CASE(WholeExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2, false, 2, 8, false}});
 CASE(WholeExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1, false, 2, 8, false}});
-CASE(BlockUp, MoeBlock{128, 64, 8, 3, 2, 32, true, norm, 1e-12f, 2, 8, tokens, {16, 2, 0, 2, 1, false, 1, 8}});
-CASE(BlockDown, MoeBlock{128, 64, 8, 3, 2, 32, true, norm, 1e-12f, 2, 8, tokens, {8, 2, 0, 3, 1, false, 2, 8, false}});
-CASE(BlockAloneUp, MoeBlock{128, 64, 8, 3, 0, 32, false, norm, 1e-12f, 1, 8, tokens, {16, 2, 64, 4, 1, false, 1, 8, false}});
-CASE(BlockAloneDown, MoeBlock{128, 64, 8, 3, 0, 32, false, norm, 1e-12f, 1, 8, tokens, {8, 2, 0, 2, 1, false, 2, 8}});
-CASE(BlockRowsUp, MoeBlock{256, 128, 16, 4, 1, 32, true, norm, 1e-12f, 3, 16, tokens, {16, 4, 0, 3, 2, false, 1, 8, false}});
-CASE(BlockRowsDown, MoeBlock{256, 128, 16, 4, 1, 32, true, norm, 1e-12f, 3, 16, tokens, {8, 4, 0, 2, 1, false, 2, 8, false}});
-CASE(Block21Up, MoeBlock{2560, 1536, 8, 6, 2, 32, true, norm, 1e-12f, 4, 1, tokens, {16, 10, 0, 2, 1, false, 1, 1, false}});
-CASE(Block21Down, MoeBlock{2560, 1536, 8, 6, 2, 32, true, norm, 1e-12f, 4, 1, tokens, {8, 6, 0, 3, 1, false, 3, 1, false}});
+CASE(NormRouter1, NormRouter{16, 128, 4, true, norm, 1e-12f, 3, 4, 2});
+CASE(NormRouter2, NormRouter{64, 2560, 6, true, norm, 1e-12f, 16, 16, 8});
+CASE(RouterSwiglu1, RouterSwiglu{{16, 128, 4, false, norm, 1e-12f, 2, 8, 2}, 192, 32, {16, 2, 0, 2, 1, false, 1}});
+CASE(RouterSwiglu2, RouterSwiglu{{64, 2560, 6, true, norm, 1e-12f, 4, 1, 10}, 3072, 32, {16, 10, 0, 2, 1, false, 1, 1, false}});
+CASE(Wide1, WideLinear{300, 96, true, true, false, 32, tokens, {2, 1, 2}});
+CASE(Wide2, WideLinear{2560, 1024, false, false, false, 32, tokens, {3, 4, 2}});
+CASE(Wide3, WideLinear{1024, 3072, false, true, false, 32, tokens, {2, 8, 2}});
+CASE(Wide4, WideLinear{320, 1000, true, false, true, 32, tokens, {3, 2, 2}});
+CASE(Wide5, WideLinear{192, 2560, false, false, true, 8, tokens, {4, 4, 1}});
+CASE(WideHead1, WideHead{300, 96, true, tokens, {3, 1, 1}});
+CASE(WideHead2, WideHead{8192, 2560, false, tokens, {4, 1, 1}});
 CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 1, 1, true}});
 CASE(OOnce, Linear{1024, 2048, false, true, {}, tokens, {8, 8, 0, 1, 1, true}});
 CASE(DownOnce, Linear{1024, 3072, false, true, {}, tokens, {8, 12, 1536, 2, 1, true}});
@@ -781,6 +824,8 @@ int main(int argc, char** argv) {
   check_attention<16, 2, 128, 64, 4, 8, 1, 3>({385, 384, 300, 1600, 10}, {1, 1, 1, 1, 1});
   check_attention<20, 4, 128, 64, 1, 4, 1, 1>({1000, 7}, {1, 1});
   check_attention<16, 2, 128, 64, 8, 8, 8, 3>({8001, 400, 1000}, {1, 1, 1});
+  check_attention<16, 2, 128, 64, 1, 8, 32, 1>({8001, 400, 1000, 127}, {1, 1, 1, 1});
+  check_attention<20, 4, 128, 64, 2, 8, 8, 2>({3001, 500, 1000, 127}, {1, 1, 1, 1});
   check_attention<16, 2, 128, 64, 8, 8>({67}, {67});
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
   check_attention<16, 2, 128, 64, 8, 8>({700}, {513});
@@ -802,12 +847,21 @@ int main(int argc, char** argv) {
   }
   check_experts<MoeFfn24Case, MoeFfn25Case>(1, 0);
   for (int count : {1, 7, 8, 16, 64, 130}) check_experts<WholeExpertUp, WholeExpertDown>(count, count % 3);
-  for (int count : {1, 3, 8}) {
-    check_block<BlockUp, BlockDown, float, float>(count, 7);
-    check_block<BlockAloneUp, BlockAloneDown, float, Bf16>(count, 5);
-    check_block<BlockRowsUp, BlockRowsDown, Bf16, float>(2 * count, 40);
+  for (int count : {1, 3, 7, 17}) {
+    check_norm_router<NormRouter1, false, float>(count, 0);
+    check_norm_router<NormRouter2, false, Bf16>(4 * count - 1, 0);
+    if (count <= 8) check_norm_router<RouterSwiglu1, true, Bf16>(count, 7);
   }
-  check_block<Block21Up, Block21Down, float, float>(1, 132);
+  check_norm_router<RouterSwiglu2, true, float>(1, 132);
+  for (int rows : {1, 17, 33, 64}) {
+    check_wide<Wide1, float>(rows);
+    check_wide<Wide2, float>(rows);
+    check_wide<Wide3, float>(rows);
+    check_wide<Wide4, Bf16>(rows);
+    check_wide<Wide5, Bf16>(rows);
+    check_wide_head<WideHead1>(rows, 4);
+    check_wide_head<WideHead2>(rows, 100);
+  }
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures != 0;
 }

@@ -24,6 +24,7 @@ struct Linear {
   Norm norm = {};
   Rows rows = Rows::tokens;
   ProductTiling tiling = {};
+  bool late = false;  // starts dependents after its wait: kernel.cuh
 };
 
 // This block's tiles, blockIdx.x, + gridDim.x, ..., for each group of rows of x again.
@@ -47,7 +48,7 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
   constexpr int n = problem.n, k = problem.k, tiles = static_cast<int>(ceil_div(n, tiling.rows));
   static_assert(problem.norm.on == (sizeof(X) == 4), "x is float where a norm rounds it, else Bf16");
   using P = Product<k, tiling, X>;
-  start_dependents();
+  if constexpr (!problem.late) start_dependents();
   P product(product_memory);
   const int rows = rows_of(step, problem.rows);
   const auto finish = [&](int tile, int first, int i, float residue) {
@@ -71,6 +72,7 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     product.begin(source, 1);
     product.load_norm(norm);
     wait_for_inputs();
+    if constexpr (problem.late) start_dependents();
     float residue[each];
 #pragma unroll
     for (int j = 0; j < each; ++j) residue[j] = load_residual(static_cast<int>(blockIdx.x), 0, rows, static_cast<int>(threadIdx.x) + j * tiling.threads());
@@ -89,6 +91,7 @@ ERN_DEVICE void linear(const Step* step, const X* x, const Bf16* norm, const Bf1
     product.begin(source, total);
     product.load_norm(norm);
     wait_for_inputs();
+    if constexpr (problem.late) start_dependents();
     for (int index = 0; index < total; ++index) {
       const int tile = walk.tile(index), first = walk.group(index) * tiling.tokens();
       const int count = rows - first < tiling.tokens() ? rows - first : tiling.tokens();

@@ -179,8 +179,9 @@ type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 const FEW_ROWS = 64;
 
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
+  const { late: _, ...entry } = base;
   return defineCuda(op, {
-    ...base,
+    ...entry,
     name: "gemm",
     order: "wgmma-k",
     only: "sm_90a",

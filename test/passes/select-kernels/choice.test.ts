@@ -130,3 +130,35 @@ describe("a node that no kernel fits", () => {
     );
   });
 });
+
+describe("deterministic on a GPU", () => {
+  it("takes kernels of the first one's order in every bucket", () => {
+    const chosen = (rows: number, deterministic: boolean): unknown => {
+      const graph = parse(`func @prefill_t${rows}(%x: bf16[T, 32]) -> (y: f32[T, 16]) bounds {T: 1..${rows}, S: 1..1, C: 1..1} {
+  %0 = weight {name = "w"} : bf16[16, 32]
+  %1 = pack %0 {layout = row, dtype = bf16} : bf16[16, 32]
+  %2 = linear %x, %1 {dtype = f32} : f32[T, 16]
+  return y = %2
+}
+`);
+      const { graphs } = runPrograms([graph], [selectKernels({ target: { ...TARGET, arch: "sm_90a" }, deterministic })]);
+      const launch = graphs[0]?.nodes.find((node) => node.op === "launch");
+      return launch?.op === "launch" && launch.attrs.kernel;
+    };
+    const rows = [1, 8, 16, 64, 2048];
+    expect(rows.map((n) => chosen(n, false))).toEqual([
+      "cuda_linear_x1",
+      "cuda_linear",
+      "cuda_linear_x16",
+      "cuda_linear_wide",
+      "cuda_gemm",
+    ]);
+    expect(rows.map((n) => chosen(n, true))).toEqual([
+      "cuda_linear_x1",
+      "cuda_linear",
+      "cuda_linear_rounds",
+      "cuda_linear_rounds",
+      "cuda_linear_rounds",
+    ]);
+  });
+});
