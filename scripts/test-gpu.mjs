@@ -10,7 +10,20 @@ import { fileURLToPath } from "node:url";
 import { execa } from "execa";
 import { findNvcc } from "../dist/toolchain/nvcc.js";
 
-const SMALL = ["linear 300", "linear_swiglu 256", "attention decode 8", "moe_ffn 128 64 8 3 3", "moe_router 16", "elementwise 7"];
+const SMALL = [
+  "linear 300",
+  "linear_swiglu 256",
+  "attention decode 8",
+  "attention decode 3",
+  "moe_ffn 128 64 8 3 3",
+  "moe_router 16",
+  "norm_router 16",
+  "router_swiglu 16",
+  "wide 300",
+  "wide 192",
+  "wide head 300",
+  "elementwise 7",
+];
 const root = fileURLToPath(new URL("../", import.meta.url));
 const args = process.argv.slice(2);
 const filter = args.find((arg) => !arg.startsWith("--")) ?? "";

@@ -75,11 +75,8 @@ export interface LoweredModel {
 }
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
-  const fusions = fusionsOf(input);
-  checkDisabled(
-    options.disablePasses ?? [],
-    fusions.filter(({ name }) => name !== "clone-buckets"),
-  );
+  const { fusions, bucketFusions } = fusionsOf(input);
+  checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
   const target = kernelTarget(input);
   const layouts: LayoutChoice[] = [];
   let weights: WeightPlan | undefined;
@@ -97,6 +94,8 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   });
   const passes: readonly Pass[] = [
     ...fusions,
+    cloneBuckets(input.limits),
+    ...bucketFusions,
     selectLayouts({ target, copyLimit: options.copyLimit ?? 0, onChoice: (choice) => layouts.push(choice) }),
     selectKernels({ target, deterministic: input.deterministic, tuning: input.tuning }),
     planWeights((plan) => {
@@ -146,9 +145,10 @@ const LEVEL_AFTER: { readonly [pass: string]: Level } = {
 
 /** The graphs at level `kernel`, all buckets, with the default variant of every kernel: what there is to tune. */
 export function kernelGraphs(input: LowerInput): readonly Graph[] {
-  const { deterministic } = input;
+  const { deterministic, limits } = input;
   const target = kernelTarget(input);
-  const fused = runPrograms(programsOf(input), fusionsOf(input)).graphs;
+  const { fusions, bucketFusions } = fusionsOf(input);
+  const fused = runPrograms(programsOf(input), [...fusions, cloneBuckets(limits), ...bucketFusions]).graphs;
   return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
 }
 
@@ -164,12 +164,10 @@ function programsOf({ config, activations, arch, limits, weights }: LowerInput):
   );
 }
 
-/** From level `model` to `fused`, a program a bucket. */
-function fusionsOf({ arch, limits, deterministic }: LowerInput): readonly Pass[] {
+/** Those before and those after clone-buckets. */
+function fusionsOf({ arch, deterministic }: LowerInput): { readonly fusions: readonly Pass[]; readonly bucketFusions: readonly Pass[] } {
   // A norm inside a product rounds elsewhere than one in front of it.
-  const bucketFusions = isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [];
-  const fusing: readonly Pass[] = [...fusionPasses(targetOf(arch)), cloneBuckets(limits), ...bucketFusions];
-  return fusing;
+  return { fusions: fusionPasses(targetOf(arch)), bucketFusions: isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [] };
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

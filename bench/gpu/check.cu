@@ -13,8 +13,8 @@
 #include "../../runtime/device/cuda/norm_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
 #include "../../runtime/device/cuda/rope.cuh"
-#include "maps.cuh"
 #include "../../runtime/device/cuda/wide.cuh"
+#include "maps.cuh"
 
 using namespace ern::cuda;
 using namespace bench;
@@ -824,6 +824,8 @@ int main(int argc, char** argv) {
   check_attention<16, 2, 128, 64, 4, 8, 1, 3>({385, 384, 300, 1600, 10}, {1, 1, 1, 1, 1});
   check_attention<20, 4, 128, 64, 1, 4, 1, 1>({1000, 7}, {1, 1});
   check_attention<16, 2, 128, 64, 8, 8, 8, 3>({8001, 400, 1000}, {1, 1, 1});
+  check_attention<16, 2, 128, 64, 1, 8, 32, 1>({8001, 400, 1000, 127}, {1, 1, 1, 1});
+  check_attention<20, 4, 128, 64, 2, 8, 8, 2>({3001, 500, 1000, 127}, {1, 1, 1, 1});
   check_attention<16, 2, 128, 64, 8, 8>({67}, {67});
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
   check_attention<16, 2, 128, 64, 8, 8>({700}, {513});

@@ -5,10 +5,11 @@
 #include "../../runtime/device/cuda/head_argmax.cuh"
 #include "../../runtime/device/cuda/linear.cuh"
 #include "../../runtime/device/cuda/linear_swiglu.cuh"
-#include "../../runtime/device/cuda/moe_block.cuh"
 #include "../../runtime/device/cuda/moe_ffn.cuh"
 #include "../../runtime/device/cuda/moe_router.cuh"
+#include "../../runtime/device/cuda/norm_router.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
+#include "../../runtime/device/cuda/wide.cuh"
 #include "harness.cuh"
 
 using namespace ern::cuda;
@@ -51,110 +52,77 @@ struct Moe21 {
 constexpr float eps = 1e-5f;
 constexpr int group = 32, block_size = 64;
 
-// How the step is cut; one instance is one variant that is timed. `block`: the second half of a layer with experts is moe_block; `runs`: experts' second
-// products are expert_linear and moe_combine.
+// How the step is cut; one instance is one variant that is timed. `beside`: the router is part of the shared experts' first product; `runs`: experts'
+// second products are expert_linear and moe_combine; `wide`: products are those of wide.cuh.
 constexpr ProductTiling whole(ProductTiling tiling) {
   tiling.pitched = false;
   return tiling;
 }
-struct Dense1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, splits = 8;
-  static constexpr bool norm_inside = true, block = false, runs = false;
-  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2, 1}, o{8, 16, 0, 1, 1, true, 2, 1}, up{48, 8, 0, 1, 1, true, 2, 1}, down{8, 16, 0, 1, 1, true, 1, 1}, head{16, 8, 0, 6, 1, false, 1, 1}, shared_down = down, shared_up = up;
+struct Common {
+  static constexpr bool norm_inside = true, beside = false, runs = false, wide = false, old_router = false, idle_waits = false;
+  static constexpr int cluster = 8, attention_warps = 8, least = 3, splits = 1, head_blocks = 132;
 };
-struct Dense1OneSplit : Dense1 { static constexpr int splits = 1; };
-struct Dense1Whole : Dense1 {
-  static constexpr ProductTiling qkv = whole(Dense1::qkv), o = whole(Dense1::o), up = whole(Dense1::up), down = whole(Dense1::down), head = whole(Dense1::head);
+struct Dense1 : Common {
+  static constexpr int batch = 1, splits = 4, least = 1;
+  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2, 1}, o{8, 16, 0, 1, 1, true, 2, 1}, up{48, 8, 0, 1, 1, true, 2, 1}, down{8, 16, 0, 1, 1, true, 1, 1}, head{16, 8, 0, 6, 1, false, 1, 1, false}, shared_down = down, shared_up = up;
 };
-struct Dense1WholeHead : Dense1 { static constexpr ProductTiling head = whole(Dense1::head); };
+struct Dense1Eight : Dense1 {  // 8 warps where there were 16
+  static constexpr ProductTiling qkv{16, 8, 0, 1, 1, true, 3, 1}, o{8, 8, 0, 1, 1, true, 3, 1}, down{8, 12, 0, 1, 1, true, 2, 1};
+};
+template <int c, int n, int l, bool idle, class Base = Dense1Eight> struct Cut : Base {
+  static constexpr int cluster = c, splits = n, least = l;
+  static constexpr bool idle_waits = idle;
+};
 struct Dense8 : Dense1 {
-  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 8, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 1}, head{16, 8, 0, 5, 1, false, 1};
-  static constexpr int batch = 8;
+  static constexpr ProductTiling qkv{16, 16, 0, 1, 1, true, 2}, o{8, 16, 0, 1, 1, true, 2}, up{48, 8, 0, 1, 1, true, 1}, down{8, 16, 0, 1, 1, true, 1}, head{16, 8, 0, 5, 1, false, 1, 8, false};
+  static constexpr int batch = 8, splits = 1, cluster = 4, least = 3;
   static constexpr bool norm_inside = false;
 };
-struct Dense8Whole : Dense8 {
-  static constexpr ProductTiling qkv = whole(Dense8::qkv), o = whole(Dense8::o), up = whole(Dense8::up), down = whole(Dense8::down), head = whole(Dense8::head);
-};
 struct Dense16 : Dense1 {
-  static constexpr int batch = 16, cluster = 4, head_blocks = 264, splits = 1;
+  static constexpr int batch = 16, cluster = 2, head_blocks = 264, splits = 1, least = 3;
   static constexpr bool norm_inside = false;
   static constexpr ProductTiling qkv{16, 8, 0, 1, 2, true, 3}, o{8, 16, 0, 1, 2, true, 2}, up{48, 8, 0, 1, 2, true, 1}, down{8, 16, 0, 1, 2, true, 2}, head{16, 8, 0, 3, 2, false, 2};
 };
-struct Dense16Whole : Dense16 {
-  static constexpr ProductTiling qkv = whole(Dense16::qkv), o = whole(Dense16::o), up = whole(Dense16::up), down = whole(Dense16::down), head = whole(Dense16::head);
-};
 struct Dense64 : Dense1 {
-  static constexpr int batch = 64, cluster = 1, attention_warps = 4, head_blocks = 132, splits = 1;
+  static constexpr int batch = 64, cluster = 1, head_blocks = 132, splits = 1, least = 3;
   static constexpr bool norm_inside = false;
   static constexpr ProductTiling qkv{16, 8, 0, 1, 8, true, 2}, o{16, 8, 0, 1, 8, true, 2}, up{16, 8, 0, 1, 8, true, 2}, down{16, 16, 0, 1, 8, true, 1}, head{16, 8, 0, 3, 8, false, 1};
 };
-struct Dense64Whole : Dense64 {
-  static constexpr ProductTiling qkv = whole(Dense64::qkv), o = whole(Dense64::o), up = whole(Dense64::up), down = whole(Dense64::down), head = whole(Dense64::head);
+struct Dense64Wide : Dense64 {
+  static constexpr bool wide = true;
+  static constexpr WideTiling wide_qkv{2, 4, 2}, wide_o{2, 8, 2}, wide_up{4, 1, 1}, wide_down{3, 4, 2}, wide_head{5, 1, 1};
 };
-struct Moe1 {
-  static constexpr int batch = 1, cluster = 8, attention_warps = 8, head_blocks = 132, expert_blocks = 132, splits = 4, row_blocks = 264;
-  static constexpr bool norm_inside = true, block = false, runs = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1}, o{8, 10, 0, 1, 1, true, 2, 1}, up{16, 10, 0, 1, 1, true, 2, 1}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1},
-      shared_up{16, 10, 0, 1, 1, true, 2, 1}, shared_down{8, 12, 0, 1, 1, true, 2, 1}, expert_up{16, 10, 0, 2, 1, false, 1, 1}, expert_down{8, 6, 0, 2, 1, false, 3, 1}, expert_rows = expert_down;
+struct Dense64Table : Dense64Wide {
+  static constexpr WideTiling wide_qkv{4, 2, 1}, wide_o{4, 4, 1}, wide_up{5, 1, 1}, wide_down{5, 4, 1}, wide_head{5, 1, 1};
 };
-struct Moe1Whole : Moe1 {
-  static constexpr ProductTiling qkv = whole(Moe1::qkv), o = whole(Moe1::o), up = whole(Moe1::up), down = whole(Moe1::down), head = whole(Moe1::head), shared_up = whole(Moe1::shared_up),
-      shared_down = whole(Moe1::shared_down), expert_up = whole(Moe1::expert_up), expert_down = whole(Moe1::expert_down);
+struct Dense32Wide : Dense64Wide { static constexpr int batch = 32, cluster = 1; };
+struct Moe1 : Common {
+  static constexpr int batch = 1, expert_blocks = 132, splits = 1, row_blocks = 132, least = 1, cluster = 2;
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 1, true, 2, 1, false}, o{8, 10, 0, 1, 1, true, 2, 1, false}, up{16, 10, 0, 1, 1, true, 2, 1, false}, down{8, 16, 3072, 4, 1, true, 1, 1}, head{16, 10, 0, 2, 1, false, 1, 1, false},
+      shared_up{16, 10, 0, 1, 1, true, 2, 1, false}, shared_down{8, 12, 0, 1, 1, true, 2, 1, false}, expert_up{16, 10, 0, 2, 1, false, 1, 1, false}, expert_down{8, 6, 0, 2, 1, false, 3, 1, false}, expert_rows = expert_down, beside_up{16, 10, 0, 2, 1, false, 1, 1, false};
 };
-struct Moe1Block : Moe1Whole {
-  static constexpr bool block = true;
-};
-struct Moe1BlockThree : Moe1Block {  // shorter stages: room beside them
-  static constexpr ProductTiling expert_up{16, 10, 1280, 3, 1, false, 1, 1, false};
-};
-struct Moe1BlockFour : Moe1Block {
-  static constexpr ProductTiling expert_up{16, 10, 1280, 4, 1, false, 1, 1, true};
-};
-struct Moe1BlockDown3 : Moe1Block {
-  static constexpr ProductTiling expert_down{8, 6, 0, 3, 1, false, 2, 1, false};
-};
-struct Moe1BlockSmallQkv : Moe1Block {  // smaller blocks of qkv and o start earlier
-  static constexpr ProductTiling qkv{8, 10, 0, 1, 1, true, 4, 1, false}, o{8, 8, 0, 1, 1, true, 4, 1, false};
-};
-struct Moe1BlockO3 : Moe1Block {
-  static constexpr ProductTiling o{8, 10, 0, 1, 1, true, 3, 1, false};
+struct Moe1Beside : Moe1 { static constexpr bool beside = true; };
+struct Moe1Best : Moe1Beside {  // more blocks of products of few bytes at once
+  static constexpr ProductTiling o{8, 6, 0, 1, 1, true, 3, 1, true}, shared_down{8, 6, 0, 1, 1, true, 3, 1, true};
 };
 struct Moe16 : Moe1 {
-  static constexpr int batch = 16, cluster = 4, splits = 1;
-  static constexpr bool norm_inside = false;
-  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 3, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2}, expert_up{16, 10, 0, 2, 1, false, 1}, expert_down{8, 6, 0, 2, 1, false, 3}, expert_rows = expert_down;
+  static constexpr int batch = 16, cluster = 1, splits = 1, least = 3;
+  static constexpr bool norm_inside = false, runs = true;
+  static constexpr ProductTiling qkv{16, 10, 0, 1, 2, true, 2}, o{8, 10, 0, 1, 2, true, 2}, up{16, 10, 0, 1, 2, true, 2}, down{8, 16, 3072, 3, 2, true, 1}, head{16, 10, 0, 2, 2, false, 1}, shared_up{16, 10, 0, 1, 2, true, 2}, shared_down{8, 12, 0, 1, 2, true, 2}, expert_up{16, 10, 0, 2, 1, false, 1, 8, false}, expert_down{8, 6, 0, 2, 1, false, 3}, expert_rows{16, 6, 0, 3, 1, false, 1, 8, false};
 };
-struct Moe16Whole : Moe16 {
-  static constexpr ProductTiling qkv = whole(Moe16::qkv), o = whole(Moe16::o), up = whole(Moe16::up), down = whole(Moe16::down), head = whole(Moe16::head), shared_up = whole(Moe16::shared_up),
-      shared_down = whole(Moe16::shared_down), expert_up = whole(Moe16::expert_up), expert_down = whole(Moe16::expert_down);
-};
-struct Moe16Block : Moe16Whole {
-  static constexpr bool block = true;
-  static constexpr ProductTiling expert_up{16, 10, 0, 2, 2, false, 1, 8, false};
-};
-struct Moe16BlockDown2 : Moe16Block {
-  static constexpr ProductTiling expert_down{8, 6, 0, 2, 2, false, 3, 8, false};
-};
+struct Moe16Passes : Moe16 { static constexpr bool runs = false; };
 struct Moe64 : Moe1 {
   static constexpr int batch = 64, cluster = 1, attention_warps = 4, splits = 1;
-  static constexpr bool norm_inside = false;
+  static constexpr bool norm_inside = false, runs = true;
   static constexpr ProductTiling qkv{16, 10, 0, 1, 8, true, 1}, o{16, 10, 0, 1, 8, true, 1}, up{16, 10, 0, 1, 8, true, 1}, down{16, 8, 3072, 1, 8, true, 1}, head{16, 10, 0, 1, 8, false, 1}, shared_up{16, 10, 0, 1, 8, true, 1}, shared_down{16, 8, 0, 1, 8, true, 1},
-      expert_up{16, 10, 0, 2, 2, false, 1}, expert_down{8, 6, 0, 2, 2, false, 2}, expert_rows = expert_down;
+      expert_up{16, 10, 0, 2, 2, false, 1, 8, false}, expert_rows{16, 6, 0, 3, 2, false, 1, 8, false};
 };
-struct Moe64Whole : Moe64 {
-  static constexpr ProductTiling qkv = whole(Moe64::qkv), o = whole(Moe64::o), up = whole(Moe64::up), down = whole(Moe64::down), head = whole(Moe64::head), shared_up = whole(Moe64::shared_up),
-      shared_down = whole(Moe64::shared_down), expert_up = whole(Moe64::expert_up), expert_down = whole(Moe64::expert_down);
+struct Moe64Wide : Moe64 {
+  static constexpr bool wide = true;
+  static constexpr WideTiling wide_qkv{3, 4, 2}, wide_o{3, 4, 2}, wide_up{5, 1, 1}, wide_down{3, 8, 2}, wide_shared_up{3, 2, 2}, wide_shared_down{3, 4, 2}, wide_head{5, 1, 1};
 };
-struct Moe64Runs : Moe64Whole {
-  static constexpr bool runs = true;
-  static constexpr ProductTiling expert_rows{8, 6, 0, 3, 2, false, 2, 8, false};
-};
-struct Moe64RunsLarge : Moe64Runs {
-  static constexpr int row_blocks = 132;
-  static constexpr ProductTiling expert_rows{16, 6, 0, 3, 2, false, 1, 8, false};
-};
-struct Moe64RunsEight : Moe64Runs {  // tokens eight by eight
-  static constexpr ProductTiling expert_rows{8, 6, 0, 3, 1, false, 2, 8, false}, expert_up{16, 10, 0, 2, 1, false, 1, 8, false};
+struct Moe64Table : Moe64Wide {
+  static constexpr WideTiling wide_qkv{5, 2, 1}, wide_o{5, 2, 1}, wide_up{5, 1, 1}, wide_down{5, 2, 1}, wide_shared_up{5, 1, 1}, wide_shared_down{5, 2, 1}, wide_head{5, 1, 1};
 };
 
 // nvcc cannot name a kernel by a struct's value, so a problem is a type.
@@ -167,10 +135,10 @@ template <class M, class V> struct Problems {
   struct Up { static constexpr LinearSwiglu value{M::ffn, M::hidden, group, false, norm, Rows::tokens, V::up}; };
   struct Down { static constexpr Linear value{M::hidden, M::ffn, false, true, none, Rows::tokens, V::down}; };
   struct SharedUp { static constexpr LinearSwiglu value{M::shared, M::hidden, group, false, none, Rows::tokens, V::shared_up, true}; };
-  struct SharedDown { static constexpr Linear value{M::hidden, M::shared, false, true, none, Rows::tokens, V::shared_down}; };
+  struct SharedDown { static constexpr Linear value{M::hidden, M::shared, false, true, none, Rows::tokens, V::shared_down, V::beside}; };
   struct Head { static constexpr HeadArgmax value{M::vocab, M::hidden, false, norm, Rows::tokens, V::head}; };
   struct Attention {
-    static constexpr DecodeAttention value{M::heads, {M::kv_heads, M::head_dim, block_size, block_bytes}, true, 0, V::cluster, V::attention_warps, V::splits, false};
+    static constexpr DecodeAttention value{M::heads, {M::kv_heads, M::head_dim, block_size, block_bytes}, true, 0, V::cluster, V::attention_warps, V::splits, V::least, V::idle_waits};
   };
   struct Row { static constexpr Elementwise value{M::hidden}; };
   struct NormRow { static constexpr RmsNorm value{M::hidden, eps}; };
@@ -182,9 +150,8 @@ template <class M, class V> struct MoeProblems {
   struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
   struct ExpertRows { static constexpr ExpertLinear value{M::hidden, M::m, M::experts, M::chosen, true, Rows::tokens, V::expert_rows, true}; };
   struct Combine { static constexpr MoeCombine value{M::hidden, M::chosen, true}; };
-  static constexpr int shared = M::shared / M::m;
-  struct BlockUp { static constexpr MoeBlock value{M::hidden, M::m, M::experts, M::chosen, shared, group, true, {true, eps}, 1e-12f, 4, V::batch, Rows::tokens, V::expert_up}; };
-  struct BlockDown { static constexpr MoeBlock value{M::hidden, M::m, M::experts, M::chosen, shared, group, true, {true, eps}, 1e-12f, 4, V::batch, Rows::tokens, V::expert_down}; };
+  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 16, 16, 8}; };
+  struct Beside { static constexpr RouterSwiglu value{{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 4, V::batch, V::beside_up.warps}, M::shared, group, V::beside_up}; };
 };
 
 // With -DTRACE each launch notes when its first and last block begin and end.
@@ -259,18 +226,31 @@ template <class P>
 __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_rows_kernel(const Step* s, const Bf16* act, const int32_t* i, const Bf16* down, float* rows, int slot) { Traced traced(slot); expert_linear<P::value>(s, act, i, down, rows); }
 template <class P>
 __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, float* out, int slot) { Traced traced(slot); moe_combine<P::value>(s, rows, i, w, addend, out); }
-__device__ MoeBlockCounters block_counters;
-template <class P, class X>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_up_kernel(const Step* s, const float* x, const X* rows, const Bf16* norm, const float* gate, const float* correction,
-                                                                     const Bf16* gate_up, const Bf16* shared_gate_up, unsigned char* workspace, int slot) {
+__device__ unsigned router_arrivals[64];
+template <class P>
+__global__ void __launch_bounds__(P::value.warps * 32, 1) norm_router_kernel(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices, float* weights, int slot) {
   Traced traced(slot);
-  moe_block_up<P::value>(s, x, rows, norm, gate, correction, gate_up, shared_gate_up, workspace, P::value.most, &block_counters);
+  norm_router<P::value>(s, x, norm, gate, correction, normed, logits, indices, weights, router_arrivals);
 }
 template <class P>
-__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) block_down_kernel(const Step* s, const float* x, const Bf16* down, const Bf16* shared_down, const unsigned char* workspace, float* out, int slot) {
+__global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) beside_kernel(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, const Bf16* weight, Bf16* normed, float* logits,
+                                                                   int32_t* indices, float* weights, Bf16* hidden, int slot) {
   Traced traced(slot);
-  moe_block_down<P::value>(s, x, down, shared_down, workspace, P::value.most, out, &block_counters);
+  router_swiglu<P::value>(s, x, norm, gate, correction, weight, normed, logits, indices, weights, hidden, router_arrivals);
 }
+template <class P, class Y>
+__global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_kernel(const Step* step, const float* residual, Y* y, int slot, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight) {
+  Traced traced(slot);
+  wide_linear<P::value>(step, &x, &weight, nullptr, residual, y);
+}
+template <class P>
+__global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_head_kernel(const Step* step, float* logits, int32_t* ids, void* workspace, unsigned* arrivals, int slot, const __grid_constant__ TensorMap x,
+                                                                      const __grid_constant__ TensorMap weight) {
+  Traced traced(slot);
+  wide_head<P::value>(step, &x, &weight, nullptr, logits, ids, workspace, arrivals);
+}
+template <int rows, int width, bool add, bool pairs, WideTiling tiling> struct WideOf { static constexpr WideLinear value{rows, width, false, add, pairs, group, Rows::tokens, tiling}; };
+template <class M, WideTiling tiling> struct WideHeadOf { static constexpr WideHead value{M::vocab, M::hidden, false, Rows::tokens, tiling}; };
 
 template <class M>
 struct ModelWeights {
@@ -298,10 +278,9 @@ struct Decode {
   Buffer<float> x{size_t(B) * M::hidden}, mid{size_t(B) * M::hidden}, qkv{size_t(B) * P::qkv_width}, logits{size_t(B) * M::vocab}, router_logits{size_t(B) * 64}, router_weights{size_t(B) * M::chosen}, correction{64};
   Buffer<float> shared_out{size_t(B) * M::hidden};
   Buffer<Bf16> normed{size_t(B) * M::hidden}, attended{size_t(B) * P::o_width}, act{size_t(B) * std::max(M::ffn, M::chosen * M::m)};
-  Buffer<char> work{size_t(head_argmax_workspace(B, V::head_blocks))};
+  Buffer<char> work{size_t(head_argmax_workspace(B, 264))};
   Buffer<unsigned> arrivals{1}, split_arrivals{size_t(B) * M::kv_heads * V::cluster};
   Buffer<float> split_work{size_t(attention_workspace(P::Attention::value, B) / 4)}, rows{V::runs ? size_t(B) * M::chosen * M::hidden : 1};
-  Buffer<unsigned char> block_work{size_t(M::experts ? moe_block_workspace(B, M::m, M::experts, M::chosen, M::shared / M::m) : 1)};
   Bf16* pool;
 
   Decode(const ModelWeights<M>& weights, int tokens) : w(weights), stride(int(ceil_div(tokens, block_size))), context(tokens), step(B, B, stride), table(size_t(B) * stride) {
@@ -327,6 +306,12 @@ struct Decode {
     launch(up_kernel<Q, X>, {dim3(ceil_div(2 * Q::value.m, Q::value.tiling.rows)), Q::value.tiling.threads(), size_t(Q::value.tiling.shared_bytes(Q::value.k, Q::value.norm.on)), 1, dependent}, s, step.get(), in, norm, weight, out, slot++);
   }
 
+  template <class Q, class Y>
+  void wide_launch(cudaStream_t s, bool dependent, const Bf16* in, const Bf16* weight, const float* residual, Y* out) {
+    constexpr WideLinear p = Q::value;
+    launch(wide_kernel<Q, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster, dependent}, s, step.get(), residual, out, slot++, row_map(in, B, p.k), row_map(weight, p.n, p.k));
+  }
+
   int slot = 0;
   void record(cudaStream_t s, bool dependent = true, int parts = kAll) {
     slot = 0;
@@ -343,15 +328,24 @@ struct Decode {
     launch(embedding_kernel<typename P::Row>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), ids.device, w.embedding.data, x.device, slot++);
     for (int l = 0; l < M::layers; ++l) {
       norm_row(2 * l);
-      if (parts & kQkv) linear_launch<typename P::Qkv, In, float>(s, dependent, normed_or_x(), w.norms.of(2 * l), w.qkv.of(l), nullptr, qkv.device);
+      if constexpr (V::wide) {
+        if (parts & kQkv) wide_launch<WideOf<P::qkv_width, M::hidden, false, false, V::wide_qkv>>(s, dependent, normed.device, w.qkv.of(l), nullptr, qkv.device);
+      } else if (parts & kQkv) linear_launch<typename P::Qkv, In, float>(s, dependent, normed_or_x(), w.norms.of(2 * l), w.qkv.of(l), nullptr, qkv.device);
       constexpr DecodeAttention a = P::Attention::value;
       if (parts & kAttention) {
         launch(attention_kernel<typename P::Attention>, {dim3(a.cluster * a.splits, M::kv_heads, B), a.warps * 32, 0, a.cluster, dependent}, s, step.get(), qkv.device, positions.device, slots.device,
                pool + l * P::layer_elements, table.device, contexts.device, 0.08838834764831843f, attended.device, split_work.device, split_arrivals.device, slot++);
       }
-      if (parts & kO) linear_launch<typename P::O, Bf16, float>(s, dependent, attended.device, nullptr, w.o.of(l), x.device, x.device);
+      if constexpr (V::wide) {
+        if (parts & kO) wide_launch<WideOf<M::hidden, P::o_width, true, false, V::wide_o>>(s, dependent, attended.device, w.o.of(l), x.device, x.device);
+      } else if (parts & kO) linear_launch<typename P::O, Bf16, float>(s, dependent, attended.device, nullptr, w.o.of(l), x.device, x.device);
       if (l < M::dense_layers) {
         norm_row(2 * l + 1);
+        if constexpr (V::wide) {
+          if (parts & kUp) wide_launch<WideOf<2 * M::ffn, M::hidden, false, true, V::wide_up>>(s, dependent, normed.device, w.up.of(l), nullptr, act.device);
+          if (parts & kDown) wide_launch<WideOf<M::hidden, M::ffn, true, false, V::wide_down>>(s, dependent, act.device, w.down.of(l), x.device, x.device);
+          continue;
+        }
         if (parts & kUp) up_launch<typename P::Up, In>(s, dependent, normed_or_x(), w.norms.of(2 * l + 1), w.up.of(l), act.device);
         if (parts & kDown) linear_launch<typename P::Down, Bf16, float>(s, dependent, act.device, nullptr, w.down.of(l), x.device, x.device);
       } else {
@@ -360,25 +354,32 @@ struct Decode {
           using MoeUp = typename MoeProblems<M, V>::Up;
           using MoeDown = typename MoeProblems<M, V>::Down;
           using R = typename MoeProblems<M, V>::Router;
-          if constexpr (V::block) {
-            using BlockUp = typename MoeProblems<M, V>::BlockUp;
-            using BlockDown = typename MoeProblems<M, V>::BlockDown;
-            norm_row(2 * l + 1);
-            if (parts & kExperts) {
-              launch(block_up_kernel<BlockUp, In>, {dim3(V::expert_blocks), BlockUp::value.tiling.threads(), size_t(BlockUp::value.tiling.shared_bytes(M::hidden, V::norm_inside)), 1, dependent}, s, step.get(), x.device, normed_or_x(),
-                     w.norms.of(2 * l + 1), w.gate.of(e), correction.device, w.expert_up.of(e), w.shared_up.of(e), block_work.device, slot++);
-              launch(block_down_kernel<BlockDown>, {dim3(ceil_div(M::hidden, BlockDown::value.tiling.rows)), BlockDown::value.tiling.threads(), size_t(BlockDown::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), x.device,
-                     w.expert_down.of(e), w.shared_down.of(e), block_work.device, x.device, slot++);
+          using NormRouterOf = typename MoeProblems<M, V>::NormRouterOf;
+          using Beside = typename MoeProblems<M, V>::Beside;
+          const Bf16* const norm = w.norms.of(2 * l + 1);
+          if constexpr (V::beside) {
+            if (parts & kRouter) {
+              launch(beside_kernel<Beside>, {dim3(132), Beside::value.tiling.threads(), size_t(Beside::value.tiling.shared_bytes(M::hidden, true)), 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, w.shared_up.of(e), normed.device,
+                     router_logits.device, indices.device, router_weights.device, act.device, slot++);
             }
-            continue;
-          }
-          if (parts & kRouter) {
-            launch(router_kernel<R>, {dim3(R::value.cluster, std::min(B, 16)), R::value.warps * 32, 0, R::value.cluster, dependent}, s, step.get(), x.device, w.norms.of(2 * l + 1), w.gate.of(e),
-                   correction.device, normed.device, router_logits.device, indices.device, router_weights.device, slot++);
+          } else if (parts & kRouter) {
+            if constexpr (V::old_router) {
+              launch(router_kernel<R>, {dim3(R::value.cluster, std::min(B, 16)), R::value.warps * 32, 0, R::value.cluster, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device, router_logits.device,
+                     indices.device, router_weights.device, slot++);
+            } else {
+              constexpr NormRouter r = NormRouterOf::value;
+              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, size_t(std::min(B, r.most)) * M::hidden * 4, 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
+                     router_logits.device, indices.device, router_weights.device, slot++);
+            }
           }
           if (parts & kShared) {
-            up_launch<typename P::SharedUp, Bf16>(s, dependent, normed.device, nullptr, w.shared_up.of(e), act.device);
-            linear_launch<typename P::SharedDown, Bf16, float>(s, dependent, act.device, nullptr, w.shared_down.of(e), x.device, shared_out.device);
+            if constexpr (V::wide) {
+              wide_launch<WideOf<2 * M::shared, M::hidden, false, true, V::wide_shared_up>>(s, dependent, normed.device, w.shared_up.of(e), nullptr, act.device);
+              wide_launch<WideOf<M::hidden, M::shared, true, false, V::wide_shared_down>>(s, dependent, act.device, w.shared_down.of(e), x.device, shared_out.device);
+            } else {
+              if constexpr (!V::beside) up_launch<typename P::SharedUp, Bf16>(s, dependent, normed.device, nullptr, w.shared_up.of(e), act.device);
+              linear_launch<typename P::SharedDown, Bf16, float>(s, dependent, act.device, nullptr, w.shared_down.of(e), x.device, shared_out.device);
+            }
           }
           if (parts & kExperts) {
             launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden, false)), 1, dependent}, s, step.get(), normed.device, indices.device,
@@ -397,7 +398,13 @@ struct Decode {
       }
     }
     norm_row(2 * M::layers);
-    if (parts & kHead) {
+    if constexpr (V::wide) {
+      using Head = WideHeadOf<M, V::wide_head>;
+      if (parts & kHead) {
+        launch(wide_head_kernel<Head>, {dim3(132 * Head::value.tiling.residents), wide_threads, size_t(wide_shared_bytes(Head::value.tiling)), 1, dependent}, s, step.get(), logits.device, next.device, (void*)work.device, arrivals.device, slot++,
+               row_map(normed.device, B, M::hidden), row_map(w.embedding.data, M::vocab, M::hidden));
+      }
+    } else if (parts & kHead) {
       launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), size_t(V::head.shared_bytes(M::hidden, V::norm_inside)), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
              next.device, (void*)work.device, arrivals.device, slot++);
     }
@@ -466,13 +473,8 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
   decode.next.download();
   if constexpr (M::experts > 0) {  // what the last layer chose
     std::vector<int32_t> chosen(size_t(V::batch) * M::chosen);
-    if constexpr (V::block) {
-      decode.block_work.download();
-      std::memcpy(chosen.data(), decode.block_work.host.data() + MoeBlockParts(V::batch, M::m, M::experts, M::chosen, M::shared / M::m).indices, chosen.size() * 4);
-    } else {
-      decode.indices.download();
-      chosen = decode.indices.host;
-    }
+    decode.indices.download();
+    chosen = decode.indices.host;
     std::vector<int> load(M::experts);
     for (int e : chosen) ++load[e];
     int used = 0, most = 0, eights = 0;
@@ -515,6 +517,7 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
                                                                       {"router", kRouter, M::layers}, {"shared", kShared, M::layers}, {"experts", kExperts, M::layers}, {"head", kHead, 1}};
   for (const auto& p : parts) {
     if (M::experts == 0 && (p.part & (kRouter | kShared | kExperts))) continue;
+    if (p.part == kShared) continue;  // without it nothing says that the choice stands
     const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 2, 12), without = time_graph([&](cudaStream_t s) { decode.record(s, true, kAll & ~p.part); }, 2, 12);
     std::printf("  %-10s alone %.2f us each, step without it %.1f us (saves %.2f each)\n", p.name, alone / p.count, without, (us - without) / p.count);
   }
@@ -530,39 +533,28 @@ int main(int argc, char** argv) {
   if (what == "dense") {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
-    run<Dense03, Dense1>("0.3B", weights, 128, false);
-    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 128, false);
-    run<Dense03, Dense1Whole>("0.3B whole", weights, 128, true);
-    run<Dense03, Dense1WholeHead>("0.3B whead", weights, 128, false);
-    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 8192, false);
-    run<Dense03, Dense1>("0.3B", weights, 8192, false);
-    run<Dense03, Dense1>("0.3B", weights, 2048, false);
-    run<Dense03, Dense1OneSplit>("0.3B 1split", weights, 2048, false);
-    run<Dense03, Dense8>("0.3B", weights, 128, false);
-    run<Dense03, Dense8Whole>("0.3B whole", weights, 128, false);
-    run<Dense03, Dense16>("0.3B", weights, 128, false);
-    run<Dense03, Dense16Whole>("0.3B whole", weights, 128, false);
-    run<Dense03, Dense64>("0.3B", weights, 128, false);
-    run<Dense03, Dense64Whole>("0.3B whole", weights, 128, false);
+    run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 128, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 128, false);
+    run<Dense03, Cut<2, 1, 1, true>>("2x1 idle", weights, 128, false);
+    run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 256, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 256, false);
+    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 8192, false);
+    run<Dense03, Dense8>("8 4x1", weights, 128, false);
+    run<Dense03, Dense16>("16 2x1", weights, 128, false);
+    run<Dense03, Dense32Wide>("32 wide", weights, 128, false);
+    run<Dense03, Dense64Wide>("64 wide", weights, 128, false);
+    run<Dense03, Dense64Table>("64 table", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Moe1>("21B", weights, 128, false);
-    run<Moe21, Moe1Whole>("21B whole", weights, 128, true);
-    run<Moe21, Moe1Block>("21B block", weights, 128, true);
-    run<Moe21, Moe1BlockThree>("21B three", weights, 128, false);
-    run<Moe21, Moe1BlockFour>("21B four", weights, 128, false);
-    run<Moe21, Moe1BlockDown3>("21B down3", weights, 128, false);
-    run<Moe21, Moe1BlockSmallQkv>("21B small", weights, 128, false);
-    run<Moe21, Moe1BlockO3>("21B o3", weights, 128, false);
-    run<Moe21, Moe16>("21B", weights, 128, false);
-    run<Moe21, Moe16Whole>("21B whole", weights, 128, false);
-    run<Moe21, Moe16Block>("21B block", weights, 128, true);
-    run<Moe21, Moe16BlockDown2>("21B down2", weights, 128, false);
-    run<Moe21, Moe64>("21B", weights, 128, false);
-    run<Moe21, Moe64Whole>("21B whole", weights, 128, false);
-    run<Moe21, Moe64Runs>("21B runs", weights, 128, true);
-    run<Moe21, Moe64RunsLarge>("21B large", weights, 128, false);
-    run<Moe21, Moe64RunsEight>("21B eight", weights, 128, false);
+    run<Moe21, Cut<2, 1, 1, false, Moe1Best>>("2x1", weights, 128, false);
+    run<Moe21, Cut<2, 1, 1, true, Moe1Best>>("2x1 idle", weights, 128, false);
+    run<Moe21, Cut<4, 4, 1, false, Moe1Best>>("4x4", weights, 128, false);
+    run<Moe21, Cut<4, 4, 1, true, Moe1Best>>("4x4 idle", weights, 128, false);
+    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
+    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 8192, false);
+    run<Moe21, Moe16>("16", weights, 128, false);
+    run<Moe21, Moe64Wide>("64 wide", weights, 128, false);
+    run<Moe21, Moe64Table>("64 table", weights, 128, false);
   }
 }

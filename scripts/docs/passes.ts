@@ -123,13 +123,9 @@ function pipeline(): Step[] {
   const fusions = arrayNamed(file, "FUSION_PASSES")
     .map(step)
     .flatMap((each) => (each.pass === BEFORE_LAUNCH_PASSES ? [each, ...forGpus("LAUNCH_PASSES")] : [each]));
-  const lower = parseSource(LOWER);
-  return [...arrayNamed(lower, "fusing"), ...arrayNamed(lower, "passes")].flatMap((element) => {
+  return arrayNamed(parseSource(LOWER), "passes").flatMap((element) => {
     if (!ts.isSpreadElement(element)) return [step(element)];
-    const spread = element.expression.getText();
-    // `fusing` itself.
-    if (spread === "fusions") return [];
-    return spread === "bucketFusions" ? forGpus("BUCKET_PASSES") : fusions;
+    return element.expression.getText() === "fusions" ? fusions : forGpus("BUCKET_PASSES");
   });
 }
 

@@ -22,6 +22,8 @@ const DRAW_SOURCE = "kernels/draw.cu";
 /** By template; what is not named goes with the small ones. */
 const UNIT_OF: { readonly [template: string]: string } = {
   gemm: "gemm",
+  wide_linear: "gemm",
+  wide_head: "gemm",
   linear: "linear",
   linear_swiglu: "linear_swiglu",
   head_argmax: "head",
@@ -30,6 +32,8 @@ const UNIT_OF: { readonly [template: string]: string } = {
   attention_prefill: "attention",
   rope_attention: "attention",
   moe_router: "moe",
+  norm_router: "moe",
+  router_swiglu: "moe",
   moe_ffn: "moe",
   expert_linear: "moe",
 };

@@ -139,6 +139,14 @@ function checkNorm(x: TensorType, norm: TensorType | undefined): void {
   if (norm) expect(sameShape(norm.shape, [rowsCols(x, "x")[1]]), "the norm must have one value a column of x");
 }
 
+/** Of logits, indices and weights. */
+function routerTypes(x: TensorType, norm: TensorType, gate: TensorType, correction: TensorType | undefined, k: number): TensorType[] {
+  checkNorm(x, norm);
+  const [rows, experts] = linearShape(x, gate, correction);
+  expect(k > 0 && k <= experts, `k = ${k} of ${experts} experts`);
+  return [tensor("f32", [rows, experts]), tensor("i32", [rows, k]), tensor("f32", [rows, k])];
+}
+
 function checkKv(cache: Type, kvHeads?: number, headDim?: number): asserts cache is ReturnType<typeof kvCache> {
   if (cache.kind !== "kv") throw new TypeMismatch("cache must be a kv value");
   if (kvHeads !== undefined) expect(cache.heads === kvHeads, `cache has ${cache.heads} heads, expected ${kvHeads}`);
@@ -578,6 +586,37 @@ export const OPS = {
       expect(width === expected, `qkv has width ${width}, expected ${expected}`);
       checkPositions(one("positions"), rows);
       return [tensor(dtype("dtype"), [rows, int("heads") * cache.headDim]), cache];
+    },
+  },
+  /** n = rms_norm(x); normed is n rounded to `dtype`; the rest is moe_router(n), which reads n in f32. */
+  norm_router: {
+    level: "fused",
+    summary: "rms_norm, and moe_router on it",
+    operands: ["x", "norm", "gate", "correction?"],
+    attrs: { k: "int", norm_min: "float", eps: "float", dtype: "dtype" },
+    results: ["normed", "logits", "indices", "weights"],
+    traits: ["pure", "rowwise"],
+    infer: ({ one, maybe, int, dtype }) => [
+      tensor(dtype("dtype"), one("x").shape),
+      ...routerTypes(one("x"), one("norm"), one("gate"), maybe("correction"), int("k")),
+    ],
+  },
+  /** norm_router, and linear_swiglu of its normed rows: the experts that every row has need not wait for the router. */
+  router_swiglu: {
+    level: "fused",
+    summary: "norm_router, and linear_swiglu on its normed rows",
+    operands: ["x", "norm", "gate", "weight", "correction?"],
+    attrs: { k: "int", norm_min: "float", eps: "float", group: "int", dtype: "dtype" },
+    results: ["normed", "logits", "indices", "weights", "out"],
+    traits: ["pure", "rowwise"],
+    infer: ({ one, maybe, int, dtype }) => {
+      const [rows, n] = linearShape(one("x"), one("weight"), undefined);
+      expect(n % (2 * int("group")) === 0, `${n} rows are not whole pairs of groups of ${int("group")}`);
+      return [
+        tensor(dtype("dtype"), one("x").shape),
+        ...routerTypes(one("x"), one("norm"), one("gate"), maybe("correction"), int("k")),
+        tensor(dtype("dtype"), [rows, n / 2]),
+      ];
     },
   },
   /** expert_linear x 2, swiglu (rounded to `dtype`), expert_linear, moe_combine, plus addend. */

@@ -130,6 +130,10 @@ export interface KernelDef<K extends OpName> {
   readonly file: (params: KernelParams) => string;
   /** Where one op takes several launches in a row; without it one, with all `args`. */
   readonly phases?: readonly Phase[];
+  /** With `params.late` it lets later launches start only after its own wait for inputs (passes/lower/late-launches.ts). */
+  readonly late?: boolean;
+  /** Operands that it reads before its wait with `params.early`, which says that they are complete by then. */
+  readonly early?: readonly string[];
   /** How a GPU launches it, or a phase of it: block, grid, shared memory. */
   readonly launch?: (params: KernelParams, phase: string) => CudaLaunch;
   /** What its template sees, besides `args` and `functions`. */

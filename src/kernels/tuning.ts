@@ -103,7 +103,7 @@ interface Fitting {
 
 /**
  * The fitting kernel with the parameters that the nearest row names; undefined if no row is near. A row says what is faster than its default: where
- * `standard`, the default here, is another kernel, as kernels for few rows are, it says nothing.
+ * `standard`, the default here, is another kernel, as kernels for few rows are, or has other tunables, as after a change to the table, it says nothing.
  */
 export function bestRow<F extends Fitting>(
   table: TuningTable | undefined,
@@ -114,17 +114,25 @@ export function bestRow<F extends Fitting>(
   let best: F | undefined;
   let bestDistance = FARTHEST;
   for (const row of table?.rows ?? []) {
-    if (standard && row.default && row.default.kernel !== standard.kernel.name) continue;
+    if (standard && row.default && !isDefault(row.default, standard)) continue;
     const choice = fitting.find(({ kernel }) => kernel.op === row.op && kernel.name === row.winner.kernel);
     const params = choice && withTuned(choice, row);
     if (!params) continue;
-    const distance = distanceTo(row, choice.params, rows);
+    const distance = distanceTo(row, choice, rows);
     if (distance <= bestDistance && (distance < bestDistance || !best)) {
       best = { ...choice, params };
       bestDistance = distance;
     }
   }
   return best;
+}
+
+/** Whether a row was measured against this; a tunable that there was not yet was at its default. */
+function isDefault({ kernel: name, params: timed }: TimedChoice, { kernel, params }: Fitting): boolean {
+  return (
+    name === kernel.name &&
+    (kernel.tunables ?? []).every((tunable) => (timed[tunable.name] ?? params[tunable.name]) === params[tunable.name])
+  );
 }
 
 /** A row's parameters, if the kernel still has these tunables with these values. One that it did not have yet was at its default. */
@@ -140,15 +148,19 @@ function withTuned({ kernel, params }: Fitting, row: TuningRow): KernelParams | 
   return { ...params, ...tuned };
 }
 
-/** Sum of the logarithms of the ratios of sizes; infinite where something that is no size differs. */
-function distanceTo(row: TuningRow, params: KernelParams, rows: number): number {
+/**
+ * Sum of the logarithms of the ratios of sizes; infinite where something that is no size differs. Of a GPU's kernel only rows may differ: whether a tiling
+ * of another problem has room in registers and shared memory nobody knows.
+ */
+function distanceTo(row: TuningRow, { kernel, params }: Fitting, rows: number): number {
   let distance = Math.abs(Math.log(row.rows / rows));
   for (const [operand, layout] of Object.entries(row.layouts)) if (params[`${operand}_layout`] !== layout) return Number.POSITIVE_INFINITY;
   for (const [name, value] of Object.entries(row.problem)) {
     const found = params[name];
     // The problem is the default's; another kernel may not have all of its fields.
     if (found === undefined && row.default && row.default.kernel !== row.winner.kernel) continue;
-    if (typeof value === "number" && typeof found === "number" && value > 0 && found > 0) distance += Math.abs(Math.log(value / found));
+    if (kernel.target === "cpu" && typeof value === "number" && typeof found === "number" && value > 0 && found > 0)
+      distance += Math.abs(Math.log(value / found));
     else if (found !== value) return Number.POSITIVE_INFINITY;
   }
   return distance;

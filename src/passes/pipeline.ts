@@ -7,10 +7,12 @@ import { fuseGateUp } from "./fuse/fuse-gate-up.js";
 import { fuseHeadArgmax } from "./fuse/fuse-head-argmax.js";
 import { fuseMoe } from "./fuse/fuse-moe.js";
 import { fuseNorm } from "./fuse/fuse-norm.js";
+import { fuseNormRouter } from "./fuse/fuse-norm-router.js";
 import { fuseQkv } from "./fuse/fuse-qkv.js";
 import { fuseResidual } from "./fuse/fuse-residual.js";
 import { fuseRopeAttention } from "./fuse/fuse-rope-attention.js";
 import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
+import { fuseRouterSwiglu } from "./fuse/fuse-router-swiglu.js";
 import { lastTokenHead } from "./lower/last-token-head.js";
 import type { Pass } from "./pass.js";
 
@@ -35,7 +37,8 @@ export const FUSION_PASSES: readonly Pass[] = [
 export const LAUNCH_PASSES: readonly Pass[] = [
   // After last-token-head.
   fuseRopeAttention,
-  // Before fuse-add-rms-norm, which wants the same sums.
+  // Both before fuse-add-rms-norm, which wants the same sums.
+  fuseNormRouter,
   fuseResidual,
 ];
 
@@ -43,6 +46,7 @@ export const LAUNCH_PASSES: readonly Pass[] = [
 export const BUCKET_PASSES: readonly Pass[] = [
   // Which norms are left for it depends on fuse-residual.
   fuseNorm,
+  fuseRouterSwiglu,
 ];
 
 export function fusionPasses(target: Target): readonly Pass[] {

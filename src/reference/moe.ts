@@ -1,8 +1,8 @@
 /** The router, the experts and their sum. */
 
-import { dot, product, swigluInterleaved } from "./arithmetic.js";
+import { dot, product, rmsNorm, swigluInterleaved } from "./arithmetic.js";
 import type { Meanings } from "./meaning.js";
-import { floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
+import { castTo, floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
 
 /** The k experts of one row and their weights. What decides the choice is f32, as in a kernel, so that ties are the same ties. */
 function choose(
@@ -58,25 +58,46 @@ function combine(rows: RefTensor, indices: RefTensor, weights: RefTensor, addend
   return refTensor("f32", [tokens, width], out);
 }
 
-export const moeMeanings: Meanings<"moe_router" | "expert_linear" | "moe_combine" | "moe_ffn"> = {
-  moe_router: ({ x, gate, correction }, { k, norm_min }) => {
-    const [tokens] = matrix(x);
-    const [experts] = matrix(gate);
-    const logits = refTensor("f32", [tokens, experts], product(x, gate, undefined));
-    const chosen = Array.from({ length: tokens }, (_, t) => choose(row(logits, t), correction, k, norm_min));
-    return [
-      logits,
-      refTensor(
-        "i32",
-        [tokens, k],
-        chosen.flatMap(({ indices }) => indices),
-      ),
-      refTensor(
-        "f32",
-        [tokens, k],
-        chosen.flatMap(({ weights }) => weights),
-      ),
-    ];
+/** Logits, indices and weights. */
+function route(
+  x: RefTensor,
+  gate: RefTensor,
+  correction: RefTensor | undefined,
+  { k, norm_min }: { readonly k: number; readonly norm_min: number },
+): [RefTensor, RefTensor, RefTensor] {
+  const [tokens] = matrix(x);
+  const [experts] = matrix(gate);
+  const logits = refTensor("f32", [tokens, experts], product(x, gate, undefined));
+  const chosen = Array.from({ length: tokens }, (_, t) => choose(row(logits, t), correction, k, norm_min));
+  return [
+    logits,
+    refTensor(
+      "i32",
+      [tokens, k],
+      chosen.flatMap(({ indices }) => indices),
+    ),
+    refTensor(
+      "f32",
+      [tokens, k],
+      chosen.flatMap(({ weights }) => weights),
+    ),
+  ];
+}
+
+export const moeMeanings: Meanings<"moe_router" | "expert_linear" | "moe_combine" | "moe_ffn" | "norm_router" | "router_swiglu"> = {
+  moe_router: ({ x, gate, correction }, attrs) => route(x, gate, correction, attrs),
+
+  norm_router: ({ x, norm, gate, correction }, attrs) => {
+    const n = rmsNorm(x, norm, attrs.eps, "f32");
+    return [castTo(attrs.dtype, n), ...route(n, gate, correction, attrs)];
+  },
+
+  router_swiglu: ({ x, norm, gate, weight, correction }, attrs) => {
+    const n = rmsNorm(x, norm, attrs.eps, "f32");
+    const rounded = castTo(attrs.dtype, n);
+    const [rows, width] = [matrix(x)[0], matrix(weight)[0]];
+    const hidden = swigluInterleaved(product(rounded, weight, undefined), rows, width, attrs.group);
+    return [rounded, ...route(n, gate, correction, attrs), refTensor(attrs.dtype, [rows, width / 2], hidden)];
   },
 
   expert_linear: ({ x, indices, weight }, { dtype }) => [expertLinear(x, indices, weight, dtype)],

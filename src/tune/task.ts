@@ -27,13 +27,16 @@ export interface Task {
 const MAX_ROWS = 2 ** 20;
 const MAX_SIZE = 2 ** 24;
 
+/** What a launch's parameters say of its place in a program, which is no part of the problem. */
+const PLACE: ReadonlySet<string> = new Set(["rows", "late", "early"]);
+
 export function makeTask(kernel: AnyKernel, params: KernelParams, rows: number): Task {
   const tunables = new Set((kernel.tunables ?? []).map(({ name }) => name));
   const problem: { [name: string]: KernelParams[string] } = {};
   const layouts: { [operand: string]: string } = {};
   for (const [name, value] of Object.entries(params).sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (name.endsWith("_layout")) layouts[name.slice(0, -"_layout".length)] = String(value);
-    else if (name !== "rows" && !tunables.has(name)) problem[name] = value;
+    else if (!PLACE.has(name) && !tunables.has(name)) problem[name] = value;
   }
   return Object.freeze({ key: keyOf(kernel, problem, layouts, rows), op: kernel.op as TunedOp, kernel, problem, layouts, rows });
 }

@@ -109,7 +109,7 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
   const int split = problem.splits == 1 ? 0 : static_cast<int>(blockIdx.x) / cluster;
   const int stride = warps * ranks * splits;
   if (split >= splits || (cluster > 1 && ranks == 1 && rank > 0)) {
-    if constexpr (problem.idle_waits) wait_for_inputs();
+    if (problem.idle_waits && split == 0) wait_for_inputs();
     return;
   }
 
@@ -377,24 +377,16 @@ ERN_DEVICE void attention_decode(const Step* step, const Q* q, const int32_t* po
       if (last) {
         for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += warps * warp_size) {
           const int head = i / head_dim;
-          float peaks[problem.splits], masses[problem.splits], sums[problem.splits], top = -__builtin_inff();
-#pragma unroll
-          for (int v = 0; v < problem.splits; ++v) {
-            const float* const from = parts + v * floats;
-            const bool there = v < splits;
-            peaks[v] = there ? __ldcg(from + elements + head) : -__builtin_inff();
-            masses[v] = there ? __ldcg(from + elements + 8 + head) : 0;
-            sums[v] = there ? __ldcg(from + i) : 0;
-          }
-#pragma unroll
-          for (int v = 0; v < problem.splits; ++v) top = fmaxf(top, peaks[v]);
-          float sum = 0, total_mass = 0;
-#pragma unroll
-          for (int v = 0; v < problem.splits; ++v) {
-            const float shrink = exp2f(peaks[v] - top);
-            sum += sums[v] * shrink, total_mass += masses[v] * shrink;
-          }
-          to[i] = __float2bfloat16_rn(sum / total_mass);
+float top = -__builtin_inff(), sum = 0, total_mass = 0;
+#pragma unroll 8
+        for (int v = 0; v < splits; ++v) top = fmaxf(top, __ldcg(parts + v * floats + elements + head));
+#pragma unroll 8
+        for (int v = 0; v < splits; ++v) {
+          const float* const from = parts + v * floats;
+          const float shrink = exp2f(__ldcg(from + elements + head) - top);
+          sum += __ldcg(from + i) * shrink, total_mass += __ldcg(from + elements + 8 + head) * shrink;
+        }
+        to[i] = __float2bfloat16_rn(sum / total_mass);
         }
       }
     }

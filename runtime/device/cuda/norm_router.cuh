@@ -68,7 +68,7 @@ ERN_DEVICE void route(int first, int count, int block, float* memory, const floa
   wait_for_inputs();
   for (int token = warp_id(); token < count; token += warps) {
     float squares = 0;
-#pragma unroll
+#pragma unroll 5
     for (int i = 0; i < groups; ++i) {
       const int column = (i * warp_size + lane) * 4;
       if (column >= hidden) break;
@@ -79,7 +79,7 @@ ERN_DEVICE void route(int first, int count, int block, float* memory, const floa
     const float scale = rsqrtf(warp_sum(squares) / hidden + problem.norm.eps);
     if (lane == 0) inverse[token] = scale;
     if (token % routers != block) continue;  // each block keeps some rows
-#pragma unroll
+#pragma unroll 5
     for (int i = 0; i < groups; ++i) {
       const int column = (i * warp_size + lane) * 4;
       if (column >= hidden) break;

@@ -46,6 +46,7 @@ struct WideLinear {
   int group = 32;
   Rows rows = Rows::tokens;
   WideTiling tiling = {};
+  bool late = false;  // starts dependents after its wait: kernel.cuh
 };
 
 template <int k, WideTiling tiling>
@@ -162,13 +163,14 @@ ERN_DEVICE void wide_linear(const Step* step, const TensorMap* x_map, const Tens
   static_assert(outputs % tiling.cluster == 0 && problem.k % 8 == 0);
   static_assert(!problem.swiglu || (wide_rows % (2 * group) == 0 && n % (2 * group) == 0 && !problem.residual));
   extern __shared__ uint8_t dynamic[];
-  start_dependents();
+  if constexpr (!problem.late) start_dependents();
   const WideProduct<problem.k, tiling> product(dynamic, x_map, weight_map);
   const int tile = static_cast<int>(blockIdx.x) / tiling.cluster, rank = static_cast<int>(blockIdx.x) % tiling.cluster;
   if (warp_id() == warpgroup_size / warp_size) {
     if (lane_id() == 0) product.fill(x_map, weight_map, 1, [&](int) { return tile; });
     __syncwarp();
   } else {
+    if constexpr (problem.late) wait_for_inputs(), start_dependents();
     Ring<tiling.stages> at;
     product.multiply(at);
   }

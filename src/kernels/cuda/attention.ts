@@ -39,16 +39,21 @@ const DECODE_ROWS: readonly DecodeRows[] = [
 const MOST_SPLITS = { sm_90a: 8, sm_80: 16 } as const;
 /** Sequences that there are counters for, where contexts are split. */
 const MOST_SEQUENCES = 4096;
-/** Tiles of 16 entries that each warp takes before another block joins: a merge costs what three tiles do. */
-const LEAST_TILES = 3;
+/** Of a step, that have work where contexts are long: more of them, in clusters, wait for places (bench/NOTES-cuda-decode.md). */
+const MOST_BLOCKS = MULTIPROCESSORS / 2;
+const MOST_CLUSTER = 4;
+/** Tiles of 16 entries that each warp takes before another block joins: with many sequences others have work meanwhile. */
+const LEAST_TILES = { few: 1, many: 3 } as const;
+/** Sequences up to which there are few. */
+const FEW = 4;
 
-/** So many blocks of 8 warps a sequence and head of the cache that all find a place at once; where one is too much, smaller blocks. */
+/** How many blocks share a sequence and head of the cache; where one is more than there are multiprocessors, smaller blocks. */
 function decodeCut(arch: CudaArch, kvHeads: number, mostRows = 64): KernelParams {
-  const room = MULTIPROCESSORS / (mostRows * kvHeads);
+  const units = mostRows * kvHeads;
   const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
-  const cluster = power(room, clusterFor(arch));
-  const splits = power(room / cluster, MOST_SPLITS[arch]);
-  return { cluster, splits, least: LEAST_TILES, warps: room < 1 ? 4 : 8 };
+  const cluster = power(MOST_BLOCKS / units, Math.min(MOST_CLUSTER, clusterFor(arch)));
+  const splits = power(MOST_BLOCKS / units / cluster, MOST_SPLITS[arch]);
+  return { cluster, splits, least: LEAST_TILES[mostRows <= FEW ? "few" : "many"], warps: units > MULTIPROCESSORS ? 4 : 8 };
 }
 /** Rows and entries of a tile of attention_prefill. */
 const TILE = 64;
@@ -197,7 +202,7 @@ const TILE_BYTES = WGMMA.tile * WGMMA.headDim * 2;
 /** `attention_wgmma_shared`, which the template compares. */
 const WGMMA_SHARED = 1024 + TILE_BYTES + WGMMA.stages * (2 * TILE_BYTES + 16) + 8;
 /** More blocks than any cache has: how many there are is known when the package is loaded. */
-const MOST_BLOCKS = 2 ** 24;
+const CACHE_BLOCKS = 2 ** 24;
 
 /** Boxes of the queries' rows, and of the entries of a tile that lie together. */
 function wgmmaMaps(params: KernelParams): readonly TensorMap[] {
@@ -209,7 +214,7 @@ function wgmmaMaps(params: KernelParams): readonly TensorMap[] {
     {
       arg: "cache",
       dtype: "bf16",
-      dims: [dims, 2 * (kvHeads as number) * (blockSize as number), MOST_BLOCKS],
+      dims: [dims, 2 * (kvHeads as number) * (blockSize as number), CACHE_BLOCKS],
       strides: [rowBytes, blockBytes as number],
       box: [64, Math.min(blockSize as number, WGMMA.tile), 1],
       swizzle: 128,

@@ -55,6 +55,8 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly parts?: KernelDef<K>["parts"];
   readonly args?: (params: KernelParams) => readonly Argument[];
   readonly phases?: readonly Phase[];
+  readonly late?: boolean;
+  readonly early?: readonly string[];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
   readonly view: (params: KernelParams) => View;
 }
@@ -69,7 +71,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows } =
+  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows, late, early } =
     entry;
   const kernel: KernelDef<K> = {
     op,
@@ -99,6 +101,8 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
         }
       : {}),
     ...(leastRows === undefined ? {} : { leastRows }),
+    ...(late ? { late } : {}),
+    ...(early ? { early } : {}),
     fit: (node, target) => {
       if (only !== undefined && target.arch !== only) return `needs ${only}, not ${target.arch}`;
       const params = fit(node, target);
@@ -106,7 +110,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     },
     args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
     cost,
-    file: (params) => joinName(file(params), suffix),
+    file: (params) => joinName(file(params), suffix, params.late === true && "late", params.early === true && "early"),
     launch,
     view,
   };

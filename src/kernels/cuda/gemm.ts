@@ -26,10 +26,10 @@ interface GemmTiling {
   readonly rows: number;
   readonly columns: number;
   readonly stages: number;
-  /** Blocks that share the tile of W. */
-  readonly cluster: number;
   /** The two warpgroups take tiles in turns: one stores while the other multiplies. */
   readonly turns: boolean;
+  /** Blocks that share the tile of W. */
+  readonly cluster: number;
 }
 
 /** The width of tiles with which the multiprocessors are full until the end. */
@@ -53,7 +53,7 @@ function tilingOf(params: KernelParams, widths: readonly number[]): GemmTiling {
     columns,
     stages: given("stages", usualStages(rows, columns)),
     turns,
-    cluster: given("cluster", usualCluster(params, turns, columns)),
+    cluster: given("cluster", usualCluster(params, columns, turns)),
   };
 }
 
@@ -74,9 +74,8 @@ function usualTurns({ residual, bias, n }: KernelParams, columns: number): numbe
 }
 
 /** Where L2 has a residual or wide rows of f32 to move besides, W is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
-function usualCluster({ residual, group }: KernelParams, turns: boolean, columns: number): number {
-  const shares = residual === true ? turns : group === undefined && columns > 192;
-  return shares ? 2 : 1;
+function usualCluster({ residual, group }: KernelParams, columns: number, turns: boolean): number {
+  return (residual === true ? turns : group === undefined && columns > 192) ? 2 : 1;
 }
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
@@ -107,8 +106,8 @@ function gemmTunables(widths: readonly number[]): readonly Tunable[] {
       summary: "blocks that share what they fetch of the weight",
       values: () => [1, 2],
       default: (params) => {
-        const { turns, columns } = tilingOf(params, widths);
-        return usualCluster(params, turns, columns);
+        const { columns, turns } = tilingOf(params, widths);
+        return usualCluster(params, columns, turns);
       },
     },
   ];
@@ -180,8 +179,9 @@ type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 const FEW_ROWS = 64;
 
 function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[], step: number): AnyKernel {
+  const { late: _, ...entry } = base;
   return defineCuda(op, {
-    ...base,
+    ...entry,
     name: "gemm",
     order: "wgmma-k",
     only: "sm_90a",

@@ -14,6 +14,7 @@ import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./defi
 import { gemmLinear, gemmProjection, gemmSwiglu } from "./gemm.js";
 import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 import { tritonLinear, tritonProjection, tritonSwiglu } from "./triton.js";
+import { wideHead, wideLinear, wideProjection, wideSwiglu } from "./wide.js";
 
 const WEIGHTS = { weight: BF16_ROWS, bias: F32_ROWS, norm: BF16_ROWS };
 
@@ -102,6 +103,7 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
   return {
     name: "linear",
     order: "sequential-k",
+    late: true,
     weights: WEIGHTS,
     tunables: tiling.tunables,
     constraint: tiling.constraint,
@@ -126,6 +128,7 @@ function linearEntry(tiles: RowTiles): Omit<CudaEntry<"linear"> & CudaEntry<"pro
       n: sizeN(params),
       out: params.out as string,
       residual: params.residual === true,
+      late: params.late === true,
     }),
   };
 }
@@ -139,6 +142,7 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
   const tiling = tilingFor(tiles, { role: "swiglu", n: sizeN, k: sizeK, once: tiles.mostRows !== undefined });
   return {
     name: "linear_swiglu",
+    late: true,
     weights: WEIGHTS,
     tunables: tiling.tunables,
     constraint: tiling.constraint,
@@ -163,6 +167,7 @@ function swigluEntry(tiles: RowTiles): Omit<CudaEntry<"linear_swiglu">, "suffix"
       m: sizeN(params) / 2,
       group: numberParam(params, "group"),
       out: params.out as string,
+      late: params.late === true,
     }),
   };
 }
@@ -179,7 +184,7 @@ function headWorkspace(params: KernelParams, tiling: Tiling, rows: number): numb
   return rows * headBlocks(params, tiling) * 8;
 }
 
-const headArgmax = variants("head_argmax", (tiles) => {
+function headEntry(tiles: RowTiles): Omit<CudaEntry<"head_argmax">, "suffix" | "mostRows"> {
   const tiling = tilingFor(tiles, { role: "head", n: sizeN, k: sizeK, once: false });
   return {
     name: "head_argmax",
@@ -210,19 +215,22 @@ const headArgmax = variants("head_argmax", (tiles) => {
       workspace_of_7: headWorkspace(params, tiling, 7),
     }),
   };
-});
+}
 
-/** The last of an op's variants takes any number of rows, slowly; gemm.ts has better for many, where the GPU has it. */
-function withGemm(few: readonly AnyKernel[], many: AnyKernel): readonly AnyKernel[] {
-  return [...few.slice(0, -2), many, ...few.slice(-2)];
+const headArgmax = variants<"head_argmax">("head_argmax", headEntry);
+
+/** The last of an op's variants take any number of rows, slowly; where the GPU has wgmma there are better ones for more than 16 rows, and for many. */
+function withWgmma(few: readonly AnyKernel[], wide: AnyKernel, many?: AnyKernel): readonly AnyKernel[] {
+  const first = few.findIndex(({ mostRows = Number.POSITIVE_INFINITY }) => mostRows > 16);
+  return [...few.slice(0, first), wide, ...few.slice(first, -2), ...(many ? [many] : []), ...few.slice(-2)];
 }
 
 export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
-  ...withGemm(linear, gemmLinear(linearEntry(LAST_TILES))),
+  ...withWgmma(linear, wideLinear(linearEntry(LAST_TILES)), gemmLinear(linearEntry(LAST_TILES))),
   tritonLinear(linearEntry(LAST_TILES)),
-  ...withGemm(projection, gemmProjection(linearEntry(LAST_TILES))),
+  ...withWgmma(projection, wideProjection(linearEntry(LAST_TILES)), gemmProjection(linearEntry(LAST_TILES))),
   tritonProjection(linearEntry(LAST_TILES)),
-  ...withGemm(linearSwiglu, gemmSwiglu(swigluEntry(LAST_TILES))),
+  ...withWgmma(linearSwiglu, wideSwiglu(swigluEntry(LAST_TILES)), gemmSwiglu(swigluEntry(LAST_TILES))),
   tritonSwiglu(swigluEntry(LAST_TILES)),
-  ...headArgmax,
+  ...withWgmma(headArgmax, wideHead(headEntry(LAST_TILES))),
 ];

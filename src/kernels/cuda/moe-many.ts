@@ -27,11 +27,11 @@ export const moeRouterMany = defineCuda("moe_router", {
   name: "moe_router_many",
   file: (params) => joinName(CPU_ROUTER.file(params), "many"),
   leastRows: FEW_ROWS.router + 1,
+  // Timed there alone.
+  only: "sm_90a",
   worth: { least: 16 },
   order: "sliced-k",
   weights: { gate: F32_ROWS, correction: F32_ROWS },
-  // Timed there alone.
-  fit: (node, target) => (target.arch === "sm_90a" ? CPU_ROUTER.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.x !== "f32") return `reads rows of ${params.x}, expected f32`;
     if (numberParam(params, "experts") > 256) return "more than 256 experts";
@@ -115,8 +115,7 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  // Rows are sorted by expert; `many` is moe.ts's, and both may be in one package.
-  file: (params) => joinName(CPU_FFN.file(params), "sorted"),
+  file: (params) => joinName(CPU_FFN.file(params), "grouped"),
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },

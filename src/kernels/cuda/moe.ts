@@ -150,6 +150,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth
         : numberParam(params, "m") % 8 === 0
           ? undefined
           : "experts whose width is no multiple of 8",
+    early: ["x", "indices", "weights"],
     workspace: (params, rows) => ffnWorkspace(params, rows, runs),
     phases: [
       { suffix: "up", args: ["x", "indices", "gate_up", "workspace"] },
@@ -182,6 +183,7 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth
       chosen: numberParam(params, "chosen"),
       group: numberParam(params, "group"),
       addend: params.addend as boolean,
+      early: params.early === true,
       runs,
       up: tilingView(up, params, "up"),
       down: tilingView(down, params, "down"),

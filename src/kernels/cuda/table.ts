@@ -4,11 +4,13 @@ import type { AnyKernel } from "../kernel-def.js";
 import { CUDA_ATTENTION_KERNELS } from "./attention.js";
 import { CUDA_MATMUL_KERNELS } from "./matmul.js";
 import { CUDA_MOE_KERNELS } from "./moe.js";
+import { CUDA_NORM_ROUTER_KERNELS } from "./norm-router.js";
 import { CUDA_ROW_KERNELS } from "./rows.js";
 
 export const CUDA_KERNELS: readonly AnyKernel[] = [
   ...CUDA_MATMUL_KERNELS,
   ...CUDA_MOE_KERNELS,
+  ...CUDA_NORM_ROUTER_KERNELS,
   ...CUDA_ATTENTION_KERNELS,
   ...CUDA_ROW_KERNELS,
 ];

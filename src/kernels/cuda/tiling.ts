@@ -75,6 +75,7 @@ const PITCH_SHIFT = 32;
 /** Bytes of a tile of which no more than two have room. */
 const LARGE_TILE = 64 * 1024;
 const HEAD_STAGES = 6;
+const CROWD_WARPS = 6;
 /** Blocks of 32 k that a warp takes of a part: fewer warps have longer sums, more have more to add up. */
 const BLOCKS_A_WARP = 8;
 /** Of a thread, so that nothing spills: with so many blocks of so many threads a multiprocessor's registers give each no more. */
@@ -111,10 +112,14 @@ export function tilingFor(
     const few = ceilDiv(n(params), 16) < (32 * span(params) > LARGE_TILE ? 1.5 : 1) * MULTIPROCESSORS;
     return few ? 8 : 16;
   };
+  /** More small tiles than two a multiprocessor, for one row of x. */
+  const crowded = (params: KernelParams): boolean => columns === 1 && rowsOf(params) === 8 && ceilDiv(n(params), 8) > 2 * MULTIPROCESSORS;
   const rowsOf = (params: KernelParams): number => (typeof params.tile_rows === "number" ? params.tile_rows : usualRows(params));
   const usualWarps = (params: KernelParams): number => {
     const heldBy8 = ceilDiv(k(params), K_BLOCK * 8) * tilesOf(params) <= MOST_HELD;
     if (params.norm === true && !heldBy8) return MOST_WARPS;
+    // Three blocks a multiprocessor, of which each thread then has registers for all of x.
+    if (role === "linear" && crowded(params) && blocks(params) <= MOST_HELD * CROWD_WARPS) return CROWD_WARPS;
     if (role === "expert") return Math.min(MOST_WARPS, blocks(params), Math.max(4, ceilDiv(blocks(params), BLOCKS_A_WARP)));
     const most = tilesOf(params) > 2 || (tilesOf(params) === 2 && rowsOf(params) > 8) ? 8 : MOST_WARPS;
     return Math.min(most, Math.max(8, ceilDiv(blocks(params), BLOCKS_A_WARP)), blocks(params));
@@ -125,7 +130,7 @@ export function tilingFor(
     // Tiles of 8 rows share a multiprocessor with others, and have few registers.
     if (role === "expert") return rowsOf(params) === 8 && columns > 1 ? 1 : 0;
     if (role === "head" && tilesOf(params) === 1) return 0;
-    return tilesOf(params) === 1 && k(params) >= STREAM.k && n(params) * k(params) >= STREAM.elements ? 0 : 1;
+    return tilesOf(params) === 1 && !crowded(params) && k(params) >= STREAM.k && n(params) * k(params) >= STREAM.elements ? 0 : 1;
   };
   const pitched = (params: KernelParams): boolean => (typeof params.pitched === "number" ? params.pitched : usualPitched(params)) === 1;
   const pitch = (params: KernelParams): number =>
@@ -162,7 +167,7 @@ export function tilingFor(
       name: "warps",
       reorders: true,
       summary: "warps of a block, which share out k",
-      values: (params) => [4, 8, 10, 12, 16, usualWarps(params)],
+      values: (params) => [4, 6, 8, 10, 12, 16, usualWarps(params)],
       default: usualWarps,
     },
     {
@@ -182,7 +187,7 @@ export function tilingFor(
   const stagesOf = (params: KernelParams): number => (typeof params.stages === "number" ? params.stages : usualStages(params));
   const sharedBytes = (params: KernelParams): number => stagesOf(params) * stageBytes(params) + sumsBytes(params);
   const residents = (params: KernelParams): number => {
-    const few = params.residual === true && rowsOf(params) === 16 ? 88 : 80;
+    const few = crowded(params) ? 96 : params.residual === true && rowsOf(params) === 16 ? 88 : 80;
     const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 ? 112 : few;
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
     return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));

@@ -14,6 +14,7 @@ import { targetOf } from "../../toolchain/arch.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 import { BucketCopies, copyGraph } from "./copy-graph.js";
 import { launchRows } from "./cost.js";
+import { markLate } from "./late-launches.js";
 
 export interface KernelOptions {
   readonly target: KernelTarget;
@@ -44,10 +45,11 @@ function run(graphs: readonly Graph[], options: KernelOptions): readonly Graph[]
       chosen.set(node, chooseKernel(kernels, launchRows(node, graph), options));
     }
     if (chosen.size === 0) return graph;
+    const marked = markLate(graph, chosen);
     // Measured rows look at a bucket's size, and so do kernels that are for few rows.
     const sized = options.tuning !== undefined || targetOf(options.target.arch) === "cuda";
-    const alike = sized ? JSON.stringify([...chosen.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
-    return copies.copy(graph, alike, () => insertLaunches(graph, chosen));
+    const alike = sized ? JSON.stringify([...marked.values()].map(({ kernel, params }) => [kernel.name, params])) : "";
+    return copies.copy(graph, alike, () => insertLaunches(graph, marked));
   });
 }
 

@@ -96,6 +96,8 @@ describe("measured rows of a GPU", () => {
     expect(chosen(4, [few])).toMatchObject({ kernel: "cuda_linear", tile_rows: 16 });
     expect(chosen(8, [sixteen])).toEqual(chosen(8, []));
     expect(chosen(16, [few])).toEqual(chosen(16, []));
+    // Another problem's tiling may not even compile.
+    expect(chosen(8, [{ ...few, problem: { ...few.problem, n: 128 } }])).toEqual(chosen(8, []));
   });
 
   it("that change the order of sums are passed over where bits count", () => {
@@ -126,5 +128,37 @@ describe("a node that no kernel fits", () => {
     expect(run).toThrow(
       expect.objectContaining({ code: "kernel-missing", kind: "unsupported", summary: message, place: "program decode" }),
     );
+  });
+});
+
+describe("deterministic on a GPU", () => {
+  it("takes kernels of the first one's order in every bucket", () => {
+    const chosen = (rows: number, deterministic: boolean): unknown => {
+      const graph = parse(`func @prefill_t${rows}(%x: bf16[T, 32]) -> (y: f32[T, 16]) bounds {T: 1..${rows}, S: 1..1, C: 1..1} {
+  %0 = weight {name = "w"} : bf16[16, 32]
+  %1 = pack %0 {layout = row, dtype = bf16} : bf16[16, 32]
+  %2 = linear %x, %1 {dtype = f32} : f32[T, 16]
+  return y = %2
+}
+`);
+      const { graphs } = runPrograms([graph], [selectKernels({ target: { ...TARGET, arch: "sm_90a" }, deterministic })]);
+      const launch = graphs[0]?.nodes.find((node) => node.op === "launch");
+      return launch?.op === "launch" && launch.attrs.kernel;
+    };
+    const rows = [1, 8, 16, 64, 2048];
+    expect(rows.map((n) => chosen(n, false))).toEqual([
+      "cuda_linear_x1",
+      "cuda_linear",
+      "cuda_linear_x16",
+      "cuda_linear_wide",
+      "cuda_gemm",
+    ]);
+    expect(rows.map((n) => chosen(n, true))).toEqual([
+      "cuda_linear_x1",
+      "cuda_linear",
+      "cuda_linear_rounds",
+      "cuda_linear_rounds",
+      "cuda_linear_rounds",
+    ]);
   });
 });
