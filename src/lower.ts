@@ -91,16 +91,6 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   let weights: WeightPlan | undefined;
   let kernels: readonly UsedKernel[] = [];
   let refused: string | undefined;
-  const persist = persistDecode({
-    arch: input.arch,
-    kernels: () => kernels,
-    onKernels: (left) => {
-      kernels = left;
-    },
-    onRefused: (_, reason) => {
-      refused = reason;
-    },
-  });
   const passes: readonly Pass[] = [
     ...fusions,
     cloneBuckets(limits),
@@ -111,7 +101,18 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       weights = plan;
     }),
     planMemory({ kvBlockSize: limits.blockSize }),
-    ...(input.decode === "persistent" ? [persist] : []),
+    // Where the request asks for it.
+    persistDecode({
+      wanted: input.decode === "persistent",
+      arch: input.arch,
+      kernels: () => kernels,
+      onKernels: (left) => {
+        kernels = left;
+      },
+      onRefused: (_, reason) => {
+        refused = reason;
+      },
+    }),
   ];
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
