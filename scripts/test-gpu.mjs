@@ -2,7 +2,8 @@
 //
 //   npm run test:gpu [-- filter] [-- --sanitize] [-- --build]         needs `npm run build` first
 //
-// Builds bench/gpu/check.cu with the nvcc that the compiler would use (CUDA_HOME, PATH, or the folder of `ernie-compile toolchain install cuda`) and runs it.
+// Then a decode step in one launch against the launches that it replaces (bench/gpu/persistent.cu), without a filter or with `persistent`.
+// Builds bench/gpu/check.cu and that with the nvcc that the compiler would use (CUDA_HOME, PATH, or the folder of `ernie-compile toolchain install cuda`) and runs it.
 // --sanitize: under compute-sanitizer's memcheck, racecheck and synccheck, on the small shapes. --build: no run, for a machine without a GPU.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -32,11 +33,16 @@ try {
   const nvcc = await findNvcc();
   const folder = join(root, "build", "gpu");
   mkdirSync(folder, { recursive: true });
-  const program = join(folder, "check");
   const flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-gencode=arch=compute_90a,code=sm_90a", "-cudart", "static"];
-  await execa(nvcc.command, [...flags, ...libraryFlags(nvcc.command), "-o", program, join(root, "bench/gpu/check.cu")], {
-    stdio: "inherit",
-  });
+  const build = async (name) => {
+    const program = join(folder, name);
+    await execa(nvcc.command, [...flags, ...libraryFlags(nvcc.command), "-o", program, join(root, `bench/gpu/${name}.cu`)], {
+      stdio: "inherit",
+    });
+    return program;
+  };
+  const program = await build("check");
+  const persistent = await build("persistent");
   if (args.includes("--build")) process.exit(0);
   if (args.includes("--sanitize")) {
     for (const tool of ["memcheck", "racecheck", "synccheck"]) {
@@ -45,7 +51,8 @@ try {
       }
     }
   } else {
-    await execa(program, [filter], { stdio: "inherit" });
+    if (filter !== "persistent") await execa(program, [filter], { stdio: "inherit" });
+    if (filter === "" || filter === "persistent") await execa(persistent, ["check"], { stdio: "inherit" });
   }
 } catch (error) {
   console.error(error.shortMessage ?? error.message);

@@ -82,16 +82,6 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   let weights: WeightPlan | undefined;
   let kernels: readonly UsedKernel[] = [];
   let refused: string | undefined;
-  const persist = persistDecode({
-    arch: input.arch,
-    kernels: () => kernels,
-    onKernels: (left) => {
-      kernels = left;
-    },
-    onRefused: (_, reason) => {
-      refused = reason;
-    },
-  });
   const passes: readonly Pass[] = [
     ...fusions,
     cloneBuckets(input.limits),
@@ -102,7 +92,18 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       weights = plan;
     }),
     planMemory({ kvBlockSize: input.limits.blockSize }),
-    ...(input.decode === "persistent" ? [persist] : []),
+    // Where the request asks for it.
+    persistDecode({
+      wanted: input.decode === "persistent",
+      arch: input.arch,
+      kernels: () => kernels,
+      onKernels: (left) => {
+        kernels = left;
+      },
+      onRefused: (_, reason) => {
+        refused = reason;
+      },
+    }),
   ];
   const programs = programsOf(input);
   const wanted = new Set(options.levels ?? []);

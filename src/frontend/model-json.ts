@@ -165,7 +165,11 @@ function refuseUnsupported(
       "leave decode out: on a CPU a step is one call of each thread anyway",
     );
   if (decode === "persistent" && deterministic)
-    refuse("decode", "found persistent with deterministic", "leave one out: a step in one launch sums in an order of its own");
+    refuse(
+      "decode",
+      "found persistent with deterministic, expected one of them",
+      "leave one out: a step in one launch sums in an order of its own",
+    );
   if (quantization !== undefined && quantization !== null)
     refuse("quantization", "found a quantization, expected null", "leave it out: weights stay bf16");
   if (adapters !== undefined && adapters.length > 0)

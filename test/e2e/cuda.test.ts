@@ -246,6 +246,36 @@ describe("when the driver fails", () => {
   });
 });
 
+describe("a decode step in one launch", () => {
+  const folder = join(WORK, "wide");
+  let wide = "";
+
+  beforeAll(async () => {
+    mkdirSync(folder, { recursive: true });
+    const config = JSON.parse(readFileSync(join(GOLDENS, "dense", "config.json"), "utf8")) as object;
+    const sizes = { hidden_size: 1024, intermediate_size: 1024, num_attention_heads: 16, head_dim: 128, num_hidden_layers: 2 };
+    writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, ...sizes }));
+    wide = await buildPackage(folder, ...SMALL, "--arch", "sm_90a", "--weights", "synthetic:1", "--decode", "persistent");
+  }, 400_000);
+
+  it("is all that a step of few sequences launches", async () => {
+    const { said, report } = await drive(wide, "generates");
+    expect(said.result?.value).toMatchObject({ second: { value: continuation(7, 40) } });
+    const { launches } = report();
+    expect(Object.keys(launches).filter((name) => name.startsWith("persistent_decode"))).toContain("persistent_decode_l2_w1024_f1024_s1");
+    // Decode has no other.
+    expect(Object.keys(launches).some((name) => name.startsWith("rope_attention"))).toBe(false);
+    expectNothingLeft(report());
+  });
+
+  it("is refused by a GPU that cannot run all its blocks at once", async () => {
+    const { said, report } = await drive(wide, "generates", { FAKE_CUDA_MULTIPROCESSORS: "114" });
+    expect(said.load?.error).toMatchObject({ code: "unsupported" });
+    expect(said.load?.error?.message).toMatch(/wants 128 blocks to run at once, and Fake GPU has 114 multiprocessors/);
+    expectNothingLeft(report());
+  });
+});
+
 describe("a build for a GPU", () => {
   it("compiles every kernel for sm_80 too", async () => {
     for (const model of ["dense-bias-untied", "moe-no-shared-untied"]) {

@@ -91,7 +91,7 @@ int cuDeviceGetName(char* name, int length, Device) {
 int cuDeviceGetAttribute(int* value, int attribute, Device device) {
   ENTER(cuDeviceGetAttribute)
   const auto& [major, minor] = s.capabilities[static_cast<size_t>(device)];
-  *value = attribute == attribute_major ? major : attribute == attribute_minor ? minor : attribute == attribute_shared_bytes ? shared_limit : 132;
+  *value = attribute == attribute_major ? major : attribute == attribute_minor ? minor : attribute == attribute_shared_bytes ? shared_limit : s.multiprocessors;
   return success;
 }
 int cuDevicePrimaryCtxRetain(Context* context, Device device) {
@@ -236,7 +236,7 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
     } else if (attribute.id == launch_programmatic) {
       if (s.capabilities[static_cast<size_t>(s.current)].first < 9) return refuse("a programmatic launch on a GPU that has none");
     } else if (attribute.id == launch_cooperative) {
-      if (uint64_t{config->grid[0]} * config->grid[1] * config->grid[2] > 132) return refuse("more blocks than can run at once");
+      if (uint64_t{config->grid[0]} * config->grid[1] * config->grid[2] > static_cast<uint64_t>(s.multiprocessors)) return refuse("more blocks than can run at once");
     } else {
       return refuse("an attribute that is not known");
     }
@@ -254,10 +254,14 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function function, void** param
   }
   // The driver copies parameters at the launch. How many there are only the code knows; what emulate() reads is enough.
   std::vector<Pointer> values;
-  const bool draws = kernel.name == "draw_tokens";
-  const bool watched = draws || kernel.name.rfind("embedding", 0) == 0 || kernel.name.rfind("gather_rows", 0) == 0 ||
+  const bool draws = kernel.name == "draw_tokens", persists = kernel.name.rfind("persistent_decode", 0) == 0;
+  const bool watched = draws || persists || kernel.name.rfind("embedding", 0) == 0 || kernel.name.rfind("gather_rows", 0) == 0 ||
                        kernel.name.rfind("head_argmax", 0) == 0 || kernel.name.rfind("fill_synthetic", 0) == 0;
-  if (watched) {
+  if (persists) {
+    // The step, and one parameter of pointers that lie one after the other: the ids first, those of the next step seventh.
+    const auto* const list = static_cast<const Pointer*>(parameters[1]);
+    values = {*static_cast<Pointer*>(parameters[0]), list[0], list[6]};
+  } else if (watched) {
     const size_t count = draws ? 7 : kernel.name.rfind("head_argmax", 0) == 0 ? 6 + (kernel.name.find("_norm") != std::string::npos) : 4;
     for (size_t i = 0; i < count; ++i) values.push_back(*static_cast<Pointer*>(parameters[i]));
   }

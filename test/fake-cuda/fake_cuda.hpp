@@ -58,6 +58,7 @@ struct State {
 
   std::recursive_mutex mutex;
   int version = 13000;
+  int multiprocessors = 132;
   std::vector<std::pair<int, int>> capabilities;
   size_t total = 0, taken = 0, used = 0;
   std::string fail_call;

@@ -29,6 +29,7 @@ State::State() {
   version = std::atoi(environment("FAKE_CUDA_VERSION", "13000").c_str());
   total = static_cast<size_t>(std::atol(environment("FAKE_CUDA_MEMORY", "1024").c_str())) << 20;
   taken = static_cast<size_t>(std::atol(environment("FAKE_CUDA_TAKEN", "0").c_str())) << 20;
+  multiprocessors = std::atoi(environment("FAKE_CUDA_MULTIPROCESSORS", "132").c_str());
   const std::string list = environment("FAKE_CUDA_CAPABILITY", "9.0");
   for (size_t at = 0; at < list.size(); at = std::min(list.find(',', at), list.size() - 1) + 1) {
     int major = 0, minor = 0;
@@ -99,6 +100,8 @@ void emulate(const std::string& kernel, void** parameters) {
   const auto starts = [&](const char* name) { return kernel.rfind(name, 0) == 0; };
   if (starts("embedding")) s.ids = ints(1), s.last_rows = nullptr;
   if (starts("gather_rows")) s.last_rows = ints(2);
+  if (starts("persistent_decode"))
+    for (int32_t i = 0; i < ints(0)[1]; ++i) ints(2)[i] = next_id(ints(1)[i]);
   if (starts("fill_synthetic_f32")) *reinterpret_cast<float*>(pointer(0)) = 1;
   if (starts("draw_tokens")) {
     for (int32_t i = 0; i < ints(0)[1]; ++i) ints(5)[i] = ints(6)[i] = ints(2)[i];

@@ -26,6 +26,7 @@ static_assert(c::function_dynamic_shared == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED
 static_assert(c::stream_non_blocking == CU_STREAM_NON_BLOCKING && c::event_no_timing == CU_EVENT_DISABLE_TIMING);
 static_assert(c::capture_thread_local == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
 
+static_assert(c::launch_cooperative == CU_LAUNCH_ATTRIBUTE_COOPERATIVE);
 static_assert(c::launch_cluster == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
 static_assert(c::launch_programmatic == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION);
 static_assert(sizeof(c::LaunchAttribute) == sizeof(CUlaunchAttribute));

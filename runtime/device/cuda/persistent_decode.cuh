@@ -1,31 +1,35 @@
-// persistent_decode: a whole decode step of a dense model in one launch, for at most 8 sequences: embedding, then for each layer norm and qkv, rotation
-// and append to the cache, attention, o and the residual, norm, gate|up and SwiGLU, down and the residual, at last norm, head and argmax.
+// persistent_decode: a whole decode step of a dense model in one launch, for at most 8 sequences: embedding, then for each layer norm and qkv,
+// rotation and append to the cache, attention, o and the residual, norm, gate|up and SwiGLU, down and the residual, at last norm, head, argmax.
 //
 // Time is what the weights' bytes take, if copies never stop. So each block streams its rows of every weight, in the order of use, through a ring in
-// shared memory, without regard to what they will be multiplied with: weights depend on nothing. What does depend travels between blocks as data that
-// says itself whether it is there (see Exchange): no flag, no fence, no barrier of the grid. Everything is read where it lies: weights in
+// shared memory, without regard to what they will be multiplied with: weights depend on nothing. What does depend travels between blocks as
+// data that says itself whether it is there (exchange.cuh): no flag, no fence, no barrier of the grid. Everything is read where it lies: weights in
 // the layouts of linear.cuh and linear_swiglu.cuh, the cache as attention_decode.cuh has it.
 //
-//   blocks    hidden / 8. Block b owns rows 8 b .. 8 b + 7 of the residual stream, whose values never leave its registers (f32), and takes groups of 8
-//             rows of each weight: of o and down its own, of the others an even share, in turns from layer to layer where it is not whole
+//   blocks    hidden / 8. Block b owns rows 8 b .. 8 b + 7 of the residual stream, whose values never leave its registers (f32), and takes groups
+//             of 8 rows of each weight: of o and down its own, of the others an even share, in turns from layer to layer where it is not whole
 //   warps     8 that multiply, each a part of k of all rows; 3 that finish (add the parts, scale, rotate, activate, publish); 1 that copies
-//   ring      p.stages stages of 8 * hidden Bf16; a bulk copy a stage. A warp takes its part of a product's rows from there to registers while it waits for
-//             activations, so the ring is filled again early, and products need no shared memory once the activations are there
+//   ring      p.stages stages of 8 * hidden Bf16; a bulk copy a stage. A warp takes its part of a product's rows from there to registers while it
+//             waits for activations: the ring is filled again early, and products need no shared memory once the activations are there
+//   pace      activations travel through the L2 that the weights come through, and stand in its queues. So few copies are under way, and
+//             they start p.pace clocks apart: as much as the memory gives, in no bursts
 //   x         a warp polls its operands straight from the exchange: its k of each row, 16 bytes a lane (mma_block in kernel.cuh)
-//   norm      x * weight is rounded to bf16 and travels with the block's sum of squares; 1 / rms multiplies finished sums (as in product.cuh)
-//   attention unit (sequence, head) where contexts are short: one block, all entries. Long ones: unit (sequence, kv head, share of the entries), and a merge.
-//             128 entries at a time: a warp has the scores of 16 of them, then all entries' values of 16 dims
-//   order     f32; of k in a warp ascending in turns of chains, then warps: a row's bits depend neither on other rows nor on how many there are
+//   norm      x * weight is rounded to bf16 and travels with the sum of its squares; 1 / rms multiplies finished sums (as in product.cuh)
+//   attention where contexts are short a unit is (sequence, head): one block, all entries. Else (sequence, kv head, share of the entries), and a
+//             merge. 128 entries at a time: a warp has the scores of 16 of them, then all entries' values of 16 dims
+//   order     f32; of k in a warp ascending in turns of chains, then warps: a row's bits depend neither on other rows nor on how many there are,
+//             but on whether the longest context of the step is shared out
 //
-// Launch: blocks of Persistent<p>::threads threads, Persistent<p>::shared_bytes of dynamic shared memory, cooperative: blocks wait for one another, so all
-// must run at once, one a multiprocessor. The cooperative attribute makes the driver start all or none, whatever else is on the device (another
-// engine, another stream); a device with fewer multiprocessors than blocks is refused by the launch. No programmatic dependence.
+// Launch: blocks of Persistent<p>::threads threads, Persistent<p>::shared_bytes of dynamic shared memory, cooperative: blocks wait for one another,
+// so all must run at once, one a multiprocessor. The cooperative attribute makes the driver start all or none, whatever else is on the
+// device (another engine, another stream); a device with fewer multiprocessors than blocks refuses it. No programmatic dependence.
 // Workspace: Persistent<p>::workspace_bytes, aligned to 256, zero before the first launch; launches that share it follow one another.
-// sm_90 and later. Reference ops: those of a decode step.
+// sm_90a and later of its kind. Reference ops: those of a decode step.
 #pragma once
 
 #include "argmax.cuh"
 #include "attention_decode.cuh"
+#include "exchange.cuh"
 #include "linear_swiglu.cuh"
 #include "tma.cuh"
 
@@ -86,51 +90,6 @@ struct PersistentArguments {
   PersistentLayer layer[layers];
 };
 
-// --- data that says whether it is there ---------------------------------------------------------------------------------
-
-// A word of the exchange is `absent` until it is written, and written once a step. A step uses one of two sets and clears the other for the step that follows;
-// the end of a launch orders the two. What is published is never this word: of two zeros the publisher makes two negative ones, which products and
-// sums take for the same.
-constexpr uint32_t absent = 0;
-ERN_DEVICE uint32_t present(uint32_t pair) { return pair == absent ? 0x80008000u : pair; }
-ERN_DEVICE uint32_t present(float value) { return value == 0 ? 0x80000000u : __float_as_uint(value); }
-
-ERN_DEVICE uint4 load_relaxed4(const uint32_t* at) {
-  uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
-  return v;
-}
-ERN_DEVICE uint2 load_relaxed2(const uint32_t* at) {
-  uint2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
-  return v;
-}
-ERN_DEVICE uint32_t load_relaxed(const uint32_t* at) {
-  uint32_t v;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
-  return v;
-}
-ERN_DEVICE void store_relaxed(uint32_t* at, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory"); }
-
-// Two values, each with a tag that is its own for each use in one access of 8 bytes: for what is too large to have a place a layer.
-ERN_DEVICE void store_tagged(uint64_t* at, float a, float b, uint32_t tag) {
-  const uint64_t high = static_cast<uint64_t>(tag) << 32;
-  asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(at), "l"(high | __float_as_uint(a)), "l"(high | __float_as_uint(b)) : "memory");
-}
-struct TaggedPair {
-  float value[2];
-  bool there;
-};
-ERN_DEVICE TaggedPair load_tagged(const uint64_t* at, uint32_t tag) {
-  uint64_t a, b;
-  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(at) : "memory");
-  return {{__uint_as_float(static_cast<uint32_t>(a)), __uint_as_float(static_cast<uint32_t>(b))}, (a >> 32) == tag && (b >> 32) == tag};
-}
-
-// Whether any of them is absent shows in the least.
-ERN_DEVICE uint32_t least(const uint4& v) { return min(min(v.x, v.y), min(v.z, v.w)); }
-constexpr uint32_t all_there = 0xffffffff;
-
 // --- the kernel -----------------------------------------------------------------------------------------------------------
 
 template <PersistentDecode p>
@@ -159,19 +118,20 @@ struct Persistent {
   static constexpr int qkv_most = most_of(qkv_groups), up_most = most_of(up_pairs);
   static constexpr int most_rows = (qkv_most + 1) / 2 * 16 > up_most * 16 ? (qkv_most + 1) / 2 * 16 : up_most * 16;  // that one product has sums of
 
-  // One set of the exchange, in words. Eight values of each token, which one block publishes, have a line of their own: [tokens][8] Bf16, in x then the sum of
-  // their squares for each token, f32. Lines that many write while many poll them cost ten times as much (bench/NOTES-cuda-persistent.md). What all blocks
-  // read is there several times.
+  // One set of the exchange, in words. Eight values of each token, which one block publishes, have a line of their own: [tokens][8] Bf16, in x
+  // then the sum of their squares for each token, f32. What all blocks read may be there several times.
   static constexpr int line = 32, x_line = tokens < 8 ? line : 2 * line, copies = p.copies;
   struct Exchange {
     static constexpr int64_t x = 0, x_copy = int64_t{blocks} * x_line, x_each = copies * x_copy;  // times the norm's weight, not yet scaled
     static constexpr int64_t qkv = x + (2 * p.layers + 1) * x_each, qkv_each = int64_t{qkv_groups} * line;  // rotated
-    static constexpr int64_t attended = qkv + p.layers * qkv_each, attended_copy = int64_t{q_width} / rows * line, attended_each = copies * attended_copy;
+    static constexpr int64_t attended = qkv + p.layers * qkv_each, attended_copy = int64_t{q_width} / rows * line;
+    static constexpr int64_t attended_each = copies * attended_copy;
     static constexpr int64_t act = attended + p.layers * attended_each, act_copy = int64_t{p.ffn} / rows * line, act_each = copies * act_copy;
     static constexpr int64_t best = act + p.layers * act_each;  // {value, id} of each block, for each token
     static constexpr int64_t words = ceil_div(best + int64_t{tokens} * blocks * 2, 64) * 64;
   };
-  // Parts of attention over long contexts, tagged: [block][head of kv][warp], each 16 dims and, in a line of their own, what they are relative to and their mass.
+  // Parts of attention over long contexts, tagged: [block][head of kv][warp], each 16 dims and, in a line of their own, what they are relative to
+  // and their mass.
   static constexpr int part = 32;  // of 8 bytes
   static constexpr int64_t parts_words = int64_t{blocks} * 8 * warps * part * 2, header_words = 64;
   static constexpr int64_t workspace_bytes = 4 * (header_words + parts_words + 2 * Exchange::words);
@@ -204,7 +164,8 @@ struct Persistent {
   const int block = static_cast<int>(blockIdx.x), lane = lane_id(), warp = warp_id(), group = lane / 4, quad = lane % 4;
   const uint32_t never = threadIdx.x / threads;  // 0, which the compiler doesn't know
   int count = 0;                         // sequences
-  // What this block attends to: heads first_head .. first_head + taken - 1 of one kv head, over chunks rank, rank + shares, ... of 128 entries. taken is 0 for none.
+  // What this block attends to: heads first_head .. first_head + taken - 1 of one kv head, over chunks rank, rank + shares, ... of 128 entries.
+  // taken is 0 for none.
   struct Unit {
     int sequence = 0, first_head = 0, taken = 0, rank = 0, shares = 1;
     int known = 0;                       // entries of earlier steps
@@ -230,7 +191,10 @@ struct Persistent {
     } else {
       for (int64_t spins = 0;; count_spin(spins)) {
         uint32_t done;
-        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(done) : "r"(shared_address(&barrier)), "r"(parity) : "memory");
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(shared_address(&barrier)), "r"(parity)
+                     : "memory");
         if (done) return;
       }
     }
@@ -254,9 +218,11 @@ struct Persistent {
       last_copy = static_cast<uint32_t>(clock64());
       Barrier& full = shared.full[place.stage];
       full.arrive_expecting(stage_bytes);
-      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(ring) + place.stage * stage_bytes),
-                   "l"(from + part * stage_elements), "r"(stage_bytes), "r"(shared_address(&full)), "l"(evict_first)
-                   : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+              shared_address(ring) + place.stage * stage_bytes),
+          "l"(from + part * stage_elements), "r"(stage_bytes), "r"(shared_address(&full)), "l"(evict_first)
+          : "memory");
       place.next();
     }
   }
@@ -281,8 +247,8 @@ struct Persistent {
 
   // --- the multiplying warps ---
 
-  // This warp's k of the groups of rows that come next in the ring, as operands; hands their stages back. Rows lie a multiple of 128 bytes apart, so lanes of
-  // odd rows read the second block of 32 k first: 8 lanes then read 128 different bytes of the banks.
+  // This warp's k of the groups of rows that come next in the ring, as operands; hands their stages back. Rows lie a multiple of 128 bytes apart,
+  // so lanes of odd rows read the second block of 32 k first: 8 lanes then read 128 different bytes of the banks.
   template <int k, int most>
   ERN_DEVICE void take_groups(uint4 (&to)[most][k / (warps * k_block)], int groups) {
     constexpr int stages = k / hidden * p.halves, each = k / (warps * k_block);
@@ -311,8 +277,8 @@ struct Persistent {
         to[g][i + 1] = {odd ? a.x : b.x, odd ? a.y : b.y, odd ? a.z : b.z, odd ? a.w : b.w};
       }
     }
-    // The reads must be over, not only under way, when the copy engine may write there: so where to arrive depends on what each has read. (A fence of the
-    // async proxy does it too, in 500 clocks.)
+    // The reads must be over, not only under way, when the copy engine may write there: so where to arrive depends on what each has read.
+    // (A fence of the async proxy does it too, in 500 clocks.)
     uint32_t read = 0;
 #pragma unroll
     for (int g = 0; g < most; ++g) {
@@ -362,7 +328,8 @@ struct Persistent {
   ERN_DEVICE void ask_squares(Squares& squares, const uint32_t* lines) const {
 #pragma unroll
     for (int i = 0; i < hidden / (warps * k_block); ++i) {
-      squares.of[i] = group < count ? load_relaxed(lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4 + group) : 0x80000000u;
+      const uint32_t* const at = lines + (warp * (hidden / warps / rows) + quad + i * 4) * x_line + tokens * 4;
+      squares.of[i] = group < count ? load_relaxed(at + group) : present(0.0f);
     }
   }
   // Their sum over this warp's k, of token `group`, for the finishing warps, with the sums of the product that follows.
@@ -439,7 +406,8 @@ struct Persistent {
     product<k, most, normed>(w, lines, groups, norm, layer, what);
   }
 
-  // The same number, but the compiler may not know: what follows from it is computed where it is used, not once before all layers and then kept in memory.
+  // The same number, but the compiler may not know: what follows from it is computed where it is used, not once before all layers and then kept
+  // in memory.
   static ERN_DEVICE int again(int number) {
     asm volatile("" : "+r"(number));
     return number;
@@ -454,7 +422,11 @@ struct Persistent {
     return chunks < all ? chunks : all;
   }
 
-  ERN_DEVICE int32_t slot_of(int entry) const { return given.block_table[static_cast<int64_t>(unit.sequence) * step->block_stride + entry / p.cache.block_size] * p.cache.block_size + entry % p.cache.block_size; }
+  ERN_DEVICE int32_t slot_of(int entry) const {
+    constexpr int block_size = p.cache.block_size;
+    const int32_t* const table = given.block_table + static_cast<int64_t>(unit.sequence) * step->block_stride;
+    return table[entry / block_size] * block_size + entry % block_size;
+  }
   // Of the 16 entries from `tile` of a chunk, this block's chunk number `turn`.
   ERN_DEVICE int32_t slot_at(int turn, int tile) const {
     const int i = turn * warps + tile;
@@ -471,7 +443,9 @@ struct Persistent {
       if (block % spread == 0 && at < count * heads) unit = {at / heads, at % heads, 1, 0, 1, 0};
     } else {
       const int at = block / all_shares(), rank = block % all_shares();
-      if (at < count * kv_heads && rank < shares_of(at / kv_heads)) unit = {at / kv_heads, at % kv_heads * heads_of_kv, heads_of_kv, rank, shares_of(at / kv_heads), 0};
+      if (at < count * kv_heads && rank < shares_of(at / kv_heads)) {
+        unit = {at / kv_heads, at % kv_heads * heads_of_kv, heads_of_kv, rank, shares_of(at / kv_heads), 0};
+      }
     }
     if (unit.taken == 0) return;
     unit.known = given.context[unit.sequence] - 1;
@@ -488,10 +462,16 @@ struct Persistent {
   };
   // 16 bytes of an entry of the chunk: those that lanes read at a time lie in different banks.
   ERN_DEVICE unsigned char* key_at(int entry, int piece) const { return kv_chunk + entry * head_dim * 2 + (piece ^ (entry & 1) * 4) * 16; }
-  ERN_DEVICE unsigned char* value_at(int entry, int piece) const { return kv_chunk + (chunk + entry) * head_dim * 2 + (piece ^ (entry / 2 & 3) * 2) * 16; }
+  ERN_DEVICE unsigned char* value_at(int entry, int piece) const {
+    return kv_chunk + (chunk + entry) * head_dim * 2 + (piece ^ (entry / 2 & 3) * 2) * 16;
+  }
 
-  // Starts the copies of this warp's 16 entries of a chunk; zeros where there are none yet. For the first chunk long before it is needed: entries of earlier
-  // steps stand still.
+  static ERN_DEVICE void copy_16(void* to, const Bf16* from, int bytes) {  // the first `bytes` of 16, then zeros
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+  }
+
+  // Starts the copies of this warp's 16 entries of a chunk; zeros where there are none yet. For the first chunk long before it is needed: entries
+  // of earlier steps stand still.
   // Part 0, 1 or 2 of 3, or all (-1): where every block fetches one, all at once would keep activations waiting.
   ERN_DEVICE void fetch_chunk(int layer, int turn, int part) {
     const int lane = again(this->lane), warp = again(this->warp);
@@ -505,8 +485,8 @@ struct Persistent {
     for (int i = 0; i < turns; ++i) {
       if (i < begin || i >= end) continue;
       const int at = i * warp_size + lane, entry = at / pieces, piece = at % pieces, bytes = first + entry < unit.known ? 16 : 0;
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(key_at(warp * 16 + entry, piece))), "l"(keys + at * 8), "r"(bytes) : "memory");
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(value_at(warp * 16 + entry, piece))), "l"(values + at * 8), "r"(bytes) : "memory");
+      copy_16(key_at(warp * 16 + entry, piece), keys + at * 8, bytes);
+      copy_16(value_at(warp * 16 + entry, piece), values + at * 8, bytes);
     }
   }
 
@@ -542,7 +522,8 @@ struct Persistent {
       // What this step brings: the query, once, and the new entry if it is in this chunk. One wait for all of it.
       const int newest = known - first;
       uint32_t word = 0;  // of the new value: this warp's dims
-      const bool ask = turn == 0 && warp < unit.taken, here = newest < chunk, low = here && newest / 16 == warp && newest % 16 == group, high = here && newest / 16 == warp && newest % 16 == group + 8;
+      const bool ask = turn == 0 && warp < unit.taken, here = newest < chunk, own_tile = here && newest / 16 == warp;
+      const bool low = own_tile && newest % 16 == group, high = own_tile && newest % 16 == group + 8;
       if (turn == 0 || here) {
         uint2 four{0, 0};
         for (int64_t spins = 0;; count_spin(spins)) {
@@ -616,8 +597,9 @@ struct Persistent {
       float more[4] = {};
 #pragma unroll
       for (int t = 0; t < warps; ++t) {
-        mma(t % 2 ? more : out.acc, __byte_perm(value[t][0], value[t][1], 0x5410), __byte_perm(value[t][0], value[t][1], 0x7632), __byte_perm(value[t][2], value[t][3], 0x5410),
-            __byte_perm(value[t][2], value[t][3], 0x7632), shared.chance[t][0][lane], shared.chance[t][1][lane]);
+        mma(t % 2 ? more : out.acc, __byte_perm(value[t][0], value[t][1], 0x5410), __byte_perm(value[t][0], value[t][1], 0x7632),
+            __byte_perm(value[t][2], value[t][3], 0x5410), __byte_perm(value[t][2], value[t][3], 0x7632), shared.chance[t][0][lane],
+            shared.chance[t][1][lane]);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) out.acc[i] += more[i];
@@ -630,13 +612,14 @@ struct Persistent {
     return out;
   }
 
-  // Into all copies.
+  // A word that is present, into all copies.
   static ERN_DEVICE void publish(uint32_t* to, int64_t copy, uint32_t word) {
 #pragma unroll
-    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);  // present
+    for (int i = 0; i < copies; ++i) store_relaxed(to + i * copy, word);
   }
   ERN_DEVICE void publish_attended(int layer, int sequence, int head, int dim, uint32_t word) const {  // dims dim and dim + 1
-    publish(exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line + sequence * 4 + dim % rows / 2, Exchange::attended_copy, present(word));
+    uint32_t* const to = exchange + Exchange::attended + layer * Exchange::attended_each + (head * head_dim + dim) / rows * line;
+    publish(to + sequence * 4 + dim % rows / 2, Exchange::attended_copy, present(word));
   }
   ERN_DEVICE int own_copy() const { return block % copies; }
 
@@ -644,7 +627,9 @@ struct Persistent {
     const uint32_t tag = first_tag + layer;
     if (unit.taken > 0) {
       const Attended a = attend(layer);
-      if (whole && quad == 0) publish_attended(layer, unit.sequence, unit.first_head, warp * 16 + 2 * group, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
+      if (whole && quad == 0) {
+        publish_attended(layer, unit.sequence, unit.first_head, warp * 16 + 2 * group, pack_bf16(a.acc[0] / a.mass[0], a.acc[2] / a.mass[0]));
+      }
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int column = 2 * quad + h;
@@ -659,7 +644,8 @@ struct Persistent {
     constexpr int pairs = q_width / 2, across = tokens <= 2 ? warp_size : 2 * warp_size / tokens, at_once = warp_size / across;
     const int all = all_shares();
     for (int first = (block * warps + warp) * at_once; first < count * pairs; first += blocks * warps * at_once) {
-      const int item = first + lane / across, sequence = item < count * pairs ? item / pairs : 0, head = item % pairs / (head_dim / 2), dim = item % (head_dim / 2) * 2;
+      const int item = first + lane / across, sequence = item < count * pairs ? item / pairs : 0;
+      const int head = item % pairs / (head_dim / 2), dim = item % (head_dim / 2) * 2;
       const int shares = item < count * pairs ? shares_of(sequence) : 0, unit_block = (sequence * kv_heads + head / heads_of_kv) * all;
       float peak = -__builtin_inff(), mass = 0, sum[2] = {0, 0};
       for (int i = lane % across; i < shares; i += across) {
@@ -788,7 +774,9 @@ struct Persistent {
     const auto fetch = [&](int row, int token, int turn) {
       const int column = own.first * rows + row, pair = column % head_dim / 2;
       angle[turn] = {1, 0};
-      if (column < (heads + kv_heads) * head_dim) angle[turn] = turn_by(given.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
+      if (column < (heads + kv_heads) * head_dim) {
+        angle[turn] = turn_by(given.positions[token * 3 + rope_coordinate(pair, p.spatial_pairs)], frequencies.of[pair]);
+      }
       slot[turn] = given.slots[token];
     };
     finish<turns>(own.count * rows, fetch, [&](int row, int token, int turn, bool valid, const auto& sum) {
@@ -799,7 +787,9 @@ struct Persistent {
       const uint32_t word = pack_bf16(mine * a.cosine - other * a.sine, other * a.cosine + mine * a.sine);
       store_relaxed(to + column / rows * line + token * 4 + column % rows / 2, present(word));
       const int head = column / head_dim - heads, dim = column % head_dim;
-      if (head >= 0) *reinterpret_cast<uint32_t*>(head < kv_heads ? cache.key(slot[turn], head, dim) : cache.value(slot[turn], head - kv_heads, dim)) = word;
+      if (head < 0) return;
+      Bf16* const entry = head < kv_heads ? cache.key(slot[turn], head, dim) : cache.value(slot[turn], head - kv_heads, dim);
+      *reinterpret_cast<uint32_t*>(entry) = word;
     });
   }
 
@@ -822,8 +812,10 @@ struct Persistent {
         own.count * rows, [](int, int, int) {},
         [&](int row, int token, int, bool valid, const auto& sum) {
           const int at = row / 8 * 16 + row % 8;
-          const float factor = scale(2 * layer + 1, token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor), other = __shfl_xor_sync(~0u, mine, 1);
-          if (valid && row % 2 == 0) publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, present(pack_bf16(mine, other)));
+          const float factor = scale(2 * layer + 1, token), mine = silu(sum(at) * factor) * (sum(at + 8) * factor);
+          const float other = __shfl_xor_sync(~0u, mine, 1);
+          if (!valid || row % 2 != 0) return;
+          publish(to + (own.first + row / rows) * line + token * 4 + row % rows / 2, Exchange::act_copy, present(pack_bf16(mine, other)));
         });
   }
 
@@ -896,8 +888,14 @@ struct Persistent {
 
   // --- all of it ---
 
-  ERN_DEVICE Persistent(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<head_dim>& frequencies, uint32_t* workspace, unsigned char* memory)
-      : step(step), given(arguments), frequencies(frequencies), ring(memory), kv_chunk(memory + ring_bytes), shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
+  ERN_DEVICE Persistent(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<head_dim>& frequencies,
+                        uint32_t* workspace, unsigned char* memory)
+      : step(step),
+        given(arguments),
+        frequencies(frequencies),
+        ring(memory),
+        kv_chunk(memory + ring_bytes),
+        shared(*reinterpret_cast<Shared*>(memory + ring_bytes + kv_bytes)) {
     if (threadIdx.x == 0) {
       for (int i = 0; i < p.stages; ++i) shared.full[i].init(1), shared.empty[i].init(warps);
       for (int i = 0; i < 2; ++i) shared.sums_full[i].init(warps), shared.sums_empty[i].init(finishers);
@@ -950,7 +948,8 @@ struct Persistent {
 };
 
 template <PersistentDecode p>
-ERN_DEVICE void persistent_decode(const Step* step, const PersistentArguments<p.layers>& arguments, const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
+ERN_DEVICE void persistent_decode(const Step* step, const PersistentArguments<p.layers>& arguments,
+                                  const RopeFrequencies<p.cache.head_dim>& frequencies, uint32_t* workspace) {
   Persistent<p>(step, arguments, frequencies, workspace, product_memory);
 }
 

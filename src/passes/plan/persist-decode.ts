@@ -31,6 +31,8 @@ import { copyGraph } from "../lower/copy-graph.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 
 export interface PersistOptions {
+  /** Without it nothing changes. */
+  readonly wanted: boolean;
   readonly arch: ArchLevel;
   /** What select-kernels chose, by the time that the pass runs. */
   readonly kernels: () => readonly UsedKernel[];
@@ -41,7 +43,12 @@ export interface PersistOptions {
 }
 
 export function persistDecode(options: PersistOptions): ProgramsPass {
-  return definePass({ name: "persist-decode", needs: "plan", leaves: "plan", runAll: (graphs) => run(graphs, options) });
+  return definePass({
+    name: "persist-decode",
+    needs: "plan",
+    leaves: "plan",
+    runAll: (graphs) => (options.wanted ? run(graphs, options) : graphs),
+  });
 }
 
 function run(graphs: readonly Graph[], { arch, kernels, onKernels, onRefused }: PersistOptions): readonly Graph[] {
