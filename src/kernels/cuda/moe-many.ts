@@ -114,7 +114,7 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  file: (params) => joinName(CPU_FFN.file(params), "grouped"),
+  file: (params) => joinName(CPU_FFN.file(params), "sorted"),
   leastRows: FEW_ROWS.experts + 1,
   order: "wgmma-k",
   weights: { gate_up: BF16_ROWS, down: BF16_ROWS },

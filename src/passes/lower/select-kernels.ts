@@ -1,7 +1,7 @@
 /**
  * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits, takes so many rows and reads
  * the weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
- * `deterministic` only kernels of one reduction order are taken, that of the last which fits, so that results do not depend on bucket, batch or threads.
+ * `deterministic` only kernels of one reduction order are taken, that of the first for few rows, so that results do not depend on bucket, batch or threads.
  */
 
 import { Diagnostic } from "../../diagnostics.js";
@@ -92,11 +92,11 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  // The last of a list serves any number of rows.
-  const last = fitting.at(-1) as ChosenKernel;
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === last.kernel.order) : fitting;
-  const preferred =
-    allowed.find(({ kernel: { leastRows = 0, mostRows = Number.POSITIVE_INFINITY } }) => leastRows <= rows && rows <= mostRows) ?? last;
+  // The order of the first that is for few rows, whatever their number: what a row's bits are is the same in each bucket then.
+  const first = fitting.find(({ kernel }) => kernel.leastRows === undefined) ?? (fitting[0] as ChosenKernel);
+  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === first.kernel.order) : fitting;
+  const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
+  const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
   return bestRow(tuning, allowed, rows) ?? preferred;
 }
 
