@@ -1,7 +1,7 @@
 /**
  * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits, takes so many rows and reads
  * the weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
- * `deterministic` only kernels of one reduction order are taken, that of the last which fits, so that results do not depend on bucket, batch or threads.
+ * `deterministic` only kernels of one reduction order are taken, that of the first for few rows, so that results do not depend on bucket, batch or threads.
  */
 
 import { Diagnostic } from "../../diagnostics.js";
