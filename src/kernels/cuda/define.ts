@@ -61,6 +61,9 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly view: (params: KernelParams) => View;
 }
 
+/** Shared memory of a block before Hopper, less what is not dynamic: tilings that are made for more have smaller rings there. */
+const SM_80_SHARED_KIB = 156;
+
 /** Element types as device/cuda/kernel.cuh names them. */
 export function cudaType(type: string): string {
   return type.replace("cpu::Bf16", "Bf16");
@@ -71,8 +74,23 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
   const { name, suffix, refuse, launch, template = name, view } = entry;
   const { fit, cost, file, args, order } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
-  const { language, tunables, constraint, footprint, only, worth, phases, workspace, parts, weights, programs, mostRows, leastRows, late, early } =
-    entry;
+  const {
+    language,
+    tunables,
+    constraint,
+    footprint,
+    only,
+    worth,
+    phases,
+    workspace,
+    parts,
+    weights,
+    programs,
+    mostRows,
+    leastRows,
+    late,
+    early,
+  } = entry;
   const kernel: KernelDef<K> = {
     op,
     target: "cuda",
@@ -105,8 +123,10 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(early ? { early } : {}),
     fit: (node, target) => {
       if (only !== undefined && target.arch !== only) return `needs ${only}, not ${target.arch}`;
-      const params = fit(node, target);
-      return typeof params === "string" ? params : (refuse?.(params) ?? params);
+      const fitted = fit(node, target);
+      if (typeof fitted === "string") return fitted;
+      const params = target.arch === "sm_80" ? { ...fitted, shared_kib: SM_80_SHARED_KIB } : fitted;
+      return refuse?.(params) ?? params;
     },
     args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
     cost,
