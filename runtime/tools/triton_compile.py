@@ -2,7 +2,7 @@
 
     python3 triton_compile.py <file.py> <function> <capability, as 90> <warps> <stages> <out.cubin>
 
-The file says the types of its functions' arguments in ARGUMENTS; pointers are aligned to 16 bytes, which the plan of a package keeps true. Prints what a launch must know as
+The file says the types of its functions' arguments in ARGUMENTS, and takes from here whether launches may start early (DEPENDENTS); pointers are aligned to 16 bytes, which the plan of a package keeps true. Prints what a launch must know as
 a line of JSON: {"threads", "shared", "scratch", "frame"}: bytes of shared memory, of memory that the launcher would have to bring (none of ours may want any), and of a
 thread's stack, where spilled registers go.
 """
@@ -13,6 +13,7 @@ import struct
 import sys
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -57,6 +58,7 @@ def frame_bytes(elf):
 def main():
     path, function, capability, warps, stages, out = sys.argv[1:]
     module = load(path)
+    module.DEPENDENTS = tl.constexpr(int(capability) >= 90)
     arguments = module.ARGUMENTS
     source = ASTSource(
         fn=getattr(module, function),

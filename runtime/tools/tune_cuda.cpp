@@ -15,7 +15,7 @@
 //     input <stream> <bf16|f32> 1 <rows> <columns> <exponent> row, which is filled as a weight is
 //   then for each variant
 //     variant <cubin>
-//     launch <function> <threads> <shared bytes> <cluster> <grid x> <y> <z> <argument> ...      one or several, in order
+//     launch <function> <threads> <shared bytes> <cluster> <grid x> <y> <z> <argument> ...      one or several, in order; `-` behind them: a null pointer
 //     map <place among the launch's arguments> <bf16|f32> <swizzle> <rank> <dims> <strides but the first> <box>      of the launch before it
 //
 // A time is that of a graph of many launches, divided by them: they may start while those before them finish, as in a decode step. Weights lie in
@@ -24,6 +24,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -170,6 +171,7 @@ struct Launch {
   std::string name;
   unsigned threads = 0, shared_bytes = 0, cluster = 1, grid[3] = {};
   std::vector<size_t> args;
+  size_t hidden = 0;  // null pointers behind them
   std::vector<Map> maps;
   Function function = nullptr;
 };
@@ -337,9 +339,13 @@ class Bench {
     if (variants_.empty()) fail("a launch of no variant");
     Launch launch;
     words >> launch.name >> launch.threads >> launch.shared_bytes >> launch.cluster >> launch.grid[0] >> launch.grid[1] >> launch.grid[2];
-    size_t arg = 0;
-    while (words >> arg) {
-      if (arg >= args_.size()) fail("a launch with an argument that is not there");
+    for (std::string word; words >> word;) {
+      if (word == "-") {
+        ++launch.hidden;
+        continue;
+      }
+      const size_t arg = std::strtoul(word.c_str(), nullptr, 10);
+      if (arg >= args_.size() || launch.hidden > 0) fail("a launch with an argument that is not there");
       launch.args.push_back(arg);
     }
     require(driver->module_function(&launch.function, variants_.back().module, launch.name.c_str()), launch.name.c_str());
@@ -370,6 +376,7 @@ class Bench {
     for (const Launch& launch : variant.launches) {
       std::vector<Pointer> pointers{step_->at()};
       for (const size_t arg : launch.args) pointers.push_back(address(arg, slot));
+      pointers.resize(pointers.size() + launch.hidden);
       std::vector<TensorMap> maps(launch.maps.size());
       for (size_t i = 0; i < maps.size(); ++i) {
         const Map& map = launch.maps[i];

@@ -17,7 +17,14 @@ import { Harness } from "./harness.js";
 import { argNames, type Built, LocalBackend, type Platform } from "./local.js";
 import type { Machine } from "./records.js";
 import { kernelOf, paramsOf, type Task } from "./task.js";
-import { buildCudaHarness, compileCudaVariant, compileFill, type RenderVariant, renderCudaVariant } from "./variants.js";
+import {
+  buildCudaHarness,
+  compileCudaVariant,
+  compileFill,
+  compileTritonVariant,
+  type RenderVariant,
+  renderCudaVariant,
+} from "./variants.js";
 
 export interface CudaOptions {
   readonly arch: CudaArch;
@@ -48,11 +55,12 @@ export async function openCuda(options: CudaOptions): Promise<Backend> {
     beside: Math.max(1, availableParallelism() - OWN_CORES),
     memory: () => memory,
     source: render,
-    compile: (source) => compileCudaVariant(source, cuda),
+    compile: (source, task, variant) =>
+      kernelOf(task, variant).language === "triton" ? compileTritonVariant(source, task, variant, cuda) : compileCudaVariant(source, cuda),
     blame: ({ code, summary }) =>
       code === "kernel-spills"
         ? { status: "spills", reason: summary }
-        : code === "nvcc-failed"
+        : code === "nvcc-failed" || code === "triton-failed" || code === "triton-missing"
           ? { status: "compile", reason: summary }
           : undefined,
     start: async (task, lines, built) => {
@@ -98,8 +106,9 @@ function launchLines(task: Task, { variant, path }: Built, all: readonly string[
     const grid = launch.grid.map((count) => countBlocks(count, sizes));
     const places = args.map((arg) => all.indexOf(arg));
     if (places.includes(-1)) throw bug(`${kernel.name} has an argument that the spec lacks`);
+    const hidden = Array.from({ length: launch.triton ? 2 : 0 }, () => "-");
     return [
-      ["launch", name, launch.threads, launch.sharedBytes, launch.cluster ?? 1, ...grid, ...places].join(" "),
+      ["launch", name, launch.threads, launch.sharedBytes, launch.cluster ?? 1, ...grid, ...places, ...hidden].join(" "),
       ...(launch.maps ?? []).map((map) => mapLine(map, args.indexOf(map.arg), rows)),
     ];
   });

@@ -35,7 +35,7 @@ export interface Platform {
   readonly memory: () => number;
   /** Equal texts are one variant. */
   source(task: Task, variant: Configuration): string;
-  compile(source: string): Promise<string>;
+  compile(source: string, task: Task, variant: Configuration): Promise<string>;
   /** What an error of a compiler says of the variant; undefined where it is not the variant's fault. */
   blame(error: Diagnostic): Measured | undefined;
   /** A process that has these variants. */
@@ -127,7 +127,7 @@ export class LocalBackend implements Backend {
     const source = this.platform.source(task, variant);
     let path = this.#built.get(source);
     if (!path) {
-      path = this.#turns.compile(() => this.platform.compile(source));
+      path = this.#turns.compile(() => this.platform.compile(source, task, variant));
       path.catch(() => undefined);
       this.#built.set(source, path);
     }

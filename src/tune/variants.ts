@@ -4,7 +4,7 @@ import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/prom
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { renderKernel } from "../codegen/sources.js";
-import { bug } from "../diagnostics.js";
+import { bug, Diagnostic } from "../diagnostics.js";
 import { kernelFunctions } from "../kernels/kernel-def.js";
 import { compilerVersion, projectPath } from "../project.js";
 import { archFlags, type CpuArch, type Target } from "../toolchain/arch.js";
@@ -12,6 +12,7 @@ import { sha256 } from "../toolchain/cache.js";
 import { compileUnits, link } from "../toolchain/cxx.js";
 import { KERNEL_FLAGS, type NativeOptions } from "../toolchain/native.js";
 import { compileCubins, NVCC_FLAGS, type NvccOptions } from "../toolchain/nvcc.js";
+import { compileTriton, findTriton } from "../toolchain/triton.js";
 import type { Configuration } from "./space.js";
 import { kernelOf, paramsOf, type Task } from "./task.js";
 
@@ -67,6 +68,42 @@ export async function compileCudaVariant(source: string, options: CudaCompile): 
   }
 }
 
+const tritons = new Map<string, ReturnType<typeof findTriton>>();
+
+/** Asked for once: a sweep has many variants. */
+function foundTriton(cacheRoot: string): ReturnType<typeof findTriton> {
+  const found = tritons.get(cacheRoot) ?? findTriton(cacheRoot);
+  tritons.set(cacheRoot, found);
+  return found;
+}
+
+/** The same of one in Triton, which has one function. */
+export async function compileTritonVariant(
+  source: string,
+  task: Task,
+  variant: Configuration,
+  { arch, cache, signal }: CudaCompile,
+): Promise<string> {
+  const kernel = kernelOf(task, variant);
+  const params = paramsOf(task, variant);
+  const triton = await foundTriton(cache.root);
+  if (typeof triton === "string")
+    throw new Diagnostic({ code: "triton-missing", kind: "environment", message: triton, place: kernel.name });
+  const launch = kernel.launch?.(params, "");
+  if (!launch?.triton) throw bug(`${kernel.name} does not say how it is launched`);
+  const dir = await mkdtemp(join(tmpdir(), "ernie-compile-variant-"));
+  try {
+    await writeFile(join(dir, "variant.py"), source);
+    const { threads, sharedBytes } = launch;
+    const unit = { name: kernel.file(params), source: "variant.py", text: source, threads, sharedBytes, stages: launch.triton.stages };
+    const [cubin] = await compileTriton([unit], { triton, cache, signal, arch, root: dir });
+    if (!cubin) throw bug(`Triton made nothing of ${unit.name}`);
+    return cubin.path;
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
 /** What the harness fills weights with. */
 export async function compileFill(options: CudaCompile): Promise<string> {
   return await compileOne({ name: "tune_fill", sources: ["tools/tune_fill.cu"] }, { ...options, root: projectPath("runtime") });
@@ -107,7 +144,7 @@ const MEASURED_FROM = {
     folders: ["runtime/device/cuda", "templates/cuda"],
     files: /\.(cuh|hbs)$/,
     flags: NVCC_FLAGS,
-    process: ["tune_cuda.cpp", "tune_fill.cu"],
+    process: ["tune_cuda.cpp", "tune_fill.cu", "triton_compile.py"],
   },
 } as const;
 

@@ -12,6 +12,8 @@ import { type CudaEntry, ceilDiv, defineCuda } from "./define.js";
 
 const TILE_K = 64;
 const BAND = 8;
+/** Fewer are read from a weight in one go, which products of a few rows are made for. */
+const MANY_ROWS = 128;
 /** Types as Triton names what pointers point at. */
 const TRITON_TYPES: { readonly [type: string]: string } = { float: "*fp32", Bf16: "*bf16" };
 
@@ -60,18 +62,19 @@ function launchOf(params: KernelParams): CudaLaunch {
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 
 function tritonGemm<K extends OpName>(op: K, base: Base<K>): AnyKernel {
+  // It neither starts others late nor fetches before its wait.
+  const { late: _, early: __, footprint: ___, ...entry } = base;
   return defineCuda(op, {
-    ...base,
+    ...entry,
     name: "triton_gemm",
     language: "triton",
     order: "triton-k",
     tunables: TUNABLES,
     constraint: isPossible,
+    worth: { least: MANY_ROWS },
     fit: (node, target) => {
       if (target.triton !== true) return "Triton is not there";
-      const params = (base.fit as NonNullable<typeof base.fit>)(node, target);
-      // Launches that start early are Hopper's.
-      return typeof params === "string" ? params : { ...params, dependents: target.arch === "sm_90a" };
+      return (base.fit as NonNullable<typeof base.fit>)(node, target);
     },
     refuse: (params) => {
       if (params.norm) return "a norm in front";
@@ -97,7 +100,6 @@ function tritonGemm<K extends OpName>(op: K, base: Base<K>): AnyKernel {
         out_f32: params.out === "f32",
         bias: params.bias as boolean,
         residual: params.residual === true,
-        dependents: params.dependents as boolean,
         ragged: k % TILE_K !== 0,
         tile_rows: tileRows,
         columns,
