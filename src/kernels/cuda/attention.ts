@@ -41,6 +41,8 @@ const MOST_SPLITS = { sm_90a: 8, sm_80: 16 } as const;
 const MOST_SEQUENCES = 4096;
 /** Of a step, that have work where contexts are long: more of them, in clusters, wait for places (bench/NOTES-cuda-decode.md). */
 const MOST_BLOCKS = MULTIPROCESSORS / 2;
+/** The same of one head of the cache, and of a cluster where there is one sequence: with few heads, and with more, whose short contexts pay more for idle blocks. */
+const MOST_OF_HEAD = { few: { heads: 2, blocks: 32, cluster: 4 }, more: { blocks: 8, cluster: 2 } } as const;
 const MOST_CLUSTER = 4;
 /** Tiles of 16 entries that each warp takes before another block joins: with many sequences others have work meanwhile. */
 const LEAST_TILES = { few: 1, many: 3 } as const;
@@ -51,8 +53,10 @@ const FEW = 4;
 function decodeCut(arch: CudaArch, kvHeads: number, mostRows = 64): KernelParams {
   const units = mostRows * kvHeads;
   const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
-  const cluster = power(MOST_BLOCKS / units, Math.min(MOST_CLUSTER, clusterFor(arch)));
-  const splits = power(MOST_BLOCKS / units / cluster, MOST_SPLITS[arch]);
+  const most = MOST_OF_HEAD[kvHeads <= MOST_OF_HEAD.few.heads ? "few" : "more"];
+  const blocks = power(MOST_BLOCKS / units, most.blocks);
+  const cluster = Math.min(clusterFor(arch), blocks, mostRows === 1 ? most.cluster : MOST_CLUSTER);
+  const splits = Math.min(blocks / cluster, MOST_SPLITS[arch]);
   return { cluster, splits, least: LEAST_TILES[mostRows <= FEW ? "few" : "many"], warps: units > MULTIPROCESSORS ? 4 : 8 };
 }
 /** Rows and entries of a tile of attention_prefill. */

@@ -60,6 +60,9 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly view: (params: KernelParams) => View;
 }
 
+/** Shared memory of a block before Hopper, less what is not dynamic: tilings that are made for more have smaller rings there. */
+const SM_80_SHARED_KIB = 156;
+
 /** Element types as device/cuda/kernel.cuh names them. */
 export function cudaType(type: string): string {
   return type.replace("cpu::Bf16", "Bf16");
@@ -103,8 +106,10 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     ...(early ? { early } : {}),
     fit: (node, target) => {
       if (only !== undefined && target.arch !== only) return `needs ${only}, not ${target.arch}`;
-      const params = fit(node, target);
-      return typeof params === "string" ? params : (refuse?.(params) ?? params);
+      const fitted = fit(node, target);
+      if (typeof fitted === "string") return fitted;
+      const params = target.arch === "sm_80" ? { ...fitted, shared_kib: SM_80_SHARED_KIB } : fitted;
+      return refuse?.(params) ?? params;
     },
     args: (params) => args(params).map((arg) => ({ ...arg, type: cudaType(arg.type) })),
     cost,

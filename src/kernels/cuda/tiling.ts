@@ -64,8 +64,14 @@ const MOST_WARPS = 16;
 const MOST_HELD = 16;
 /** Longer rows are taken in parts; with many rows of x, whose norm is taken in shared memory, sooner. */
 const PARTS = { few: { longest: 6144, parts: [3072, 2048] }, many: { longest: 2048, parts: [1024] } } as const;
+/** Shared memory that a block can have where it is alone. */
+function mostShared(params: KernelParams): number {
+  return typeof params.shared_kib === "number" ? 1024 * params.shared_kib : CUDA_LIMITS.sharedBytes;
+}
 /** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
-const SHARED_BYTES = 224 * 1024;
+function sharedOf(params: KernelParams): number {
+  return 1024 * (typeof params.shared_kib === "number" ? params.shared_kib : 224);
+}
 const BLOCK_BYTES = 1024;
 /** From one row of a stage to the next, more than a multiple of 64, so that neighbouring rows lie in other banks: `stage_pitch` of product.cuh. */
 const PITCH_STEP = 64;
@@ -105,7 +111,9 @@ export function tilingFor(
     if (fixedRows !== undefined) return fixedRows;
     if (tilesOf(params) > 2) return 16;
     // Large tiles take fewer rounds, and one block's worth of them must fit.
-    const large = [48, 32].find((rows) => n(params) % rows === 0 && rows * span(params) * 2 <= SHARED_BYTES / 2 && n(params) / rows >= 100);
+    const large = [48, 32].find(
+      (rows) => n(params) % rows === 0 && rows * span(params) * 2 <= sharedOf(params) / 2 && n(params) / rows >= 100,
+    );
     if (role === "swiglu") return large !== undefined && n(params) / large <= MULTIPROCESSORS ? large : 16;
     if (role === "head") return 16;
     // With small tiles all blocks are there at once, also beside those of the launch before.
@@ -147,7 +155,7 @@ export function tilingFor(
   };
   // With a block a tile all parts are on their way at once; who goes on to its next tile has that on its way too.
   const usualStages = (params: KernelParams): number => {
-    const room = Math.floor((SHARED_BYTES - BLOCK_BYTES - sumsBytes(params)) / stageBytes(params));
+    const room = Math.floor((sharedOf(params) - BLOCK_BYTES - sumsBytes(params)) / stageBytes(params));
     if (role === "head" && tilesOf(params) === 1) return Math.max(1, Math.min(HEAD_STAGES, room));
     return Math.max(1, Math.min(onceOf(params) ? parts(params) : rowsOf(params) === 16 && tilesOf(params) <= 2 ? 3 : 2, room));
   };
@@ -190,7 +198,7 @@ export function tilingFor(
     const few = crowded(params) ? 96 : params.residual === true && rowsOf(params) === 16 ? 88 : 80;
     const perThread = tilesOf(params) > 2 ? 168 : tilesOf(params) > 1 ? 112 : few;
     const byRegisters = Math.floor(REGISTERS / (threads(params) * perThread));
-    return Math.max(1, Math.min(4, byRegisters, Math.floor(SHARED_BYTES / (sharedBytes(params) + BLOCK_BYTES))));
+    return Math.max(1, Math.min(4, byRegisters, Math.floor(sharedOf(params) / (sharedBytes(params) + BLOCK_BYTES))));
   };
   // What product.cuh asserts, and no stages or warps that find nothing to do.
   const constraint = (params: KernelParams, { rows }: TuningPlace): boolean => {
@@ -200,7 +208,7 @@ export function tilingFor(
     if (tileRows > n(params) || warps > blocks(params)) return false;
     if (params.norm === true && parts(params) * ceilDiv(span(params), K_BLOCK * warps) * tiles > MOST_HELD) return false;
     // The head has its best of each row there besides.
-    if (sharedBytes(params) + (role === "head" ? tileRows * tiles * 64 : 0) > CUDA_LIMITS.sharedBytes) return false;
+    if (sharedBytes(params) + (role === "head" ? tileRows * tiles * 64 : 0) > mostShared(params)) return false;
     const rounds = role === "head" || role === "expert" ? Number.POSITIVE_INFINITY : onceOf(params) ? 1 : ceilDiv(rows, 8 * tiles);
     return stagesOf(params) <= Math.max(parts(params) * rounds, onceOf(params) ? 1 : usualStages(params));
   };

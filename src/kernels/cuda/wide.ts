@@ -19,6 +19,8 @@ const STAGE_K = 2 * BOX_K;
 const STAGE_BYTES = 4 * BOX_K * ROWS * 2;
 const SUMS_BYTES = ROWS * (ROWS + 2) * 4;
 const MOST_STAGES = 5;
+/** Elements of a weight that is over before a ring has gone round: each block then has two stages, and that is all. */
+const SHORT = { elements: 3_000_000, steps: 2, mostCluster: 8 } as const;
 const MOST_CLUSTER = 4;
 
 interface WideTiling {
@@ -26,12 +28,20 @@ interface WideTiling {
   readonly cluster: number;
 }
 
-/** Blocks of a cluster share out k where there are few tiles; each has all its stages on the way, if there is room. */
+/**
+ * Blocks of a cluster share out k. A long weight has as many as find a place at once, with half of what they copy on the way; what an H100 was fastest with on
+ * the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
+ */
 function tilingOf(params: KernelParams): WideTiling {
-  const tiles = ceilDiv(numberParam(params, "n"), ROWS);
-  const steps = ceilDiv(numberParam(params, "k"), STAGE_K);
-  const cluster = Math.min(MOST_CLUSTER, 2 ** Math.floor(Math.log2(Math.max(1, Math.min(steps, MULTIPROCESSORS / tiles)))));
-  return { cluster, stages: Math.min(MOST_STAGES, ceilDiv(steps, cluster)) };
+  const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
+  const steps = ceilDiv(k, STAGE_K);
+  const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
+  if (n * k <= SHORT.elements) {
+    const cluster = power(steps / SHORT.steps, SHORT.mostCluster);
+    return { cluster, stages: Math.min(MOST_STAGES, ceilDiv(steps, cluster)) };
+  }
+  const cluster = power(Math.min(steps, MULTIPROCESSORS / ceilDiv(n, ROWS)), MOST_CLUSTER);
+  return { cluster, stages: Math.max(1, Math.min(MOST_STAGES, ceilDiv(ceilDiv(steps, cluster), 2))) };
 }
 
 /** `wide_shared_bytes`, which the template compares. */
