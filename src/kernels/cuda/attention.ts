@@ -230,6 +230,8 @@ const attentionWgmma = defineCuda("attention", {
   name: "attention_wgmma",
   file: (params) => joinName(CPU_ATTENTION.file(params), "wgmma"),
   order: "wgmma-tiles",
+  // `deterministic` takes the order of the first that has no such bound.
+  leastRows: 2,
   fit: (node, target) => (target.arch === "sm_90a" ? CPU_ATTENTION.fit(node, target) : `needs sm_90a, not ${target.arch}`),
   refuse: (params) => {
     if (params.head_dim !== WGMMA.headDim) return `head_dim ${params.head_dim}, not ${WGMMA.headDim}`;

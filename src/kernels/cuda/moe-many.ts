@@ -115,7 +115,7 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  file: (params) => joinName(CPU_FFN.file(params), "grouped"),
+  file: (params) => joinName(CPU_FFN.file(params), "sorted"),
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },

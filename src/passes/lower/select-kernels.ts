@@ -1,7 +1,7 @@
 /**
  * Turns each op that computes something into a `launch` of one kernel with its parameters. The first kernel of the table that fits, takes so many rows and reads
  * the weights as they are packed is the default; a measured row for the same problem on the same class of device takes its place. With
- * `deterministic` only kernels of one reduction order are taken, that of the last which fits, so that results do not depend on bucket, batch or threads.
+ * `deterministic` only kernels of one reduction order are taken, that of the first for few rows, so that results do not depend on bucket, batch or threads.
  */
 
 import { Diagnostic } from "../../diagnostics.js";
@@ -94,10 +94,9 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): re
 }
 
 function chooseKernel(fitting: readonly ChosenKernel[], rows: number, { deterministic, tuning }: KernelOptions): ChosenKernel {
-  // The last of a list serves any number of rows, if others share its order: what a row's bits are is the same in each bucket then.
-  const shared = fitting.filter(({ kernel }) => kernel.order !== "by-bucket");
-  const order = (shared.at(-1) ?? fitting.at(-1))?.kernel.order;
-  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === order) : fitting;
+  // The order of the first that is for few rows, whatever their number: what a row's bits are is the same in each bucket then.
+  const first = fitting.find(({ kernel }) => kernel.leastRows === undefined) ?? (fitting[0] as ChosenKernel);
+  const allowed = deterministic ? fitting.filter(({ kernel }) => kernel.order === first.kernel.order) : fitting;
   const holding = allowed.filter(({ kernel }) => rows <= (kernel.mostRows ?? Number.POSITIVE_INFINITY));
   const preferred = holding.find(({ kernel }) => (kernel.leastRows ?? 0) <= rows) ?? (allowed.at(-1) as ChosenKernel);
   const tuned = bestRow(tuning, holding, rows, preferred);

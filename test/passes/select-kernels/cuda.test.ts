@@ -26,7 +26,7 @@ function called({ programs }: LoweredModel, name: string): readonly string[] {
   return [...new Set(program?.graph.nodes.flatMap((node) => (node.op === "call" ? [node.attrs.kernel] : [])))];
 }
 
-const MANY = [/^attention_.*_wgmma$/, /^moe_router_.*_many$/, /^moe_ffn_.*_grouped_up$/, /^linear_.*_n2560_k2560_add_gemm$/];
+const MANY = [/^attention_.*_wgmma$/, /^moe_router_.*_many$/, /^moe_ffn_.*_sorted_up$/, /^linear_.*_n2560_k2560_add_gemm$/];
 const FEW = [/^attention_bf16_h20_kv4_d128$/, /^moe_router_.*corrected$/, /^moe_ffn_.*_up$/, /^linear_.*_n2560_k2560_add_(many|rounds)$/];
 
 describe("a mixture on a GPU", () => {
@@ -45,7 +45,7 @@ describe("a mixture on a GPU", () => {
   ] as const)("has none where it %s", (_, arch, deterministic) => {
     const model = lower(arch, deterministic);
     const all = model.programs.flatMap(({ graph }) => called(model, graph.name));
-    expect(all.filter((name) => /_(gemm|wgmma|grouped_up)$/.test(name))).toEqual([]);
+    expect(all.filter((name) => /_(gemm|wgmma|sorted_up)$/.test(name))).toEqual([]);
     for (const pattern of FEW) expect(called(model, "prefill_t2048").some((name) => pattern.test(name))).toBe(true);
   });
 
@@ -57,7 +57,7 @@ describe("a mixture on a GPU", () => {
       ),
     );
     const args = (suffix: string) => {
-      const call = graph?.nodes.find((node) => node.op === "call" && node.attrs.kernel.endsWith(`_grouped_${suffix}`));
+      const call = graph?.nodes.find((node) => node.op === "call" && node.attrs.kernel.endsWith(`_sorted_${suffix}`));
       return call?.op === "call" ? call.operands.args.map((value) => places.get(value)) : [];
     };
     const [, offsets, rowsPlaces] = args("sort");
