@@ -31,6 +31,9 @@ interface ProblemDef {
   readonly operands: (params: KernelParams, rows: number) => readonly Operand[];
 }
 
+/** Of every op on a GPU: shared memory of a block where it is less than the usual. */
+export const DEVICE_FIELDS: { readonly [name: string]: FusedKind } = { shared_kib: "count" };
+
 const NORM = { norm: "flag", eps: "if norm" } as const;
 
 const PRODUCT: ProblemDef = {

@@ -7,7 +7,7 @@ import { Diagnostic } from "../diagnostics.js";
 import type { AnyKernel, KernelParams } from "../kernels/kernel-def.js";
 import { KERNELS } from "../kernels/table.js";
 import type { ArchLevel } from "../toolchain/arch.js";
-import { elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
+import { DEVICE_FIELDS, elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
 import { type Configuration, type Parameter, parameter, Space, type Value } from "./space.js";
 
 export interface Task {
@@ -79,7 +79,7 @@ function isSane({ op, problem, rows }: Task): boolean {
 function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
   const { fields, fused = {}, weights } = PROBLEMS[kernel.op as TunedOp];
   const names = new Set(Object.keys(params));
-  for (const [name, kind] of Object.entries(kernel.target === "cuda" ? fused : {})) {
+  for (const [name, kind] of Object.entries(kernel.target === "cuda" ? { ...DEVICE_FIELDS, ...fused } : {})) {
     const value = params[name];
     const ok =
       kind === "flag"

@@ -64,6 +64,10 @@ const MOST_WARPS = 16;
 const MOST_HELD = 16;
 /** Longer rows are taken in parts; with many rows of x, whose norm is taken in shared memory, sooner. */
 const PARTS = { few: { longest: 6144, parts: [3072, 2048] }, many: { longest: 2048, parts: [1024] } } as const;
+/** Shared memory that a block can have where it is alone. */
+function mostShared(params: KernelParams): number {
+  return typeof params.shared_kib === "number" ? 1024 * params.shared_kib : CUDA_LIMITS.sharedBytes;
+}
 /** Shared memory of a multiprocessor that blocks can have, and what one of it takes besides. */
 function sharedOf(params: KernelParams): number {
   return 1024 * (typeof params.shared_kib === "number" ? params.shared_kib : 224);
@@ -204,7 +208,7 @@ export function tilingFor(
     if (tileRows > n(params) || warps > blocks(params)) return false;
     if (params.norm === true && parts(params) * ceilDiv(span(params), K_BLOCK * warps) * tiles > MOST_HELD) return false;
     // The head has its best of each row there besides.
-    if (sharedBytes(params) + (role === "head" ? tileRows * tiles * 64 : 0) > CUDA_LIMITS.sharedBytes) return false;
+    if (sharedBytes(params) + (role === "head" ? tileRows * tiles * 64 : 0) > mostShared(params)) return false;
     const rounds = role === "head" || role === "expert" ? Number.POSITIVE_INFINITY : onceOf(params) ? 1 : ceilDiv(rows, 8 * tiles);
     return stagesOf(params) <= Math.max(parts(params) * rounds, onceOf(params) ? 1 : usualStages(params));
   };
