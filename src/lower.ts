@@ -70,7 +70,7 @@ export interface LoweredModel {
 }
 
 export function lowerModel(input: LowerInput, options: LowerOptions = {}): LoweredModel {
-  const fusions = fusionPasses(targetOf(input.arch));
+  const fusions = fusionPasses(targetOf(input.arch), input.deterministic);
   // A norm inside a product rounds elsewhere than one in front of it.
   const bucketFusions = isCudaArch(input.arch) && !input.deterministic ? BUCKET_PASSES : [];
   checkDisabled(options.disablePasses ?? [], [...fusions, ...bucketFusions]);
@@ -127,7 +127,7 @@ export function kernelGraphs(input: LowerInput): readonly Graph[] {
   const programs = PROGRAM_KINDS.map((kind) =>
     buildProgram(config, input.weights, { kind, activations, bounds: programBounds(limits, kind) }),
   );
-  const fused = runPrograms(programs, [...fusionPasses(targetOf(input.arch)), cloneBuckets(limits)]).graphs;
+  const fused = runPrograms(programs, [...fusionPasses(targetOf(input.arch), deterministic), cloneBuckets(limits)]).graphs;
   return runPrograms(fused, [selectLayouts({ target }), selectKernels({ target, deterministic })]).graphs;
 }
 
