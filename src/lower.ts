@@ -168,7 +168,7 @@ function programsOf({ config, activations, arch, limits, weights }: LowerInput):
 /** Those before and those after clone-buckets. */
 function fusionsOf({ arch, deterministic }: LowerInput): { readonly fusions: readonly Pass[]; readonly bucketFusions: readonly Pass[] } {
   // A norm inside a product rounds elsewhere than one in front of it.
-  return { fusions: fusionPasses(targetOf(arch)), bucketFusions: isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [] };
+  return { fusions: fusionPasses(targetOf(arch), deterministic), bucketFusions: isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [] };
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

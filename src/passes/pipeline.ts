@@ -49,7 +49,11 @@ export const BUCKET_PASSES: readonly Pass[] = [
   fuseRouterSwiglu,
 ];
 
-export function fusionPasses(target: Target): readonly Pass[] {
+/** A router with its norm inside has other bits than one behind it, which prefill has. */
+const OWN_BITS: readonly Pass[] = [fuseNormRouter];
+
+export function fusionPasses(target: Target, deterministic = false): readonly Pass[] {
   if (target === "cpu") return FUSION_PASSES;
-  return FUSION_PASSES.flatMap((pass) => (pass === lastTokenHead ? [pass, ...LAUNCH_PASSES] : [pass]));
+  const launchPasses = LAUNCH_PASSES.filter((pass) => !deterministic || !OWN_BITS.includes(pass));
+  return FUSION_PASSES.flatMap((pass) => (pass === lastTokenHead ? [pass, ...launchPasses] : [pass]));
 }

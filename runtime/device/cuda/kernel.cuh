@@ -7,13 +7,14 @@
 // ones before it still run. So
 //   - start_dependents() comes first: who comes next may start and fetch its weights;
 //   - wait_for_inputs() comes before the first read of anything that an earlier launch of the step writes, and before the
-//     first write, in every block, also in blocks that have nothing to do. Weights may be read before it;
+//     first write, in every block that has something to do. Blocks without work may leave at once, as long as another one of the launch waits: the
+//     launch ends with that, and so after everything before it. Weights may be read before it;
 //   - the first launch of a step (embedding) starts its dependents by ending. Therefore what the host or the previous
 //     step's last launch wrote (Step, ids, positions, slots, query_start, context, block_table, and cache entries of
 //     earlier steps) stands still for all others and may be read before the wait as well.
 // A launch may also call start_dependents() after its wait ("late"): then whoever starts knows that everything before that launch has ended. The
-// experts of a mixture use it: when the shared expert's first product is late, the router's choice stands still for the launches after
-// it, and their weights too can be fetched before the wait (moe_ffn.cuh).
+// experts of a mixture use it: when a launch between the router and them is late, the router's choice stands still for the launches after
+// it, and their weights too can be fetched before the wait (moe_ffn.cuh; src/passes/lower/late-launches.ts says which one is late).
 // Both are right, and do nothing, when launches are not programmatic dependents, and on archs before sm_90.
 #pragma once
 

@@ -120,8 +120,9 @@ export function tilingFor(
     const few = ceilDiv(n(params), 16) < (32 * span(params) > LARGE_TILE ? 1.5 : 1) * MULTIPROCESSORS;
     return few ? 8 : 16;
   };
-  /** More small tiles than two a multiprocessor, for one row of x. */
-  const crowded = (params: KernelParams): boolean => columns === 1 && rowsOf(params) === 8 && ceilDiv(n(params), 8) > 2 * MULTIPROCESSORS;
+  /** More small tiles than two a multiprocessor. */
+  const crowded = (params: KernelParams): boolean =>
+    tilesOf(params) === 1 && rowsOf(params) === 8 && ceilDiv(n(params), 8) > 2 * MULTIPROCESSORS;
   const rowsOf = (params: KernelParams): number => (typeof params.tile_rows === "number" ? params.tile_rows : usualRows(params));
   const usualWarps = (params: KernelParams): number => {
     const heldBy8 = ceilDiv(k(params), K_BLOCK * 8) * tilesOf(params) <= MOST_HELD;
