@@ -49,8 +49,8 @@ export const BUCKET_PASSES: readonly Pass[] = [
   fuseRouterSwiglu,
 ];
 
-/** A router with its norm inside has other bits than one behind it, which prefill has. */
-const OWN_BITS: readonly Pass[] = [fuseNormRouter];
+/** A router with its norm inside has other bits than one behind it, which prefill has; so has attention that is cut up for few sequences. */
+const OWN_BITS: readonly Pass[] = [fuseNormRouter, fuseRopeAttention];
 
 export function fusionPasses(target: Target, deterministic = false): readonly Pass[] {
   if (target === "cpu") return FUSION_PASSES;

@@ -3,6 +3,7 @@
  *
  *     node check.mjs <folder>        <folder>/goldens/<name>/{package,golden.json,golden.safetensors}, <folder>/mini/<name>/{package,expected.json}
  *
+ * Besides: triton/ as goldens, with many-row products in Triton; deterministic/ as mini, bit for bit in any batch; pairs/<name>/{first,second}, two packages of one model.
  * Bars are those of bf16 activations (test/e2e/goldens-bf16.test.ts). Prints a line a check and ends with 1 if one is missed.
  */
 
@@ -152,7 +153,50 @@ async function checkMini(path) {
   });
 }
 
-for (const [kind, check] of [["goldens", checkGolden], ["mini", checkMini]]) {
+/** Log probabilities of each token, bit for bit: alone, in batches of all sizes, and beside prompts that are prefilled meanwhile. */
+async function checkDeterministic(path) {
+  const { greedy } = JSON.parse(readFileSync(join(path, "expected.json"), "utf8"));
+  await withEngine(join(path, "package"), async (engine) => {
+    const run = async ({ prompt_ids }, delay = 0) => {
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      const found = [];
+      for await (const { ids, logprobs } of engine.generate(prompt_ids, { temperature: 0, maxTokens: 24, minTokens: 24, logprobs: 0 }))
+        ids.forEach((id, i) => found.push(`${id} ${logprobs?.[i]?.logprob}`));
+      return found.join();
+    };
+    const alone = [];
+    for (const prompt of greedy) alone.push(await run(prompt));
+    for (const batch of [2, 3, 8, 16, 33, 64]) {
+      const together = await Promise.all(Array.from({ length: batch }, (_, i) => run(greedy[i % greedy.length], (i % 5) * 2)));
+      const other = together.filter((found, i) => found !== alone[i % greedy.length]).length;
+      report(other === 0, `${path.split("/").at(-1)} deterministic, ${batch} together: ${batch - other} as alone`);
+    }
+  });
+}
+
+/** Two packages of one model that compute it in different ways, on made-up weights: the same tokens, up to choices that are close. */
+async function checkPair(path) {
+  const prompts = Array.from({ length: 8 }, (_, i) => Array.from({ length: 40 + 60 * i }, (_, k) => 5 + ((k * 37 + i * 101) % 9000)));
+  const runs = (place) =>
+    withEngine(place, (engine) => Promise.all(prompts.map((prompt) => collect(engine.generate(prompt, { temperature: 0, maxTokens: 24, minTokens: 24 })))));
+  const [first, second] = [await runs(join(path, "first")), await runs(join(path, "second"))];
+  await withEngine(join(path, "first"), async (engine) => {
+    for (const [i, prompt] of prompts.entries()) {
+      const at = first[i].findIndex((id, k) => id !== second[i][k]);
+      let text = "equal";
+      let close = 0;
+      if (at >= 0) {
+        const { logits } = await engine.logits([...prompt, ...first[i].slice(0, at)]);
+        close = lead(logits.data.subarray((logits.shape[0] - 1) * logits.shape[1]));
+        text = `differ at ${at}, lead ${close.toFixed(4)}`;
+      }
+      report(close < LEAD, `${path.split("/").at(-1)}, ${prompt.length} tokens: ${text}`);
+    }
+  });
+}
+
+const KINDS = { goldens: checkGolden, triton: checkGolden, mini: checkMini, deterministic: checkDeterministic, pairs: checkPair };
+for (const [kind, check] of Object.entries(KINDS)) {
   for (const name of readdirSync(join(folder, kind)).sort()) {
     try {
       await check(join(folder, kind, name));

@@ -30,7 +30,6 @@ interface DecodeRows {
   readonly suffix?: string;
   readonly mostRows?: number;
 }
-/** Who is first takes any number of sequences, and is what `deterministic` takes: each cuts a context up in its own way. */
 const DECODE_ROWS: readonly DecodeRows[] = [
   { mostRows: 1 },
   ...[4, 8, 16, 32].map((mostRows) => ({ suffix: `x${mostRows}`, mostRows })),
@@ -160,7 +159,8 @@ function variantOf({ suffix, mostRows }: DecodeRows): Pick<CudaEntry, "suffix" |
   return {
     ...(suffix === undefined ? {} : { suffix }),
     ...(mostRows === undefined ? {} : { mostRows }),
-    order: suffix === undefined ? "fixed-tiles" : "by-bucket",
+    // Each cuts a context up in its own way.
+    order: "by-bucket",
   };
 }
 

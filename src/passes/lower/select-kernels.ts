@@ -75,7 +75,7 @@ function definedAttrs(attrs: LooseAttrs): AttrRecord {
 interface FittingKernels {
   /** All kernels that compute a node on its weights as they are packed, with their parameters; the default first. */
   readonly kernels: readonly ChosenKernel[];
-  /** What `deterministic` takes: the order of the first kernel, in whatever program, that takes few rows. */
+  /** What `deterministic` takes: the order of the first kernel, in whatever program, that takes few rows and shares its order with others. */
   readonly order: ReductionOrder;
 }
 
@@ -85,7 +85,7 @@ function fittingKernels(node: Node, graph: Graph, { target }: KernelOptions): Fi
   let order: ReductionOrder | undefined;
   for (const kernel of kernelsFor(node.op, targetOf(target.arch))) {
     const params = fitKernel(kernel, node, target);
-    if (typeof params !== "string" && kernel.leastRows === undefined) order ??= kernel.order;
+    if (typeof params !== "string" && kernel.leastRows === undefined && kernel.order !== "by-bucket") order ??= kernel.order;
     const unread = typeof params === "string" ? params : (otherProgram(kernel, graph) ?? unreadWeight(kernel, node));
     if (unread !== undefined || typeof params === "string") reasons.push(`${kernel.name}: ${unread}`);
     else fitting.push({ kernel, params: withDefaults(kernel, { ...params, ...weightParams(kernel, node) }) });

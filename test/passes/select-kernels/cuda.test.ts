@@ -49,6 +49,16 @@ describe("a mixture on a GPU", () => {
     for (const pattern of FEW) expect(called(model, "prefill_t2048").some((name) => pattern.test(name))).toBe(true);
   });
 
+  it("sums in one order in every program where results must not depend on the batch", () => {
+    const model = lower("sm_90a", true);
+    const orders = new Map<string, Set<string>>();
+    for (const { kernel } of model.kernels) orders.set(kernel.op, (orders.get(kernel.op) ?? new Set()).add(kernel.order));
+    for (const [op, found] of orders) expect([...found], op).toHaveLength(1);
+    expect([...orders.values()].flatMap((found) => [...found])).not.toContain("by-bucket");
+    const attention = (name: string) => called(model, name).filter((kernel) => /attention/.test(kernel));
+    for (const name of ["decode_s1", "decode_s64", "prefill_t16"]) expect(attention(name)).toEqual(attention("prefill_t2048"));
+  });
+
   it("gives each part of a kernel's scratch a place of its own, the same in all its launches", () => {
     const { graph } = lower("sm_90a").programs.find(({ graph }) => graph.name === "prefill_t2048") ?? { graph: undefined };
     const places = new Map(
