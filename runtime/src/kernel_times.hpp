@@ -25,9 +25,10 @@ class KernelTimes {
     for (size_t i = 0; i < names_.size(); ++i) {
       const auto same = [&](const KernelTime& row) { return row.kernel && std::strcmp(row.kernel, names_[i]) == 0; };
       const auto found = std::ranges::find_if(rows, same);
-      KernelTime& row = found == rows.end() ? rows.emplace_back(names_[i], 0, 0) : *found;
-      ++row.launches;
-      row.us += median(samples_[i]);
+      const auto at = static_cast<size_t>(found - rows.begin());
+      if (at == rows.size()) rows.push_back({names_[i], 0, 0});
+      ++rows[at].launches;
+      rows[at].us += median(samples_[i]);
     }
     return rows;
   }

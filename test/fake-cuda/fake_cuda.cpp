@@ -41,7 +41,9 @@ int enqueue(State& s, Stream stream, const char* call, std::function<void()> wor
 }
 
 void drain(FakeStream& stream) {
+  FakeStream* const outer = std::exchange(state().running, &stream);
   for (const auto& work : std::exchange(stream.queue, {})) work();
+  state().running = outer;
 }
 
 int copy(Stream stream, const char* call, Pointer device, size_t bytes, const std::function<void(char*)>& work) {

@@ -30,6 +30,8 @@ struct FakeStream {
   std::vector<std::function<void()>> queue;  // runs when somebody waits: who reads or reuses memory too early is seen
   bool capturing = false;
   std::vector<std::function<void()>> captured;
+  // Of the step that runs in it: see emulate().
+  const int32_t *ids = nullptr, *last_rows = nullptr;
 };
 
 struct FakeFunction {
@@ -81,8 +83,7 @@ struct State {
   int contexts = 0, current = 0;  // current: the device that was retained last
   std::map<std::string, long> launches;  // by kernel
 
-  // Of the step that runs: see emulate().
-  const int32_t *ids = nullptr, *last_rows = nullptr;
+  FakeStream* running = nullptr;  // whose work is being done
 };
 
 State& state();

@@ -98,8 +98,8 @@ void emulate(const std::string& kernel, void** parameters) {
   const auto pointer = [parameters](int index) { return *static_cast<Pointer*>(parameters[index]); };
   const auto ints = [&](int index) { return reinterpret_cast<int32_t*>(pointer(index)); };
   const auto starts = [&](const char* name) { return kernel.rfind(name, 0) == 0; };
-  if (starts("embedding")) s.ids = ints(1), s.last_rows = nullptr;
-  if (starts("gather_rows")) s.last_rows = ints(2);
+  if (starts("embedding")) s.running->ids = ints(1), s.running->last_rows = nullptr;
+  if (starts("gather_rows")) s.running->last_rows = ints(2);
   if (starts("persistent_decode"))
     for (int32_t i = 0; i < ints(0)[1]; ++i) ints(2)[i] = next_id(ints(1)[i]);
   if (starts("fill_synthetic_f32")) *reinterpret_cast<float*>(pointer(0)) = 1;
@@ -112,7 +112,7 @@ void emulate(const std::string& kernel, void** parameters) {
     const int more = (kernel.find("_bias") != kernel.npos) + (kernel.find("_norm") != kernel.npos);
     const int32_t rows = last ? step[1] : step[0];
     int32_t* const out = ints(4 + more);
-    for (int32_t i = 0; i < rows; ++i) out[i] = next_id(s.ids[last && s.last_rows ? s.last_rows[i] : i]);
+    for (int32_t i = 0; i < rows; ++i) out[i] = next_id(s.running->ids[last && s.running->last_rows ? s.running->last_rows[i] : i]);
   }
 }
 
