@@ -109,7 +109,7 @@ describe("a dense model", () => {
       kernels: after.kernels,
     });
     expect(plan).toMatch(/"persistent_decode_l3_w1024_f3072_s1", 384, \d+, 1, 0, 128 \}/);
-    expect(plan).toMatch(/"embedding_row_bf16_f32_n103424_w1024", \d+, 0, 1, 0 \}/);
+    expect(plan).toMatch(/"embedding_row_bf16_f32_n103424_w1024", \d+, 0, 1, 0, 0 \}/);
   });
 
   it("has no kernel that nobody calls", () => {
