@@ -20,8 +20,6 @@
 //
 // A time is that of a graph of many launches, divided by them: they may start while those before them finish, as in a decode step. Weights lie in
 // `slots` copies that launches go through in turns, so that none finds its weights in L2; activations and scratch stay where they are and are hot.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -31,6 +29,7 @@
 #include <memory>
 
 #include "src/cuda/driver.hpp"
+#include "tools/gpu_management.hpp"
 #include "tools/tune_numbers.hpp"
 #include "tools/tune_process.hpp"
 
@@ -87,28 +86,15 @@ int find_gpu(const Capability& wanted, Device& device) {
   fail("found GPUs of compute capability " + others + ", expected " + std::to_string(wanted.major) + "." + std::to_string(wanted.minor));
 }
 
-// Clocks and the driver's version come from a library that may not be there.
 void print_management(int ordinal) {
-  void* const library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (!library) return;
-  const auto call = [library](const char* name) { return dlsym(library, name); };
-  const auto init = reinterpret_cast<int (*)()>(call("nvmlInit_v2"));
-  const auto version = reinterpret_cast<int (*)(char*, unsigned)>(call("nvmlSystemGetDriverVersion"));
-  const auto handle = reinterpret_cast<int (*)(unsigned, void**)>(call("nvmlDeviceGetHandleByIndex_v2"));
-  const auto clock = reinterpret_cast<int (*)(void*, int, unsigned*)>(call("nvmlDeviceGetClockInfo"));
-  const auto limit = reinterpret_cast<int (*)(void*, int, unsigned*)>(call("nvmlDeviceGetMaxClockInfo"));
-  if (!init || !version || !handle || !clock || !limit || init() != 0) return;
-  char text[96] = "";
-  if (version(text, sizeof text) == 0) std::cout << "driver " << text << '\n';
-  void* device = nullptr;
-  if (handle(static_cast<unsigned>(ordinal), &device) != 0) return;
-  const auto print = [&](const char* name, auto ask, int which) {
-    unsigned megahertz = 0;
-    if (ask(device, which, &megahertz) == 0 && megahertz > 0) std::cout << name << ' ' << megahertz << '\n';
+  const Management known = ask_management(ordinal);
+  if (!known.driver.empty()) std::cout << "driver " << known.driver << '\n';
+  const auto print = [](const char* name, unsigned megahertz) {
+    if (megahertz > 0) std::cout << name << ' ' << megahertz << '\n';
   };
-  print("megahertz", clock, 1);
-  print("most_megahertz", limit, 1);
-  print("memory_megahertz", clock, 2);
+  print("megahertz", known.megahertz);
+  print("most_megahertz", known.most_megahertz);
+  print("memory_megahertz", known.memory_megahertz);
 }
 
 void print_device(const Capability& wanted) {

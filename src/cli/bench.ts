@@ -83,8 +83,14 @@ interface NamedProfile extends StepProfile {
 
 /** What decoding is held against: how fast the memory is that the weights lie in. */
 async function measuredBandwidth({ target, threads }: EngineInfo): Promise<number> {
-  const bandwidth = await (target === "cuda" ? measureCopyBandwidth() : measureBandwidth(threads));
-  note(`${target === "cuda" ? "copy bandwidth of the GPU" : `read bandwidth with ${threads} threads`}: ${formatBytes(bandwidth)}/s`);
+  if (target === "cuda") {
+    const { bytesPerSecond, megahertz, memoryMegahertz } = await measureCopyBandwidth();
+    const clocks = megahertz > 0 ? `, at clocks of ${megahertz} MHz, memory ${memoryMegahertz} MHz` : "";
+    note(`copy bandwidth of the GPU: ${formatBytes(bytesPerSecond)}/s${clocks}`);
+    return bytesPerSecond;
+  }
+  const bandwidth = await measureBandwidth(threads);
+  note(`read bandwidth with ${threads} threads: ${formatBytes(bandwidth)}/s`);
   return bandwidth;
 }
 

@@ -17,10 +17,18 @@ export async function measureBandwidth(threads = availableParallelism()): Promis
   return (JSON.parse(stdout) as { bytesPerSecond: number }).bytesPerSecond;
 }
 
-/** Bytes per second, read and written together, of a copy within the memory of the first GPU. */
-export async function measureCopyBandwidth(): Promise<number> {
+export interface CopyBandwidth {
+  /** Read and written together. */
+  readonly bytesPerSecond: number;
+  /** Clocks of the multiprocessors and of the memory meanwhile; 0 where NVIDIA's management library does not say. */
+  readonly megahertz: number;
+  readonly memoryMegahertz: number;
+}
+
+/** Of copies within the memory of the first GPU. */
+export async function measureCopyBandwidth(): Promise<CopyBandwidth> {
   const { exitCode, stdout, stderr } = await execa(await copyProgram(), { timeout: 60_000, reject: false });
-  if (exitCode === 0) return (JSON.parse(stdout) as { bytesPerSecond: number }).bytesPerSecond;
+  if (exitCode === 0) return JSON.parse(stdout) as CopyBandwidth;
   throw new Diagnostic({
     code: "gpu-unavailable",
     kind: "environment",
