@@ -2,8 +2,8 @@
 //
 //   npm run test:gpu [-- filter] [-- --sanitize] [-- --build]         needs `npm run build` first
 //
-// Then a decode step in one launch against the launches that it replaces (bench/gpu/persistent.cu), without a filter or with `persistent`.
-// Builds bench/gpu/check.cu and that with the nvcc that the compiler would use (CUDA_HOME, PATH, or the folder of `ernie-compile toolchain install cuda`) and runs it.
+// Then random draws (bench/gpu/draw.cu), and a decode step in one launch against the launches that it replaces (bench/gpu/persistent.cu), without a filter, or with `draw` or `persistent`.
+// Builds them with the nvcc that the compiler would use (CUDA_HOME, PATH, or the folder of `ernie-compile toolchain install cuda`) and runs them.
 // --sanitize: under compute-sanitizer's memcheck, racecheck and synccheck, on the small shapes. --build: no run, for a machine without a GPU.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -42,7 +42,7 @@ try {
     return program;
   };
   const program = await build("check");
-  const persistent = await build("persistent");
+  const [draw, persistent] = [await build("draw"), await build("persistent")];
   if (args.includes("--build")) process.exit(0);
   if (args.includes("--sanitize")) {
     for (const tool of ["memcheck", "racecheck", "synccheck"]) {
@@ -51,7 +51,8 @@ try {
       }
     }
   } else {
-    if (filter !== "persistent") await execa(program, [filter], { stdio: "inherit" });
+    if (!["draw", "persistent"].includes(filter)) await execa(program, [filter], { stdio: "inherit" });
+    if (filter === "" || filter === "draw") await execa(draw, { stdio: "inherit" });
     if (filter === "" || filter === "persistent") await execa(persistent, ["check"], { stdio: "inherit" });
   }
 } catch (error) {
