@@ -1,8 +1,9 @@
 /** Sweeps over a real Redis: workers that die, a server that restarts or stays away, jobs that somebody changed. */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Queue } from "bullmq";
@@ -19,12 +20,15 @@ import { work } from "../../src/tune/worker.js";
 import { CLI, ROOT } from "../e2e/support.js";
 import { ARCH, MODEL, recordedTasks, STEPS, SWEEP, writeRecording } from "./recording.js";
 
-/** Debian's redis-server; without it these tests are left out. */
-const hasRedis = execaSync("redis-server", ["--version"], { reject: false }).exitCode === 0;
+/** Debian's redis-server, or another that speaks the same, such as valkey-server; without it these tests are left out. */
+const SERVER = process.env.TEST_REDIS_SERVER || "redis-server";
+const hasRedis = execaSync(SERVER, ["--version"], { reject: false }).exitCode === 0;
+/** How long the server stays away in the longest test. */
+const OUTAGE_MS = Number(process.env.TEST_REDIS_OUTAGE_MS || 1500);
 const root = mkdtempSync(join(tmpdir(), "ernie-compile-queue-test-"));
 const RECORDING = join(root, "recording.jsonl");
 let tasks: readonly Task[] = [];
-if (!hasRedis) process.stderr.write("tuning over a queue: found no redis-server: it is not tested\n");
+if (!hasRedis) process.stderr.write(`tuning over a queue: found no ${SERVER}: it is not tested\n`);
 let port = 0;
 let server: ChildProcess | undefined;
 const children: { readonly kill: (signal: "SIGKILL") => unknown }[] = [];
@@ -40,14 +44,28 @@ async function freePort(): Promise<number> {
 
 /** Keeps nothing: what a restart loses is lost. */
 async function startRedis(): Promise<void> {
-  server = spawn("redis-server", ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", root], {
+  server = spawn(SERVER, ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", root], {
     stdio: "ignore",
   });
   for (let i = 0; i < 100; i++) {
-    if (execaSync("redis-cli", ["-p", String(port), "ping"], { reject: false }).stdout === "PONG") return;
+    if (await answers()) return;
     await sleep(50);
   }
-  throw new Error("redis-server did not start");
+  throw new Error(`${SERVER} did not start`);
+}
+
+/** Whether it says PONG. */
+async function answers(): Promise<boolean> {
+  const socket = connect(port, "127.0.0.1");
+  try {
+    socket.write("PING\r\n");
+    const [data] = (await once(socket, "data")) as [Buffer];
+    return data.toString().startsWith("+PONG");
+  } catch {
+    return false;
+  } finally {
+    socket.destroy();
+  }
 }
 
 async function stopRedis(): Promise<void> {
@@ -108,7 +126,7 @@ describe.skipIf(!hasRedis)("a queue", () => {
     first?.kill("SIGKILL");
     await atLeast(150);
     await stopRedis();
-    await sleep(1500);
+    await sleep(OUTAGE_MS);
     await startRedis();
     const { exitCode, all } = await sweep;
     expect([exitCode, exitCode === 0 ? "" : all]).toEqual([0, ""]);
