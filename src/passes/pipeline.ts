@@ -37,8 +37,8 @@ export const FUSION_PASSES: readonly Pass[] = [
 export const LAUNCH_PASSES: readonly Pass[] = [
   // After last-token-head.
   fuseRopeAttention,
-  // Both before fuse-add-rms-norm, which wants the same sums.
   fuseNormRouter,
+  // Before fuse-add-rms-norm, which wants the same sums.
   fuseResidual,
 ];
 

@@ -1,6 +1,5 @@
 /**
- * Norm, rounding and router in one launch, and the residual with the shared experts: in a decode step each of them is a launch that everybody waits for. The
- * router still reads the norm in f32. For decode on a GPU alone.
+ * Norm, rounding and router in one launch: in a decode step each of them is a launch that everybody waits for. The router still reads the norm in f32. For decode on a GPU alone.
  */
 
 import { resultOf, type Value } from "../../ir/graph.js";
@@ -32,29 +31,10 @@ const normThenRouter = rule({
   },
 });
 
-const expertsThenAdd = rule({
-  name: "experts-then-add",
-  // s = h + moe_ffn(.., addend x.W)   =>   s = moe_ffn(.., addend projection(x, W, residual h))
-  match: {
-    shared: op("linear", { x: "x", weight: "weight" }),
-    experts: op("moe_ffn", { addend: "shared" }),
-    s: op("add", { a: "h", b: "experts" }),
-  },
-  where: {
-    "the shared experts' output is f32": ({ shared }) => shared.attrs.dtype === "f32",
-    "nobody else reads the parts": ({ shared, experts, s }, info) =>
-      info.onlyReader(resultOf(shared), experts) && info.onlyReader(resultOf(experts), s),
-  },
-  rewrite: ({ x, weight, shared, experts, h }, build) => {
-    const addend = build.value("projection", { x, weight, bias: shared.operands.bias, residual: h }, { dtype: shared.attrs.dtype });
-    return build.value("moe_ffn", { ...experts.operands, addend }, experts.attrs);
-  },
-});
-
 export const fuseNormRouter = definePass({
   name: "fuse-norm-router",
   needs: "fused",
   leaves: "fused",
   applies: ({ name }) => name === "decode",
-  rules: [normThenRouter, expertsThenAdd],
+  rules: [normThenRouter],
 });

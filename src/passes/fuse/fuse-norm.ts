@@ -23,7 +23,7 @@ function withNorm({ operands, attrs }: NodeOf<"rms_norm">): {
 }
 
 /** Elements of a row that a product keeps in registers while it norms it; of wider ones the compiler spills some. */
-const MOST_WIDTH = 4096;
+export const MOST_WIDTH = 4096;
 
 const where = {
   "the norm is rounded to bf16": ({ n }: { readonly n: NodeOf<"rms_norm"> }) => n.attrs.dtype === "bf16",

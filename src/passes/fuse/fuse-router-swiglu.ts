@@ -7,11 +7,10 @@ import { resultOf, type Value } from "../../ir/graph.js";
 import { op } from "../../ir/match.js";
 import { rule } from "../../ir/rule.js";
 import { definePass } from "../pass.js";
+import { MOST_WIDTH } from "./fuse-norm.js";
 
 /** Rows of x that a block of the product keeps while it norms them. */
 const MOST_ROWS = 8;
-/** As in fuse-norm. */
-const MOST_WIDTH = 4096;
 
 const routerThenSwiglu = rule({
   name: "router-then-swiglu",
