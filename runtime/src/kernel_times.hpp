@@ -16,7 +16,6 @@ class KernelTimes {
   }
   // One more launch, behind the program's own.
   void add_launch(const char* name) { names_.push_back(name), samples_.emplace_back(); }
-  size_t launches() const { return names_.size(); }
   void note(size_t launch, double us) { samples_[launch].push_back(us); }
 
   // `step_us`: of whole steps.

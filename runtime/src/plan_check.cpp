@@ -24,6 +24,7 @@ class Checker {
                        plan_.kv_block_size > 0 && plan_.kv_block_bytes > 0 && plan_.kv_block_bytes <= most &&
                        plan_.kv_tokens > 0 && plan_.weights_bytes <= most;
     if (!sizes) return bug("a size out of range");
+    if (plan_.device && !has_own_functions()) return bug("a function of the device that is not there");
     const WeightsFile& file = plan_.weights_file;
     if (file.name && (file.bytes > most || file.data_offset % 256 != 0 || file.data_offset > file.bytes ||
                       file.bytes - file.data_offset != plan_.weights_bytes)) {
@@ -112,6 +113,12 @@ class Checker {
       }
     }
     return {};
+  }
+
+  // Whether the device's functions that no program names are there.
+  bool has_own_functions() const {
+    const DevicePlan& device = *plan_.device;
+    return std::max({device.fill_f32, device.fill_bf16, device.draw}) < device.function_count;
   }
 
   bool fits_device(const Launch& launch) const {

@@ -5,7 +5,7 @@
 //
 // Launch: 1024 threads; one block a row. Reference op: argmax; exact.
 //
-// Also here: the comparison that head_argmax shares.
+// Also here: the comparison, and the choice among blocks, that the heads share.
 #pragma once
 
 #include "kernel.cuh"
@@ -43,6 +43,29 @@ ERN_DEVICE Best block_best(Best best) {
 }
 
 ERN_DEVICE int32_t id_of(Best best) { return best.value > -__builtin_inff() ? best.id : 0; }
+
+// Each block has left its best of each row in all[rows, blocks]: the one that is last to come here, as it counts in `arrivals`, picks among them. Every thread
+// calls it; leaves `arrivals` 0.
+template <int Warps>
+ERN_DEVICE void pick_best_of_blocks(const Best* all, int blocks, int rows, unsigned* arrivals, int32_t* ids) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(arrivals, 1u) + 1 == gridDim.x;
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (threadIdx.x == 0) *arrivals = 0;
+  for (int row = warp_id(); row < rows; row += Warps) {
+    Best best = no_best();
+    for (int i = lane_id(); i < blocks; i += warp_size) {
+      const float2 part = __ldcg(reinterpret_cast<const float2*>(all + static_cast<int64_t>(row) * blocks + i));
+      best = better(best, {part.x, __float_as_int(part.y)});
+    }
+    best = warp_best(best);
+    if (lane_id() == 0) ids[row] = id_of(best);
+  }
+}
 
 struct Argmax {
   int vocab;

@@ -40,7 +40,6 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
   using P = Product<k, tiling, X>;
   static_assert(!tiling.once);
   __shared__ Best row_best[tiling.rows][tiling.tokens()];
-  __shared__ bool last;
   start_dependents();
   P product(product_memory);
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
@@ -89,22 +88,7 @@ ERN_DEVICE void head_argmax(const Step* step, const X* x, const Bf16* norm, cons
     }
     __syncthreads();
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(arrivals, 1u) + 1 == gridDim.x;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  if (threadIdx.x == 0) *arrivals = 0;
-  for (int token = warp_id(); token < rows; token += tiling.warps) {
-    Best best = no_best();
-    for (int i = lane_id(); i < blocks; i += warp_size) {
-      const float2 part = __ldcg(reinterpret_cast<const float2*>(all + static_cast<int64_t>(token) * blocks + i));
-      best = better(best, {part.x, __float_as_int(part.y)});
-    }
-    best = warp_best(best);
-    if (lane_id() == 0) ids[token] = id_of(best);
-  }
+  pick_best_of_blocks<tiling.warps>(all, blocks, rows, arrivals, ids);
 }
 
 }  // namespace ern::cuda

@@ -214,7 +214,6 @@ ERN_DEVICE void wide_head(const Step* step, const TensorMap* x_map, const Tensor
   constexpr int n = problem.n, tiles = static_cast<int>(ceil_div(n, wide_rows)), kept = wide_rows * wide_columns / warpgroup_size;
   static_assert(tiling.cluster == 1 && warpgroup_size % wide_rows == 0);
   extern __shared__ uint8_t dynamic[];
-  __shared__ bool last;
   start_dependents();
   const WideProduct<problem.k, tiling> product(dynamic, x_map, weight_map);
   const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
@@ -261,22 +260,7 @@ ERN_DEVICE void wide_head(const Step* step, const TensorMap* x_map, const Tensor
       __stcg(reinterpret_cast<float2*>(all + static_cast<int64_t>(token) * blocks + block), make_float2(top.value, __int_as_float(top.id)));
     }
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(arrivals, 1u) + 1 == gridDim.x;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  if (threadIdx.x == 0) *arrivals = 0;
-  for (int token = warp_id(); token < rows; token += wide_threads / warp_size) {
-    Best best = no_best();
-    for (int i = lane_id(); i < blocks; i += warp_size) {
-      const float2 part = __ldcg(reinterpret_cast<const float2*>(all + static_cast<int64_t>(token) * blocks + i));
-      best = better(best, {part.x, __float_as_int(part.y)});
-    }
-    best = warp_best(best);
-    if (lane_id() == 0) ids[token] = id_of(best);
-  }
+  pick_best_of_blocks<wide_threads / warp_size>(all, blocks, rows, arrivals, ids);
 }
 
 }  // namespace ern::cuda
