@@ -1,11 +1,13 @@
 /**
  * Prompts of awkward lengths, each alone and then all together with later ones arriving while earlier ones decode, so that steps mix chunks of prompts with
  * single tokens: node mixed.mjs <package>... . Greedy tokens must be equal but where the two logits are as close as bf16 leaves them. With experts differences
- * are told and not judged: where one is chosen otherwise, logits move by any amount (check.mjs compares rows before that).
+ * are told and not judged: where one is chosen otherwise, logits move by any amount (check.mjs compares rows before that). With --exact, for packages built with
+ * --deterministic, every difference is judged, also with experts.
  */
 
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { parseArgs } from "node:util";
 
 const LENGTHS = [1, 5, 63, 64, 65, 127, 129, 500, 1500, 2049, 3000];
 const TOKENS = 24;
@@ -26,8 +28,9 @@ async function answer(engine, ids) {
   return found;
 }
 
+const { values, positionals } = parseArgs({ options: { exact: { type: "boolean", default: false } }, allowPositionals: true });
 let missed = 0;
-for (const path of process.argv.slice(2)) {
+for (const path of positionals) {
   const { load } = await import(pathToFileURL(join(path, "index.js")).href);
   // An engine each, since the second would find the first one's prompts in its cache.
   let engine = await load();
@@ -55,7 +58,7 @@ for (const path of process.argv.slice(2)) {
     const mean = row.reduce((sum, value) => sum + value, 0) / vocab;
     const spread = Math.sqrt(row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / vocab);
     const off = Math.abs(row[alone[i][wrong]] - row[together[i][wrong]]) / spread;
-    const miss = off > CLOSE && !experts;
+    const miss = values.exact || (off > CLOSE && !experts);
     if (miss) missed++;
     console.log(`${miss ? "MISS" : "    "} prompt of ${length}: token ${wrong} differs, ${off.toFixed(4)} of the spread apart`);
   }
