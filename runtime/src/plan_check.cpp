@@ -9,7 +9,8 @@ namespace {
 constexpr uint64_t most =
     uint64_t{1} << 46;  // bytes; products and sums of what is checked against it stay far below 2^64
 
-constexpr uint32_t most_arguments = 64, most_maps = 8;
+// Of a launch on a GPU: as many pointers as a kernel's 4 KiB of parameters hold beside the step's own (a whole decode step in one launch passes every weight).
+constexpr uint32_t most_arguments = 511, most_maps = 8;
 
 class Checker {
  public:

@@ -15,6 +15,8 @@ const WARPS = 8;
 const FINISHERS = 3;
 /** What a block may have. */
 const SHARED_BYTES = 227 * 1024;
+/** Pointers that the runtime passes to one launch at most (plan_check.cpp). */
+const MOST_ARGUMENTS = 511;
 
 /** In the order of PersistentArguments, which are pointers and nothing else. */
 export const STEP_ARGUMENTS = [
@@ -75,6 +77,7 @@ export function persistentParams(sizes: PersistentSizes, tokens: number): Kernel
   if (blocks > 132 || tokens * heads > blocks) return `${blocks} blocks`;
   if (head_dim !== 128 || heads % kv_heads !== 0 || heads / kv_heads > 8) return `${heads} heads of ${head_dim} on ${kv_heads}`;
   if (vocab % ROWS !== 0 || group % ROWS !== 0 || ffn % group !== 0 || block_size % 16 !== 0) return "rows in other groups than of 8";
+  if (persistentArguments(sizes.layers).length > MOST_ARGUMENTS) return `${sizes.layers} layers`;
   const stages = stagesFor(sizes, tokens);
   if (stages < 6) return "rows too long for its ring";
   const fixed = { under_way: 2, head_under_way: 4, whole_context: 256, copies: 1 };
