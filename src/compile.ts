@@ -13,7 +13,7 @@ import { arenaBytes, type PlanWeights, renderPlan } from "./codegen/plan.js";
 import { cmakeLists, kernelPath, kernelSources } from "./codegen/sources.js";
 import { syntheticFill } from "./codegen/synthetic.js";
 import { Diagnostic } from "./diagnostics.js";
-import { countParameters } from "./frontend/count.js";
+import { countModel, countParameters, promptOperations } from "./frontend/count.js";
 import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
 import type { Level } from "./ir/ops.js";
@@ -425,7 +425,9 @@ function planSource(context: BuildContext, buildId: string, weights: PlanWeights
       arch,
       activations: request.activations,
       version: compilerVersion(),
-      decodeBytes: lowered.decodeBytes,
+      promptOperations: promptOperations(countModel(request.config, context.model.weights.tied)),
+      decodeBytes: lowered.decodeBytes[0],
+      decodeBytesByBatch: lowered.decodeBytes,
       kvBytesPerToken: context.summary.memory.kvBytesPerToken,
     },
     vocabSize: request.config.vocabSize,

@@ -67,8 +67,8 @@ export interface LoweredModel {
   readonly weights: WeightPlan;
   readonly layouts: readonly LayoutChoice[];
   readonly kvBlockBytes: number;
-  /** Of weights, for one token of one sequence. */
-  readonly decodeBytes: number;
+  /** Of weights, for a decode step of 1, 2, 4, ... sequences, experts as often as evenly spread routing chooses them. */
+  readonly decodeBytes: readonly number[];
   readonly reports: readonly PassReport[];
   /** Text of the levels asked for. */
   readonly ir: { readonly [L in Level]?: string };
@@ -108,7 +108,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   const programs = programsOf(input);
   const wanted = new Set(options.levels ?? []);
   const ir: { [L in Level]?: string } = wanted.has("model") ? { model: printAll(programs) } : {};
-  let decodeBytes = 0;
+  let decodeBytes: readonly number[] = [];
   const { graphs, reports } = runPrograms(programs, passes, {
     ...(options.disablePasses ? { disable: options.disablePasses } : {}),
     ...(options.limit === undefined ? {} : { limit: options.limit }),
@@ -119,7 +119,10 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       if (level && wanted.has(level)) ir[level] = printAll(after);
       if (pass === "select-kernels") kernels = collectKernels(after);
       // The smallest bucket: one sequence.
-      if (pass === "plan-weights") decodeBytes = weightTraffic(after.find((graph) => kindOf(graph) === "decode") as Graph, 1);
+      if (pass === "plan-weights") {
+        const smallest = after.find((graph) => kindOf(graph) === "decode") as Graph;
+        decodeBytes = batchSizes(input.limits.maxBatch).map((sequences) => weightTraffic(smallest, sequences));
+      }
     },
   });
   if (!weights) throw bug("the weights were not planned");
@@ -134,6 +137,13 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   }
   const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
   return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
+}
+
+/** 1, 2, 4 and so on, up to the first that holds `most`. */
+function batchSizes(most: number): readonly number[] {
+  const sizes = [1];
+  while ((sizes.at(-1) as number) < most) sizes.push(2 * (sizes.at(-1) as number));
+  return sizes;
 }
 
 /** The text of a level is that after these; the last of a level counts. */

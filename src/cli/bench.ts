@@ -1,11 +1,13 @@
 /**
  * `ernie-compile bench`: llama-bench's rows (pp512, tg128) and columns for a compiled package, plus the share of the machine's measured
- * read bandwidth, or its GPU's copy bandwidth, that decoding reaches. Figures are mean and standard deviation over the repeats; times are the engine's own.
+ * read bandwidth, or its GPU's copy bandwidth, that decoding reaches, and of its GPU's measured rate of matrix products that prefill does. Figures are mean and
+ * standard deviation over the repeats; times are the engine's own.
  */
 
 import type { Command } from "commander";
 import type { Engine, EngineInfo, Finish, StepProfile } from "../host/api.js";
-import { measureBandwidth, measureCopyBandwidth } from "../toolchain/bandwidth.js";
+import type { CudaArch } from "../toolchain/arch.js";
+import { measureBandwidth, measureGpu } from "../toolchain/bandwidth.js";
 import { integer, oneOf } from "./numbers.js";
 import { withEngine } from "./package-folder.js";
 import { formatBytes, note, printLine } from "./terminal.js";
@@ -35,6 +37,15 @@ export interface BenchRow {
   deviation: number;
   /** Bytes that the step must read (weights and cache) times steps per second, over the measured bandwidth; decode rows only. */
   bandwidthShare: number | null;
+  /** Operations of the prompt's matrix products (attention and head not counted) a second, over the GPU's measured rate; prefill rows on a GPU only. */
+  matrixShare: number | null;
+}
+
+/** What this machine can do at most. */
+interface Limits {
+  readonly bandwidth: number;
+  /** Operations of bf16 products a second; 0: not measured. */
+  readonly matrixRate: number;
 }
 
 export function registerBench(program: Command): void {
@@ -53,10 +64,10 @@ export function registerBench(program: Command): void {
     .addHelpText("after", "\nExample:\n  ernie-compile bench ./ernie -p 512 -n 128 -r 5 --format json")
     .action(async (folder: string, flags: BenchFlags) => {
       await withEngine(folder, flags.threads === undefined ? {} : { threads: flags.threads }, async (engine) => {
-        const bandwidth = await measuredBandwidth(engine.info);
+        const limits = await measuredLimits(engine.info);
         const rows: BenchRow[] = [];
-        if (flags.prompt > 0) rows.push(await prefillRow(engine, flags));
-        if (flags.generate > 0) rows.push(await decodeRow(engine, flags, bandwidth));
+        if (flags.prompt > 0) rows.push(await prefillRow(engine, flags, limits));
+        if (flags.generate > 0) rows.push(await decodeRow(engine, flags, limits));
         const profiles = flags.profile ? await stepProfiles(engine, flags) : undefined;
         printLine(render(rows, flags.format, profiles));
       });
@@ -81,17 +92,19 @@ interface NamedProfile extends StepProfile {
   readonly step: string;
 }
 
-/** What decoding is held against: how fast the memory is that the weights lie in. */
-async function measuredBandwidth({ target, threads }: EngineInfo): Promise<number> {
+/** Decoding is held against how fast the memory is that the weights lie in, prefill against the GPU's matrix products. */
+async function measuredLimits({ target, arch, threads }: EngineInfo): Promise<Limits> {
   if (target === "cuda") {
-    const { bytesPerSecond, megahertz, memoryMegahertz } = await measureCopyBandwidth();
+    const { bytesPerSecond, operationsPerSecond, megahertz, memoryMegahertz } = await measureGpu(arch as CudaArch);
+    const products =
+      operationsPerSecond > 0 ? `bf16 products ${(operationsPerSecond / 1e12).toFixed(0)} TFLOP/s` : "no nvcc to measure products";
     const clocks = megahertz > 0 ? `, at clocks of ${megahertz} MHz, memory ${memoryMegahertz} MHz` : "";
-    note(`copy bandwidth of the GPU: ${formatBytes(bytesPerSecond)}/s${clocks}`);
-    return bytesPerSecond;
+    note(`the GPU at most: copies ${formatBytes(bytesPerSecond)}/s, ${products}${clocks}`);
+    return { bandwidth: bytesPerSecond, matrixRate: operationsPerSecond };
   }
   const bandwidth = await measureBandwidth(threads);
   note(`read bandwidth with ${threads} threads: ${formatBytes(bandwidth)}/s`);
-  return bandwidth;
+  return { bandwidth, matrixRate: 0 };
 }
 
 /** Ids that no earlier run used at the same place, so that nothing comes from the prefix cache. */
@@ -122,7 +135,7 @@ async function timed(engine: Engine, ids: readonly number[], tokens: number): Pr
   throw new Error("a generation ended without its last item");
 }
 
-async function prefillRow(engine: Engine, { prompt, repeats, batch, depth }: BenchFlags): Promise<BenchRow> {
+async function prefillRow(engine: Engine, { prompt, repeats, batch, depth }: BenchFlags, { matrixRate }: Limits): Promise<BenchRow> {
   const vocab = engine.info.model.vocabSize;
   const samples: number[] = [];
   for (let i = -1; i < repeats; i++) {
@@ -131,10 +144,11 @@ async function prefillRow(engine: Engine, { prompt, repeats, batch, depth }: Ben
     const ms = batch === 1 ? (runs[0] as Timed).finish.timings.prefill : Math.max(...runs.map((run) => run.endMs));
     if (i >= 0) samples.push((1000 * batch * prompt) / ms);
   }
-  return row(engine.info, `pp${prompt}`, { batch, depth }, samples, null);
+  const matrixShare = matrixRate > 0 ? (mean(samples) * engine.info.promptOperations) / matrixRate : null;
+  return row(engine.info, `pp${prompt}`, { batch, depth }, samples, { bandwidthShare: null, matrixShare });
 }
 
-async function decodeRow(engine: Engine, { generate, repeats, batch, depth }: BenchFlags, bandwidth: number): Promise<BenchRow> {
+async function decodeRow(engine: Engine, { generate, repeats, batch, depth }: BenchFlags, { bandwidth }: Limits): Promise<BenchRow> {
   const samples: number[] = [];
   for (let i = -1; i < repeats; i++) {
     const prefixes = await Promise.all(Array.from({ length: batch }, () => warmPrefix(engine, depth)));
@@ -147,10 +161,12 @@ async function decodeRow(engine: Engine, { generate, repeats, batch, depth }: Be
         : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
     if (i >= 0) samples.push((1000 * batch * generate) / ms);
   }
-  const { decodeBytes, kvBytesPerToken } = engine.info;
+  const { decodeBytesByBatch, kvBytesPerToken } = engine.info;
   const context = depth + 1 + generate / 2;
-  const bytesPerStep = decodeBytes + batch * context * kvBytesPerToken;
-  return row(engine.info, `tg${generate}`, { batch, depth }, samples, (mean(samples) / batch) * (bytesPerStep / bandwidth));
+  const weights = decodeBytesByBatch[Math.min(Math.ceil(Math.log2(batch)), decodeBytesByBatch.length - 1)] ?? engine.info.decodeBytes;
+  const bytesPerStep = weights + batch * context * kvBytesPerToken;
+  const bandwidthShare = (mean(samples) / batch) * (bytesPerStep / bandwidth);
+  return row(engine.info, `tg${generate}`, { batch, depth }, samples, { bandwidthShare, matrixShare: null });
 }
 
 /** Puts `depth` tokens into the prefix cache, and gives them. */
@@ -166,7 +182,7 @@ function row(
   test: string,
   at: { batch: number; depth: number },
   samples: number[],
-  bandwidthShare: number | null,
+  shares: Pick<BenchRow, "bandwidthShare" | "matrixShare">,
 ): BenchRow {
   const name = `${test}${at.depth > 0 ? ` @ d${at.depth}` : ""}${at.batch > 1 ? ` b${at.batch}` : ""}`;
   const average = mean(samples);
@@ -181,7 +197,7 @@ function row(
     samples,
     mean: average,
     deviation: Math.sqrt(variance),
-    bandwidthShare,
+    ...shares,
   };
 }
 
@@ -190,6 +206,8 @@ function mean(values: readonly number[]): number {
 }
 
 const COLUMNS = ["model", "size", "params", "backend", "threads", "test", "t/s", "of bandwidth"];
+/** Of rows on a GPU. */
+const MATRIX_COLUMN = "of matrix rate";
 
 /** A table a step, what takes longest first: `share` is of the sum over kernels, which launches that overlap make larger than the step. */
 function profileTables(profiles: readonly NamedProfile[]): string {
@@ -213,9 +231,15 @@ function profileTables(profiles: readonly NamedProfile[]): string {
 
 const PROFILE_COLUMNS = ["kernel", "launches", "us", "us each", "share"];
 
+function percent(share: number | null): string {
+  return share === null ? "" : `${(100 * share).toFixed(1)} %`;
+}
+
 /** The rows alone are an array in JSON, as ever; with profiles an object has both. */
 function render(rows: readonly BenchRow[], format: BenchFlags["format"], profiles?: readonly NamedProfile[]): string {
   if (format === "json") return JSON.stringify(profiles ? { rows, profiles } : rows, null, 2);
+  const gpu = rows.some(({ backend }) => backend.startsWith("cuda"));
+  const columns = gpu ? [...COLUMNS, MATRIX_COLUMN] : COLUMNS;
   const cells = rows.map((r) => [
     r.model,
     formatBytes(r.size),
@@ -224,11 +248,12 @@ function render(rows: readonly BenchRow[], format: BenchFlags["format"], profile
     String(r.threads),
     r.test,
     `${r.mean.toFixed(2)} ± ${r.deviation.toFixed(2)}`,
-    r.bandwidthShare === null ? "" : `${(100 * r.bandwidthShare).toFixed(1)} %`,
+    percent(r.bandwidthShare),
+    ...(gpu ? [percent(r.matrixShare)] : []),
   ]);
   const tables = profiles ? profileTables(profiles) : "";
   if (format === "csv" && profiles) note(tables);
-  if (format === "csv") return [COLUMNS, ...cells].map((line) => line.map((cell) => JSON.stringify(cell)).join(",")).join("\n");
-  const lines = [COLUMNS, COLUMNS.map(() => "---"), ...cells];
+  if (format === "csv") return [columns, ...cells].map((line) => line.map((cell) => JSON.stringify(cell)).join(",")).join("\n");
+  const lines = [columns, columns.map(() => "---"), ...cells];
   return [...lines.map((line) => `| ${line.join(" | ")} |`), ...(profiles ? [tables] : [])].join("\n");
 }

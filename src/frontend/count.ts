@@ -42,6 +42,12 @@ export function countModel(config: ModelConfig, tied?: boolean): ModelCount {
   };
 }
 
+/** Multiplications and additions of the matrix products for one token of a prompt: all but attention, and but the head, which only the last token has. */
+export function promptOperations({ activeParameters, parts }: ModelCount): number {
+  const tables = parts.filter(({ part }) => part === "embedding" || part === "head");
+  return 2 * (activeParameters - tables.reduce((sum, { parameters }) => sum + parameters, 0));
+}
+
 /** Keys and values of one token in all layers. */
 export function kvBytesPerToken(config: ModelConfig, dtype: DType = "bf16"): number {
   return 2 * config.layers * config.kvHeads * config.headDim * DTYPES[dtype].bytes;

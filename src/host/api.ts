@@ -166,8 +166,12 @@ export interface EngineInfo {
   kvBlockSize: number;
   kvFreeBlocks: number;
   weightBytes: number;
+  /** Multiplications and additions of the matrix products for one token of a prompt, without attention and head. */
+  promptOperations: number;
   /** Bytes of weights that decoding one token of one sequence reads. */
   decodeBytes: number;
+  /** Bytes of weights that a decode step of 1, 2, 4, ... sequences reads, experts as often as evenly spread routing chooses them. */
+  decodeBytesByBatch: number[];
   kvBytesPerToken: number;
   version: string;
   buildId: string;

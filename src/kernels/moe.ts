@@ -17,7 +17,7 @@ import { productParams, TILING, tilingConstraint, tilingFootprint, tilingName, t
 
 /** Rows choose different experts until all are read. */
 function expertShare(choices: string): (params: KernelParams, rows: number) => number {
-  return (params, rows) => Math.min(1, (rows * numberParam(params, choices)) / numberParam(params, "experts"));
+  return (params, rows) => 1 - (1 - numberParam(params, choices) / numberParam(params, "experts")) ** rows;
 }
 
 const expertLinear = defineKernel({

@@ -12,7 +12,7 @@ import { installCuda } from "../../src/toolchain/cuda-install.js";
 import { findNvcc } from "../../src/toolchain/nvcc.js";
 import { findTriton } from "../../src/toolchain/triton.js";
 import { buildDriver } from "../fake-cuda/driver.js";
-import { buildPackage, cli, GOLDENS, ROOT, WORK } from "./support.js";
+import { buildPackage, cli, cliOk, GOLDENS, ROOT, WORK } from "./support.js";
 
 const DRIVER = join(WORK, "driver");
 const SMALL = ["--target", "cuda", "--max-batch", "4", "--prefill-chunk", "64", "--max-context", "256"];
@@ -83,6 +83,22 @@ describe("a package for a GPU", () => {
     // Decoding is one call of the driver a step; a partly matching block is copied there.
     expect(report().calls.cuGraphLaunch).toBeGreaterThan(20);
     expect(report().calls.cuMemcpyDtoDAsync_v2).toBeGreaterThan(0);
+  });
+
+  it("is benched against what the GPU can do at most", async () => {
+    const bench = async (env: { readonly [name: string]: string }, format: string) => {
+      const args = ["bench", packages.moe, "-p", "40", "-n", "4", "-r", "1", "-b", "2", "--format", format];
+      return await cliOk(args, { env: { LD_LIBRARY_PATH: DRIVER, FAKE_CUDA_REPORT: join(WORK, `report-${number++}.json`), ...env } });
+    };
+    const { stdout, stderr } = await bench({}, "json");
+    expect(stderr).toMatch(/the GPU at most: copies [\d.]+ \wB\/s, bf16 products \d+ TFLOP\/s/);
+    const [prefill, decode] = JSON.parse(stdout) as { bandwidthShare: number | null; matrixShare: number | null }[];
+    expect(prefill).toMatchObject({ bandwidthShare: null, matrixShare: expect.any(Number) });
+    expect(decode).toMatchObject({ bandwidthShare: expect.any(Number), matrixShare: null });
+    // A machine that runs packages need not have a toolkit.
+    const bare = await bench({ CUDA_HOME: "/nowhere" }, "md");
+    expect(bare.stderr).toMatch(/no nvcc to measure products/);
+    expect(bare.stdout).toMatch(/^\| model .* \| of bandwidth \| of matrix rate \|\n/);
   });
 
   it("shares weights between engines, and outlives one of them", async () => {
@@ -264,7 +280,9 @@ describe("a decode step in one launch", () => {
     const { said, report } = await drive(wide, "generates");
     expect(said.result?.value).toMatchObject({ second: { value: continuation(7, 40) } });
     const { launches } = report();
-    expect(Object.keys(launches).filter((name) => name.startsWith("persistent_decode"))).toContain(`persistent_decode_l${LAYERS}_w1024_f1024_s1`);
+    expect(Object.keys(launches).filter((name) => name.startsWith("persistent_decode"))).toContain(
+      `persistent_decode_l${LAYERS}_w1024_f1024_s1`,
+    );
     // Decode has no other.
     expect(Object.keys(launches).some((name) => name.startsWith("rope_attention"))).toBe(false);
     expectNothingLeft(report());

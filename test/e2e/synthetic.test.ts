@@ -54,7 +54,10 @@ describe(SMALL, () => {
         kvBlockSize: 32,
         kvFreeBlocks: info.kvTokens / info.kvBlockSize,
         weightBytes: bytes,
+        // Each weight but the table of embeddings, which is the head too, is one factor of a multiplication and an addition; norms are counted with them.
+        promptOperations: 2 * (360_748_032 - 103_424 * 1024),
         decodeBytes: bytes,
+        decodeBytesByBatch: [bytes, bytes, bytes, bytes],
         // Keys and values of 18 layers, 2 heads of 128, 2 bytes each.
         kvBytesPerToken: 2 * 18 * 2 * 128 * 2,
         version: expect.any(String),
