@@ -44,9 +44,8 @@ extern "C" __global__ void __launch_bounds__(ern::limits::threads) gpu_multiply(
   __syncthreads();
   float d[n / 2] = {};
   const uint64_t rows = wgmma_operand(a[threadIdx.x / warpgroup_size]), columns = wgmma_operand(b);
-  wgmma_hold(d);
-  wgmma_fence();
   for (int round = 0; round < rounds; ++round) {
+    wgmma_fence();
 #pragma unroll
     for (int i = 0; i < k / wgmma_k; ++i) Wgmma<n>::multiply(d, rows + i * wgmma_next_k, columns + i * wgmma_next_k, true);
     wgmma_commit();

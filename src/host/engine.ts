@@ -126,6 +126,8 @@ const HINTS: Readonly<Record<string, string>> = {
 };
 
 const LACKING = "build the package again, from a model folder that has what is missing";
+const OTHER_MACHINE =
+  "a package runs on the kind of machine that it was built for: run it there, or build it again for this one; `ernie-compile doctor` shows what a machine has";
 
 function nativeError(error: unknown, { place, loading = false, hint }: CallContext): unknown {
   if (!(error instanceof Error) || error instanceof Diagnostic) return error;
@@ -138,7 +140,7 @@ function nativeError(error: unknown, { place, loading = false, hint }: CallConte
     kind,
     message: error.message,
     place,
-    hint: HINTS[status] ?? (status === "UNSUPPORTED" && !loading ? LACKING : hint),
+    hint: HINTS[status] ?? (status === "UNSUPPORTED" ? (loading ? OTHER_MACHINE : LACKING) : hint),
     cause: error,
   });
 }
