@@ -21,7 +21,7 @@ export async function measureBandwidth(threads = availableParallelism()): Promis
 export interface GpuLimits {
   /** Of copies within its memory, read and written together. */
   readonly bytesPerSecond: number;
-  /** Multiplications and additions of bf16 products; 0 where nvcc, which compiles what measures them, is not found. Copies are then the copy engine's, which is slower than kernels. */
+  /** Multiplications and additions of bf16 products; 0 where nvcc, which compiles what measures them, is not found. */
   readonly operationsPerSecond: number;
   /** Clocks of the multiprocessors and of the memory meanwhile; 0 where NVIDIA's management library does not say. */
   readonly megahertz: number;
