@@ -25,6 +25,7 @@ class CudaBackend final : public Backend {
   // They copy weights and sample; more wait for nothing.
   int usual_threads(int cores) const override { return std::min(cores, 8); }
 
+  // The code has been loaded by now, with memory of its own (32 MiB for what the blocks of a decode step in one launch tell one another): it is not free any more.
   Status check_room(int32_t blocks) const override {
     if (Status status = gpu_->enter(); !status.ok()) return status;
     const auto memory = gpu_->memory();
