@@ -24,7 +24,7 @@ export const PROMPT_TOKENS = { step_prefill: { cpu: 1024, cuda: 8192 }, step_req
 type StepDef = Pick<AnyKernel, "takes" | "constraint"> & {
   readonly op: StepOp;
   readonly target: Target;
-  /** As the request says it, where it does. */
+  /** With the op the only one in the table; as the request says it, where it does. */
   readonly name: string;
   readonly tunables?: readonly Tunable[];
 };
@@ -84,7 +84,7 @@ export const STEPS: readonly AnyKernel[] = [
   defineStep({
     op: "step_prefill",
     target: "cuda",
-    name: "chunks",
+    name: "cuda_chunks",
     tunables: [chunk([512, 1024, 2048, 4096, 8192], ({ experts }) => usualChunk("cuda", experts !== undefined))],
   }),
   defineStep({
@@ -106,6 +106,9 @@ function isPersistent(params: KernelParams, rows: number, arch: ArchLevel): bool
   return typeof persistentParams(sizes, rows) !== "string";
 }
 
+/** Tokens that a request generates after its prompt, as runtime/tools/tune_step.mjs does. */
+const REQUEST_STEPS = 32;
+
 /** Of the weights alone, which is most of it: all are read once a step, and with few rows of experts the chosen ones. */
 function stepCost(op: StepOp, params: KernelParams, rows: number): Cost {
   const {
@@ -122,7 +125,10 @@ function stepCost(op: StepOp, params: KernelParams, rows: number): Cost {
   const attention = layers * hidden * head_dim * (2 * heads + 2 * kv_heads);
   const common = attention + 3 * hidden * ffn * dense + 3 * hidden * expert_ffn * shared_experts * (layers - dense);
   const expert = 3 * hidden * expert_ffn * (layers - dense);
-  const tokens = op === "step_decode" ? rows : 1;
-  const read = common + expert * Math.min(experts, op === "step_decode" ? chosen * tokens : experts) + hidden * vocab;
-  return { bytes: 2 * read, operations: 2 * (rows * (common + expert * chosen) + tokens * hidden * vocab) };
+  const head = hidden * vocab;
+  const read = (tokens: number): number => common + expert * Math.min(experts, chosen * tokens) + head;
+  const work = common + expert * chosen;
+  if (op === "step_decode") return { bytes: 2 * read(rows), operations: 2 * rows * (work + head) };
+  const steps = op === "step_request" ? REQUEST_STEPS : 0;
+  return { bytes: 2 * (read(rows) + steps * read(1)), operations: 2 * (rows * work + head + steps * (work + head)) };
 }

@@ -58,7 +58,8 @@ export function stepTasks(
   const add = (op: StepOp, more: KernelParams, rows: number): void => {
     const entry = STEPS.find((step) => (step.op as string) === op && step.target === target);
     const task = entry && makeTask(entry, { ...problem, ...more }, rows);
-    if (task && (kernelsOf(task, arch).length > 1 || taskSpace(task, arch).size > 1)) tasks.push(task);
+    const open = task && (task.kernel.tunables?.length || kernelsOf(task, arch).length > 1);
+    if (open && taskSpace(task, arch).size > 1) tasks.push(task);
   };
   // A step in one launch sums in an order of its own.
   if (!deterministic) for (const sequences of batches) if (sequences <= PERSISTENT_TOKENS) add("step_decode", { sequences }, sequences);

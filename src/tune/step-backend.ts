@@ -9,7 +9,7 @@ import type { Backend, FinalRequest, TrialRequest } from "./backend.js";
 import { type Harness, HarnessEnd, type Times } from "./harness.js";
 import type { Finalist, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
-import { STEP_FINAL_RULE, STEP_TRIAL_RULE } from "./stats.js";
+import { STEP_FINAL_RULE, STEP_TRIAL_RULE, type StopRule } from "./stats.js";
 import { type Answers, answersDiffer, type Likeness } from "./step-answers.js";
 import { defaultVariant, kernelOf, type Task, variantKey } from "./task.js";
 import { type Run, timeFinal, timeTrial } from "./timing.js";
@@ -40,6 +40,7 @@ export class StepBackend implements Backend {
   constructor(
     private readonly platform: StepPlatform,
     private readonly turns: Turns,
+    private readonly rules: { readonly trial: StopRule; readonly final: StopRule } = { trial: STEP_TRIAL_RULE, final: STEP_FINAL_RULE },
   ) {}
 
   /** Those of the first package count: packages that are compared have the same kernels. */
@@ -57,7 +58,7 @@ export class StepBackend implements Backend {
     const against = incumbent();
     const other = against && variantKey(against.variant) !== variantKey(variant) ? against : undefined;
     const folders = [folder, ...(other ? [await this.#build(task, other.variant)] : [])];
-    return this.#measured(task, [variant], folders, seed, (run) => timeTrial(run, other, STEP_TRIAL_RULE));
+    return this.#measured(task, [variant], folders, seed, (run) => timeTrial(run, other, this.rules.trial));
   }
 
   /** One that fails beside the others ends the comparison with them: the default is timed alone, and nothing takes its place. */
@@ -67,7 +68,7 @@ export class StepBackend implements Backend {
       let finalists: readonly Finalist[] = [];
       const chosen = variants.slice(0, count);
       const result = await this.#measured(task, chosen, folders.slice(0, count), seed, async (run) => {
-        finalists = await timeFinal(run, chosen, STEP_FINAL_RULE);
+        finalists = await timeFinal(run, chosen, this.rules.final);
         return { status: "ok" };
       });
       return { result, finalists };

@@ -158,6 +158,6 @@ export async function buildIdentity(compilerIdentity: string, target: Target = "
   for (const folder of folders)
     for (const name of (await readdir(projectPath(folder), { recursive: true })).sort())
       if (files.test(name)) await add(`${folder}/${name}`);
-  for (const name of [...process, "tune_numbers.hpp", "tune_process.hpp"]) await add(`runtime/tools/${name}`);
+  for (const name of [...process, "tune_numbers.hpp", "tune_process.hpp", "tune_step.mjs"]) await add(`runtime/tools/${name}`);
   return sha256(JSON.stringify([compilerVersion(), compilerIdentity, flags, hashes])).slice(0, 16);
 }
