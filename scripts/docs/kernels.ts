@@ -3,8 +3,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { AnyKernel } from "../../src/kernels/kernel-def.js";
-import { KERNELS } from "../../src/kernels/table.js";
 import { STEPS } from "../../src/kernels/steps.js";
+import { KERNELS } from "../../src/kernels/table.js";
 import { GENERATED, headLines, ROOT, readText } from "./source.js";
 
 const TABLE = "src/kernels/table.ts";

@@ -68,7 +68,8 @@ export class StepBackend implements Backend {
       let finalists: readonly Finalist[] = [];
       const chosen = variants.slice(0, count);
       const result = await this.#measured(task, chosen, folders.slice(0, count), seed, async (run) => {
-        finalists = await timeFinal(run, chosen, this.rules.final);
+        // Alone there is nothing to compare with.
+        finalists = await timeFinal(run, chosen, count === 1 ? this.rules.trial : this.rules.final);
         return { status: "ok" };
       });
       return { result, finalists };

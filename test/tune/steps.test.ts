@@ -17,6 +17,7 @@ import { STEPS } from "../../src/kernels/steps.js";
 import type { TuningRow } from "../../src/kernels/tuning.js";
 import { type LowerInput, lowerModel } from "../../src/lower.js";
 import { type ArchLevel, bestArch, type CpuArch, readCpuFlags } from "../../src/toolchain/arch.js";
+import { Cache } from "../../src/toolchain/cache.js";
 import { HarnessEnd } from "../../src/tune/harness.js";
 import { JoinedBackend } from "../../src/tune/joined.js";
 import { readJournal } from "../../src/tune/journal.js";
@@ -456,7 +457,7 @@ describe("a sweep of packages", () => {
     const arch = (bestArch(readCpuFlags()) ?? "x86-64-v3") as CpuArch;
     const { config } = await resolveRequest(join(MODELS, "ernie-mini-dense"), { dryRun: true });
     const [task] = stepTasks({ config, activations: "bf16", deterministic: false }, { batches: [1], tokens: [] }, arch, 2);
-    const cacheRoot = process.env.ERNIE_COMPILE_CACHE ?? join(root, "cache");
+    const cacheRoot = new Cache().root;
     const options = { arch, threads: 2, cacheRoot, memory: () => 2 ** 30, rows: [], pause: async () => undefined };
     const backend = new StepBackend(await localSteps(options), new Turns(0), { trial: QUICK, final: QUICK });
     try {
