@@ -144,7 +144,7 @@ const MEASURED_FROM = {
     folders: ["runtime/device/cuda", "templates/cuda"],
     files: /\.(cuh|hbs)$/,
     flags: NVCC_FLAGS,
-    process: ["tune_cuda.cpp", "tune_fill.cu", "triton_compile.py"],
+    process: ["tune_cuda.cpp", "tune_cuda_spec.hpp", "tune_fill.cu", "triton_compile.py"],
   },
 } as const;
 
