@@ -10,6 +10,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { tunePlatform } from "../dist/cli/tune-platform.js";
+import { isStepOp } from "../dist/kernels/steps.js";
 import { kernelByName } from "../dist/kernels/table.js";
 import { resolveArch } from "../dist/toolchain/arch.js";
 import { makeTask, variantKey } from "../dist/tune/task.js";
@@ -30,7 +31,8 @@ if (platform.device !== table.device) console.log(`the table is of ${table.devic
 const backend = await platform.open();
 
 const jobs = table.rows
-  .filter((row) => row.default && row.winner.kernel.includes(values.kernel))
+  // Choices above kernels are measured as packages: bench/tuned.mjs.
+  .filter((row) => row.default && !isStepOp(row.op) && row.winner.kernel.includes(values.kernel))
   .map((row) => {
     const kernel = kernelByName(row.op, row.default.kernel);
     const layouts = Object.fromEntries(Object.entries(row.layouts).map(([operand, layout]) => [`${operand}_layout`, layout]));

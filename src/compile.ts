@@ -16,12 +16,15 @@ import { Diagnostic } from "./diagnostics.js";
 import { countModel, countParameters, promptOperations } from "./frontend/count.js";
 import { type LoadedModel, loadModel } from "./frontend/load-model.js";
 import type { CompileRequest } from "./frontend/model-json.js";
+import { stepProblem } from "./frontend/step-problem.js";
 import type { Level } from "./ir/ops.js";
+import { PERSISTENT_DECODE } from "./kernels/cuda/persistent.js";
 import type { UsedKernel } from "./kernels/kernel-def.js";
 import { isTriton } from "./kernels/table.js";
 import type { TuningTable } from "./kernels/tuning.js";
 import { type LoweredModel, lowerModel } from "./lower.js";
 import type { LayoutChoice } from "./passes/lower/select-layouts.js";
+import { selectChunk, selectThreads } from "./passes/lower/select-steps.js";
 import { resolvePackPlan } from "./passes/plan/resolve-pack-plan.js";
 import type { PassReport } from "./passes/run.js";
 import { compilerVersion } from "./project.js";
@@ -75,6 +78,8 @@ export interface CompileOptions {
   readonly levels?: readonly Level[];
   /** Bytes that second copies of weights may take. */
   readonly copyLimit?: number;
+  /** Measured rows, in place of those that there are for the machine or that the request names. */
+  readonly table?: TuningTable;
   /** The C++ compiler to use. */
   readonly cxx?: string;
   /** Folder of the CUDA toolkit to use. */
@@ -125,7 +130,7 @@ export interface MemorySummary {
   readonly kv: number;
 }
 
-export async function compile(request: CompileRequest, options: CompileOptions = {}): Promise<CompileResult> {
+export async function compile(asked: CompileRequest, options: CompileOptions = {}): Promise<CompileResult> {
   const clock = new Clock(options.onProgress, options.signal);
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new Diagnostic({
@@ -136,20 +141,21 @@ export async function compile(request: CompileRequest, options: CompileOptions =
       hint: "compile and run on a Linux x86-64 machine or container",
     });
   }
-  const arch = resolveArch(request.arch, request.target);
+  const arch = resolveArch(asked.arch, asked.target);
   if (!options.dryRun) {
-    if (request.out === null)
+    if (asked.out === null)
       throw new Diagnostic({
         code: "output-missing",
         message: "found no output folder",
         place: "-o",
         hint: "name the folder of the package with -o",
       });
-    await checkOutputFolder(request.out);
+    await checkOutputFolder(asked.out);
   }
   if (options.dumpDir !== undefined) await makeDumpFolder(options.dumpDir);
-  const model = await clock.run("load", () => loadModel(request));
-  const found = resolveTuning(request, arch);
+  const model = await clock.run("load", () => loadModel(asked));
+  const found = options.table ? { table: options.table, sources: [] } : resolveTuning(asked, arch);
+  const request = withMeasured(asked, arch, found?.table);
   const { triton, warnings } = isCudaArch(arch) ? await resolveTriton(found?.table, options) : NO_TRITON;
   const lowered = await clock.run("lower", () => lower(request, model, arch, found, triton !== undefined, options));
   const summary = { ...summarize(request, lowered), tuning: found ? { device: found.table.device, sources: found.sources } : null };
@@ -191,6 +197,17 @@ function resolveTuning({ tuning, threads }: CompileRequest, arch: ArchLevel): Fo
   if (tuning === "none") return undefined;
   if (tuning !== null) return namedTable(tuning);
   return isCudaArch(arch) ? findCudaTables(arch) : findTables(deviceClass(arch, threads ?? availableParallelism()));
+}
+
+/** The request with what rows say of what it leaves open. What of a decode step is measured, lowering knows. */
+function withMeasured(request: CompileRequest, arch: ArchLevel, table: TuningTable | undefined): CompileRequest {
+  const { config, activations, limits, namesChunk, threads } = request;
+  const problem = stepProblem(config, activations);
+  return {
+    ...request,
+    ...(namesChunk ? {} : { limits: { ...limits, prefillChunk: selectChunk(table, arch, problem) } }),
+    threads: threads ?? (selectThreads(table, arch, problem, availableParallelism()) || null),
+  };
 }
 
 function lower(
@@ -476,7 +493,7 @@ function manifest(context: BuildContext, files: BuildFiles, buildId: string, bui
       arch,
       activations: request.activations,
       deterministic: request.deterministic,
-      ...(request.decode === "persistent" ? { decode: request.decode } : {}),
+      ...(lowered.kernels.some(({ kernel }) => kernel === PERSISTENT_DECODE) ? { decode: "persistent" } : {}),
       threads: request.threads ?? 0,
     },
     model: modelInfo(context),

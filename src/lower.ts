@@ -8,6 +8,7 @@ import { bug, Diagnostic } from "./diagnostics.js";
 import type { ModelConfig } from "./frontend/config.js";
 import { buildProgram, PROGRAM_KINDS } from "./frontend/model.js";
 import type { Limits } from "./frontend/model-json.js";
+import { stepProblem } from "./frontend/step-problem.js";
 import type { WeightSet } from "./frontend/weight-set.js";
 import type { Graph } from "./ir/graph.js";
 import { LEVELS, type Level, levelIndex } from "./ir/ops.js";
@@ -26,6 +27,7 @@ import type { TuningTable } from "./kernels/tuning.js";
 import { cloneBuckets } from "./passes/lower/clone-buckets.js";
 import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
+import { selectPersistent } from "./passes/lower/select-steps.js";
 import type { Pass } from "./passes/pass.js";
 import { BUCKET_PASSES, fusionPasses } from "./passes/pipeline.js";
 import { persistDecode } from "./passes/plan/persist-decode.js";
@@ -45,8 +47,8 @@ export interface LowerInput {
   readonly tuning?: TuningTable | undefined;
   /** Whether kernels in Triton can be compiled. */
   readonly triton?: boolean | undefined;
-  /** How a decode step runs; `persistent`: small buckets as one launch, where there is one for the model. */
-  readonly decode?: "launches" | "persistent";
+  /** How a decode step runs; `persistent`: small buckets as one launch, where there is one for the model. null: as measured rows say, else launches. */
+  readonly decode?: "launches" | "persistent" | null;
 }
 
 export interface LowerOptions {
@@ -92,9 +94,9 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       weights = plan;
     }),
     planMemory({ kvBlockSize: input.limits.blockSize }),
-    // Where the request asks for it.
+    // Where the request asks for it, or a measurement.
     persistDecode({
-      wanted: input.decode === "persistent",
+      wanted: (sequences) => persistentStep(input, sequences),
       arch: input.arch,
       kernels: () => kernels,
       onKernels: (left) => {
@@ -126,7 +128,8 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     },
   });
   if (!weights) throw bug("the weights were not planned");
-  if (refused !== undefined) {
+  // A row is about sizes alone, and a step of these may be another: then its launches stay.
+  if (refused !== undefined && input.decode === "persistent") {
     throw new Diagnostic({
       code: "decode-persistent-unsupported",
       kind: "unsupported",
@@ -144,6 +147,16 @@ function batchSizes(most: number): readonly number[] {
   const sizes = [1];
   while ((sizes.at(-1) as number) < most) sizes.push(2 * (sizes.at(-1) as number));
   return sizes;
+}
+
+function persistentStep(
+  { config, activations, arch, deterministic, decode, tuning }: LowerInput,
+  sequences: number,
+): KernelParams | undefined {
+  if (decode === "launches" || !isCudaArch(arch)) return undefined;
+  // It sums in an order of its own.
+  const measured = deterministic ? undefined : selectPersistent(tuning, arch, stepProblem(config, activations), sequences);
+  return measured ?? (decode === "persistent" ? {} : undefined);
 }
 
 /** The text of a level is that after these; the last of a level counts. */

@@ -9,14 +9,7 @@
 //           check <variant> <seed> <in> <out>   fills weights by the seed and data from a file, poisons the rest, runs, writes outputs to a file
 //           time <rounds> <variant> ...         each round runs all of them, in alternating order; answers how many launches a time is of,
 //                                               then nanoseconds of one, variant by variant
-// Spec, a line each:  step <tokens> <sequences> · slots <n>
-//   then in the order of the kernel's arguments
-//     weight <stream> <bf16|f32> <slabs> <n> <k> <exponent> row · data <bytes> · output <bytes> · scratch <bytes> · counters <bytes>
-//     input <stream> <bf16|f32> 1 <rows> <columns> <exponent> row, which is filled as a weight is
-//   then for each variant
-//     variant <cubin>
-//     launch <function> <threads> <shared bytes> <cluster> <grid x> <y> <z> <argument> ...      one or several, in order; `-` behind them: a null pointer
-//     map <place among the launch's arguments> <bf16|f32> <swizzle> <rank> <dims> <strides but the first> <box>      of the launch before it
+// A spec is what tune_cuda_spec.hpp says.
 //
 // A time is that of a graph of many launches, divided by them: they may start while those before them finish, as in a decode step. Weights lie in
 // `slots` copies that launches go through in turns, so that none finds its weights in L2; activations and scratch stay where they are and are hot.
@@ -30,12 +23,14 @@
 
 #include "src/cuda/driver.hpp"
 #include "tools/gpu_management.hpp"
+#include "tools/tune_cuda_spec.hpp"
 #include "tools/tune_numbers.hpp"
 #include "tools/tune_process.hpp"
 
 namespace {
 
 using namespace ern::cuda;
+using ern::tune::ArgKind;
 using ern::tune::fail;
 
 constexpr size_t guard = 4096;  // behind each buffer, to find what writes too far
@@ -133,32 +128,11 @@ class Memory {
   Pointer at_ = 0;
 };
 
-enum class Kind { weight, input, data, output, scratch, counters };
-
-struct Arg {
-  Kind kind = Kind::scratch;
-  size_t bytes = 0;
-  uint32_t stream = 0;
-  bool bf16 = false;
-  uint64_t elements = 0;
-  float scale = 0;
+struct Arg : ern::tune::ArgSpec {
   std::vector<Memory> memory;  // one, or one a slot
 };
 
-struct Map {
-  size_t place = 0;
-  int type = 0, swizzle = 0;
-  uint32_t rank = 0;
-  uint64_t dims[5] = {}, strides[5] = {};
-  uint32_t box[5] = {};
-};
-
-struct Launch {
-  std::string name;
-  unsigned threads = 0, shared_bytes = 0, cluster = 1, grid[3] = {};
-  std::vector<size_t> args;
-  size_t hidden = 0;  // null pointers behind them
-  std::vector<Map> maps;
+struct Launch : ern::tune::LaunchSpec {
   Function function = nullptr;
 };
 
@@ -202,9 +176,9 @@ class Bench {
     const std::vector<char> behind(guard, static_cast<char>(guard_byte));
     for (Arg& arg : args_) {
       const Pointer at = arg.memory[0].at();
-      if (arg.kind == Kind::weight || arg.kind == Kind::input) {
-        if (arg.kind == Kind::input || !filled_ || seed_ != seed) fill(arg, seed);
-      } else if (arg.kind == Kind::data) {
+      if (arg.kind == ArgKind::weight || arg.kind == ArgKind::input) {
+        if (arg.kind == ArgKind::input || !filled_ || seed_ != seed) fill(arg, seed);
+      } else if (arg.kind == ArgKind::data) {
         std::vector<char> bytes(arg.bytes);
         in.read(bytes.data(), static_cast<std::streamsize>(arg.bytes));
         if (!in) fail("the input is too short");
@@ -212,7 +186,7 @@ class Bench {
         synchronize("copying inputs");
       } else {
         // NaN as a float, -1 as an id; counters are zero before the first launch, and each leaves them so.
-        set(at, arg.kind == Kind::counters ? 0 : 0xff, arg.bytes);
+        set(at, arg.kind == ArgKind::counters ? 0 : 0xff, arg.bytes);
       }
       set(at + arg.bytes, guard_byte, guard);
     }
@@ -223,7 +197,7 @@ class Bench {
     std::ofstream out(out_path, std::ios::binary);
     for (size_t i = 0; i < args_.size(); ++i) {
       const Arg& arg = args_[i];
-      const bool wanted = arg.kind == Kind::output;
+      const bool wanted = arg.kind == ArgKind::output;
       const size_t from = wanted ? 0 : arg.bytes, bytes = arg.bytes + guard - from;
       std::vector<char> found(bytes);
       require(driver->copy_out(found.data(), arg.memory[0].at() + from, bytes, stream_), "copying results");
@@ -276,86 +250,33 @@ class Bench {
   void read(const std::string& path) {
     std::ifstream in(path);
     if (!in) fail("cannot read the spec");
-    std::string line;
-    DeviceStep step{1, 1, 1, 0};
-    while (std::getline(in, line)) {
-      std::istringstream words(line);
-      std::string word;
-      words >> word;
-      if (word == "step") words >> step.tokens >> step.sequences;
-      else if (word == "slots") words >> slots_;
-      else if (word == "variant") load(line.substr(8));
-      else if (word == "launch") read_launch(words);
-      else if (word == "map") read_map(words);
-      else read_arg(word, words);
-      if (!words && !words.eof()) fail("a malformed spec: " + line);
+    ern::tune::Spec spec = ern::tune::read_spec(in);
+    slots_ = spec.slots;
+    for (const ern::tune::VariantSpec& variant : spec.variants) load(variant);
+    for (const ern::tune::ArgSpec& each : spec.args) {
+      Arg& arg = args_.emplace_back(Arg{each, {}});
+      for (int i = 0; i < (arg.kind == ArgKind::weight ? slots_ : 1); ++i) arg.memory.emplace_back(arg.bytes + guard);
     }
-    for (Arg& arg : args_) {
-      for (int i = 0; i < (arg.kind == Kind::weight ? slots_ : 1); ++i) arg.memory.emplace_back(arg.bytes + guard);
-    }
+    const DeviceStep step{spec.tokens, spec.sequences, 1, 0};
     require(driver->copy_in(step_->at(), &step, sizeof step, stream_), "copying inputs");
     synchronize("copying inputs");
   }
 
-  void read_arg(const std::string& word, std::istringstream& words) {
-    Arg arg;
-    if (word == "weight" || word == "input") {
-      std::string type, layout;
-      uint64_t slabs = 0, n = 0, k = 0;
-      int exponent = 0;
-      words >> arg.stream >> type >> slabs >> n >> k >> exponent >> layout;
-      if (layout != "row") fail("a weight in " + layout);
-      arg.kind = word == "weight" ? Kind::weight : Kind::input, arg.bf16 = type == "bf16", arg.elements = slabs * n * k;
-      arg.scale = std::ldexp(1.0f, exponent);
-      arg.bytes = arg.elements * (arg.bf16 ? 2 : 4);
-    } else {
-      words >> arg.bytes;
-      arg.kind = word == "data" ? Kind::data : word == "output" ? Kind::output : word == "counters" ? Kind::counters : Kind::scratch;
+  void load(const ern::tune::VariantSpec& spec) {
+    const std::string image = read_file(spec.cubin);
+    Variant& variant = variants_.emplace_back();
+    require(driver->module_load(&variant.module, image.data()), "loading code");
+    for (const ern::tune::LaunchSpec& each : spec.launches) {
+      Launch& launch = variant.launches.emplace_back(Launch{each, nullptr});
+      const char* const name = launch.name.c_str();
+      require(driver->module_function(&launch.function, variant.module, name), name);
+      require(driver->set_function_attribute(launch.function, function_dynamic_shared, static_cast<int>(launch.shared_bytes)), name);
     }
-    args_.push_back(std::move(arg));
   }
 
-  void load(const std::string& path) {
-    const std::string image = read_file(path);
-    variants_.emplace_back();
-    require(driver->module_load(&variants_.back().module, image.data()), "loading code");
-  }
+  static int swizzle_of(int bytes) { return bytes == 128 ? swizzle_128 : bytes == 64 ? swizzle_64 : bytes == 32 ? swizzle_32 : swizzle_none; }
 
-  void read_launch(std::istringstream& words) {
-    if (variants_.empty()) fail("a launch of no variant");
-    Launch launch;
-    words >> launch.name >> launch.threads >> launch.shared_bytes >> launch.cluster >> launch.grid[0] >> launch.grid[1] >> launch.grid[2];
-    for (std::string word; words >> word;) {
-      if (word == "-") {
-        ++launch.hidden;
-        continue;
-      }
-      const size_t arg = std::strtoul(word.c_str(), nullptr, 10);
-      if (arg >= args_.size() || launch.hidden > 0) fail("a launch with an argument that is not there");
-      launch.args.push_back(arg);
-    }
-    require(driver->module_function(&launch.function, variants_.back().module, launch.name.c_str()), launch.name.c_str());
-    require(driver->set_function_attribute(launch.function, function_dynamic_shared, static_cast<int>(launch.shared_bytes)), launch.name.c_str());
-    variants_.back().launches.push_back(std::move(launch));
-  }
-
-  void read_map(std::istringstream& words) {
-    if (variants_.empty() || variants_.back().launches.empty()) fail("a map of no launch");
-    Launch& launch = variants_.back().launches.back();
-    Map map;
-    std::string type;
-    int swizzle = 0;
-    words >> map.place >> type >> swizzle >> map.rank;
-    if (map.place >= launch.args.size() || map.rank < 1 || map.rank > 5) fail("a map of an argument that is not there");
-    map.type = type == "bf16" ? map_bfloat16 : map_float32;
-    map.swizzle = swizzle == 128 ? swizzle_128 : swizzle == 64 ? swizzle_64 : swizzle == 32 ? swizzle_32 : swizzle_none;
-    for (uint32_t i = 0; i < map.rank; ++i) words >> map.dims[i];
-    for (uint32_t i = 0; i + 1 < map.rank; ++i) words >> map.strides[i];
-    for (uint32_t i = 0; i < map.rank; ++i) words >> map.box[i];
-    launch.maps.push_back(map);
-  }
-
-  Pointer address(size_t arg, int slot) const { return args_[arg].memory[args_[arg].kind == Kind::weight ? static_cast<size_t>(slot) : 0].at(); }
+  Pointer address(size_t arg, int slot) const { return args_[arg].memory[args_[arg].kind == ArgKind::weight ? static_cast<size_t>(slot) : 0].at(); }
 
   // All launches of a variant. `behind`: others are before it, and it may start while they finish.
   void launch(const Variant& variant, int slot, bool behind) {
@@ -365,11 +286,12 @@ class Bench {
       pointers.resize(pointers.size() + launch.hidden);
       std::vector<TensorMap> maps(launch.maps.size());
       for (size_t i = 0; i < maps.size(); ++i) {
-        const Map& map = launch.maps[i];
+        const ern::tune::MapSpec& map = launch.maps[i];
+        const int type = map.bf16 ? map_bfloat16 : map_float32;
         const uint32_t steps[5] = {1, 1, 1, 1, 1};
         void* const at = reinterpret_cast<void*>(pointers[1 + map.place]);
-        require(driver->tensor_map_encode(&maps[i], map.type, map.rank, at, map.dims, map.strides, map.box, steps, map_no_interleave, map.swizzle,
-                                          map_promote_128, map_zeros_outside),
+        require(driver->tensor_map_encode(&maps[i], type, map.rank, at, map.dims, map.strides, map.box, steps, map_no_interleave,
+                                          swizzle_of(map.swizzle), map_promote_128, map_zeros_outside),
                 "describing a matrix");
       }
       std::vector<void*> parameters;

@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { AnyKernel } from "../../src/kernels/kernel-def.js";
+import { STEPS } from "../../src/kernels/steps.js";
 import { KERNELS } from "../../src/kernels/table.js";
 import { GENERATED, headLines, ROOT, readText } from "./source.js";
 
@@ -26,7 +27,23 @@ export function kernelsPage(): string {
       KERNELS.filter((kernel) => sectionOf(kernel) === name),
     ),
   );
-  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | kernel | target | order of sums |\n|---|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n`;
+  return `${GENERATED}\n# Kernels\n\n${intro.join("\n")}\n\n| op | kernel | target | order of sums |\n|---|---|---|---|\n${rows.join("\n")}\n\n${sections.join("\n\n")}\n\n${stepsSection()}\n`;
+}
+
+function stepsSection(): string {
+  const rows = STEPS.map(
+    ({ op, name, target, tunables = [] }) =>
+      `| ${op} | ${name} | ${target} | ${tunables.map((tunable) => `\`${tunable.name}\` (${tunable.summary})`).join(", ")} |`,
+  );
+  return [
+    "## Above kernels",
+    "",
+    "What [src/kernels/steps.ts](../src/kernels/steps.ts) leaves to measurements besides: how a decode step runs, how a prompt is cut into steps, how many threads. The first of an op is the default.",
+    "",
+    "| choice about | name | target | tunable |",
+    "|---|---|---|---|",
+    ...rows,
+  ].join("\n");
 }
 
 function sectionOf({ target, name, template = name }: AnyKernel): string {

@@ -11,9 +11,15 @@ import { findNvcc } from "../toolchain/nvcc.js";
 import type { Backend } from "../tune/backend.js";
 import { describeMachine, deviceClass } from "../tune/device.js";
 import { describeGpu } from "../tune/gpu.js";
-import { openLocal } from "../tune/local-cpu.js";
-import { openCuda } from "../tune/local-cuda.js";
+import { JoinedBackend } from "../tune/joined.js";
+import { hostMemory, type LocalBackend } from "../tune/local.js";
+import { compilersBeside, openLocal } from "../tune/local-cpu.js";
+import { COMPILERS, openCuda } from "../tune/local-cuda.js";
+import { localSteps, type StepOptions } from "../tune/local-steps.js";
 import type { Machine, TaskRecord } from "../tune/records.js";
+import { StepBackend } from "../tune/step-backend.js";
+import { findCudaTables, findTables } from "../tune/tables.js";
+import { Turns } from "../tune/turns.js";
 import { buildCudaHarness, buildIdentity } from "../tune/variants.js";
 import { interruptSignal } from "./interrupt.js";
 
@@ -42,11 +48,12 @@ export async function tunePlatform(arch: ArchLevel, flags: PlatformFlags): Promi
   return isCudaArch(arch) ? await cudaPlatform(arch, native, flags) : await cpuPlatform(arch, native, flags);
 }
 
-async function cpuPlatform(arch: CpuArch, native: NativeOptions, { threads }: PlatformFlags): Promise<TunePlatform> {
+async function cpuPlatform(arch: CpuArch, native: NativeOptions, { threads, cxx }: PlatformFlags): Promise<TunePlatform> {
   const machine = describeMachine(arch, threads);
+  const device = deviceClass(arch, machine.threads);
   return {
     machine,
-    device: deviceClass(arch, machine.threads),
+    device,
     build: await buildIdentity(native.compiler.identity),
     limits: async () => ({
       bytesPerSecond: await measureBandwidth(machine.threads),
@@ -54,12 +61,20 @@ async function cpuPlatform(arch: CpuArch, native: NativeOptions, { threads }: Pl
     }),
     open: async () => {
       checkRuns(arch);
-      return openLocal({ arch, machine, native });
+      const turns = new Turns(compilersBeside(machine.threads));
+      const kernels = await openLocal({ arch, machine, native, turns });
+      return withSteps(kernels, turns, {
+        ...stepOptions(native, cxx),
+        arch,
+        threads: machine.threads,
+        memory: hostMemory,
+        rows: findTables(device)?.table.rows ?? [],
+      });
     },
   };
 }
 
-async function cudaPlatform(arch: CudaArch, native: NativeOptions, { cuda }: PlatformFlags): Promise<TunePlatform> {
+async function cudaPlatform(arch: CudaArch, native: NativeOptions, { cuda, cxx }: PlatformFlags): Promise<TunePlatform> {
   const nvcc = await findNvcc({ cuda });
   const { machine, device, free } = await describeGpu(await buildCudaHarness(native), arch);
   return {
@@ -68,8 +83,27 @@ async function cudaPlatform(arch: CudaArch, native: NativeOptions, { cuda }: Pla
     build: await buildIdentity(nvcc.identity, "cuda"),
     parallel: CUDA_TASKS,
     limits: async () => ({ bytesPerSecond: peakBytes(arch), operationsPerSecond: peakOperations(arch) }),
-    open: () => openCuda({ arch, machine, native, nvcc, memory: 0.6 * free }),
+    open: async () => {
+      const turns = new Turns(COMPILERS);
+      const kernels = await openCuda({ arch, machine, native, nvcc, memory: 0.6 * free, turns });
+      return withSteps(kernels, turns, {
+        ...stepOptions(native, cxx),
+        cuda,
+        arch,
+        threads: machine.threads,
+        memory: () => 0.8 * free,
+        rows: findCudaTables(arch)?.table.rows ?? [],
+      });
+    },
   };
+}
+
+function stepOptions({ cache, signal }: NativeOptions, cxx: string | undefined) {
+  return { cacheRoot: cache.root, signal, cxx };
+}
+
+async function withSteps(kernels: LocalBackend, turns: Turns, options: Omit<StepOptions, "pause">): Promise<Backend> {
+  return new JoinedBackend(kernels, new StepBackend(await localSteps({ ...options, pause: () => kernels.pause() }), turns));
 }
 
 /** A level that this CPU lacks can be built for, but not measured. */

@@ -1,5 +1,6 @@
 /** `ernie-compile tune`: finds the fastest right variant of each kernel that a model needs, on the machine it runs on, and keeps it for later builds. */
 
+import { availableParallelism } from "node:os";
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import { Diagnostic } from "../diagnostics.js";
@@ -7,7 +8,7 @@ import { loadModel } from "../frontend/load-model.js";
 import { type CompileRequest, type Limits, resolveRequest } from "../frontend/model-json.js";
 import { kernelGraphs } from "../lower.js";
 import { type ArchLevel, isCpuArch, isCudaArch, resolveArch } from "../toolchain/arch.js";
-import { bucketSizes, matching, modelTasks, shardOf } from "../tune/model-tasks.js";
+import { bucketSizes, matching, modelTasks, shardOf, stepTasks } from "../tune/model-tasks.js";
 import { ReplayBackend } from "../tune/replay.js";
 import { type TuneRun, tune } from "../tune/run.js";
 import { DEFAULT_STRATEGY, STRATEGIES } from "../tune/strategies/index.js";
@@ -63,7 +64,7 @@ export function registerTune(program: Command): void {
   const command = withModelOptions(
     program
       .command("tune")
-      .description("find the fastest variant of every kernel that a model needs, by measuring")
+      .description("find the fastest variant of every kernel that a model needs, and of its steps, by measuring")
       .argument("<input>", "model.json, config.json, model folder, or a preset such as ernie-4.5-0.3b"),
   )
     .option(
@@ -121,7 +122,7 @@ export function withModelOptions(command: Command): Command {
     .option("-q, --quantization <scheme>", "as for build")
     .option("--batch <list>", "sequences of decode steps, e.g. 1,8,64 (default: the buckets of a build)", integerList(1, 4096))
     .option("--tokens <list>", "tokens of prefill steps, e.g. 1,512 (default: the buckets of a build)", integerList(1, 65536))
-    .option("--kernel <glob>", "only kernels of this name", "*")
+    .option("--kernel <glob>", "only kernels of this name, or ops; step*: choices above kernels", "*")
     .option("--threads <n>", "threads that run a kernel (default: all)", integer(1, 1024));
 }
 
@@ -146,7 +147,10 @@ export async function tasksFor(
   const graphs = kernelGraphs({ ...request, limits, weights, arch, tuning: undefined });
   const own = bucketSizes(graphs);
   const sizes = { batches: flags.batch ?? (flags.tokens ? [] : own.batches), tokens: flags.tokens ?? (flags.batch ? [] : own.tokens) };
-  return { tasks: matching(modelTasks(graphs, sizes, arch), flags.kernel), arch, request };
+  const cores = threads ?? request.threads ?? availableParallelism();
+  // Kernels first: packages are then measured with the fastest of them.
+  const tasks = [...modelTasks(graphs, sizes, arch), ...stepTasks(request, sizes, arch, cores)];
+  return { tasks: matching(tasks, flags.kernel), arch, request };
 }
 
 /** Buckets that hold the sizes that are asked for: what a bucket fuses and which kernels it has depends on its size. */
@@ -156,8 +160,12 @@ function limitsFor(limits: Limits, { batch = [], tokens = [] }: ModelFlags): Lim
 
 async function prepare(input: string, flags: TuneFlags): Promise<TuneRun> {
   const replay = flags.replay === undefined ? undefined : await ReplayBackend.open(flags.replay, flags.replayDelay);
-  const recorded = replay?.sweep.machine.arch;
-  const { tasks: all, arch, request } = await tasksFor(input, recorded === undefined ? flags : { ...flags, ...levelOf(recorded) });
+  const recorded = replay?.sweep.machine;
+  const {
+    tasks: all,
+    arch,
+    request,
+  } = await tasksFor(input, recorded ? { threads: recorded.threads, ...flags, ...levelOf(recorded.arch) } : flags);
   // With a queue it is the workers that replay; here a recording says only for which device class and build.
   const platform = replay ? undefined : await tunePlatform(arch, { ...flags, threads: request.threads ?? undefined });
   const { machine, device, build } = replay?.sweep ?? (platform as TunePlatform);

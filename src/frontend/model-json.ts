@@ -5,6 +5,7 @@
 
 import { basename, dirname, join, resolve } from "node:path";
 import { Diagnostic } from "../diagnostics.js";
+import { usualChunk } from "../kernels/steps.js";
 import type { Target } from "../toolchain/arch.js";
 import { openCheckpoint } from "../weights/checkpoint.js";
 import { type ModelConfig, parseConfig, readConfig } from "./config.js";
@@ -50,9 +51,11 @@ export interface CompileRequest {
   readonly arch: string;
   readonly activations: "bf16" | "f32";
   readonly deterministic: boolean;
-  /** How a decode step runs on a GPU. */
-  readonly decode: "launches" | "persistent";
+  /** How a decode step runs on a GPU; null: as measurements say, else in launches. */
+  readonly decode: "launches" | "persistent" | null;
   readonly limits: Limits;
+  /** Whether the request names its prefill chunk; else that of the limits is a default, and a measured one takes its place. */
+  readonly namesChunk: boolean;
   readonly weights: { readonly kind: "pack" } | { readonly kind: "synthetic"; readonly seed: number };
   /** A table of measurements, `none`, or null for what there is for the machine. */
   readonly tuning: string | null;
@@ -86,8 +89,9 @@ export async function resolveRequest(input: string, flags: RequestFlags = {}, cw
     arch: request.arch ?? "native",
     activations: request.activations ?? "bf16",
     deterministic: request.deterministic ?? false,
-    decode: request.decode ?? "launches",
+    decode: request.decode ?? null,
     limits: resolveLimits(request, config, place, target),
+    namesChunk: request.limits?.prefillChunk !== undefined,
     weights,
     tuning: pathOf("tuning"),
     threads: request.threads ?? null,
@@ -232,16 +236,15 @@ function parseWeights(text: string): CompileRequest["weights"] {
   return seed === undefined ? { kind: "pack" } : { kind: "synthetic", seed: Number(seed) };
 }
 
-/** A GPU needs more rows at once to be busy, with experts more still, each of which gets a few of them; and it reads its cache in longer runs. */
+/** A GPU reads its cache in longer runs. */
 const DEFAULT_SIZES = {
-  cpu: { blockSize: 32, maxBatch: 8, prefillChunk: 512 },
-  cuda: { blockSize: 64, maxBatch: 64, prefillChunk: 2048 },
+  cpu: { blockSize: 32, maxBatch: 8 },
+  cuda: { blockSize: 64, maxBatch: 64 },
 } as const;
-const CHUNK_WITH_EXPERTS = 8192;
 
 function resolveLimits({ limits = {} }: RequestFile, config: ModelConfig, place: (key: string) => string, target: Target): Limits {
-  const withExperts = target === "cuda" && config.moe ? { prefillChunk: CHUNK_WITH_EXPERTS } : {};
-  const { blockSize, maxBatch, prefillChunk } = { ...DEFAULT_SIZES[target], ...withExperts, ...limits };
+  const sizes = { ...DEFAULT_SIZES[target], prefillChunk: usualChunk(target, config.moe !== null) };
+  const { blockSize, maxBatch, prefillChunk } = { ...sizes, ...limits };
   const maxContext = limits.maxContext ?? Math.min(config.maxPositions, DEFAULT_MAX_CONTEXT, limits.kvTokens ?? DEFAULT_MAX_CONTEXT);
   if (maxContext > config.maxPositions) {
     throw new Diagnostic({

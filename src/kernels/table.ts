@@ -6,8 +6,12 @@ import type { Target } from "../toolchain/arch.js";
 import { CPU_KERNELS } from "./cpu-table.js";
 import { CUDA_KERNELS } from "./cuda/table.js";
 import type { AnyKernel } from "./kernel-def.js";
+import { STEPS } from "./steps.js";
 
 export const KERNELS: readonly AnyKernel[] = [...CPU_KERNELS, ...CUDA_KERNELS];
+
+/** What measured rows may be about: kernels, and the choices above them. */
+export const CHOICES: readonly AnyKernel[] = [...KERNELS, ...STEPS];
 
 export function kernelsFor(op: OpName, target: Target): readonly AnyKernel[] {
   return KERNELS.filter((kernel) => kernel.op === op && kernel.target === target);

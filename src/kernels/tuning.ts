@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { Ajv } from "ajv";
 import { Diagnostic } from "../diagnostics.js";
 import type { AnyKernel, KernelParams } from "./kernel-def.js";
-import { KERNELS } from "./table.js";
+import { CHOICES } from "./table.js";
 
 export interface TuningRow {
   readonly op: string;
@@ -78,7 +78,7 @@ function checkNames({ rows }: TuningTable, path: string): void {
         place: `${path}: rows[${i}]`,
         hint: known.length > 0 ? `known are ${known.join(", ")}` : "measure it again",
       });
-    const kernels = KERNELS.filter(({ op }) => op === row.op);
+    const kernels = CHOICES.filter(({ op }) => op === row.op);
     for (const choice of [row.winner, row.runnerUp, row.default]) {
       if (!choice) continue;
       const kernel = kernels.find(({ name }) => name === choice.kernel);

@@ -1,5 +1,6 @@
 /** Who measures: this machine (local.ts), a recording (replay.ts) or workers behind a queue (queue.ts). A sweep (sweep.ts) knows no more of them than this. */
 
+import type { TuningRow } from "../kernels/tuning.js";
 import type { Finalist, Measured } from "./records.js";
 import type { Configuration } from "./space.js";
 import type { Task } from "./task.js";
@@ -30,5 +31,7 @@ export interface Backend {
   trial(request: TrialRequest): Promise<Measured>;
   /** Times of those that are still right, the default first if it is. */
   final(request: FinalRequest): Promise<readonly Finalist[]>;
+  /** What the sweep has found, for measurements of whole packages: these run the kernels that builds would choose by it. */
+  useRows?(rows: () => readonly TuningRow[]): void;
   close(): Promise<void>;
 }

@@ -4,11 +4,13 @@
  * been written, and be no NaN: it was poisoned with NaNs before.
  */
 
+import { bug } from "../diagnostics.js";
 import { numberParam } from "../kernels/kernel-def.js";
+import { isStepOp } from "../kernels/steps.js";
 import { applyOp } from "../reference/ops.js";
 import { type RefTensor, refTensor, zeros } from "../reference/tensor.js";
 import { INPUT_EXPONENT, type InputData, weightExponent, weightFiller, weightNumbers } from "./numbers.js";
-import { type Operand, type TunedOp } from "./problems.js";
+import type { KernelOp, Operand } from "./problems.js";
 import { Random } from "./random.js";
 import type { Task } from "./task.js";
 
@@ -38,7 +40,8 @@ export function findError(trial: Trial, outputs: Outputs): string | undefined {
     const at = firstNaN(values);
     if (at >= 0) return `${name}[${at}] is NaN, or was not written`;
   }
-  return CHECKS[trial.task.op](new Sample(trial), outputs);
+  const sample = new Sample(trial);
+  return CHECKS[sample.op](sample, outputs);
 }
 
 /**
@@ -80,8 +83,10 @@ class Sample {
     this.rows = this.pick(trial.task.rows, isHeavy(trial) ? 1 : ROWS);
   }
 
-  get op() {
-    return this.trial.task.op;
+  get op(): KernelOp {
+    const { op } = this.trial.task;
+    if (isStepOp(op)) throw bug(`${op} has no outputs of its own`);
+    return op;
   }
 
   get params() {
@@ -142,7 +147,7 @@ class Sample {
     return refTensor("f32", [picked.length], picked.map(number));
   }
 
-  run(op: TunedOp, operands: { readonly [name: string]: RefTensor | undefined }, attrs: object): readonly RefTensor[] {
+  run(op: KernelOp, operands: { readonly [name: string]: RefTensor | undefined }, attrs: object): readonly RefTensor[] {
     const given = Object.fromEntries(Object.entries(operands).filter((entry): entry is [string, RefTensor] => entry[1] !== undefined));
     const environment = { weights: noWeights, blockSize: 1 };
     return applyOp(op, given, attrs, environment, []) as readonly RefTensor[];
@@ -204,7 +209,7 @@ function noWeights(): never {
   throw new Error("a tuning problem has no checkpoint");
 }
 
-const CHECKS: { readonly [K in TunedOp]: (sample: Sample, outputs: Outputs) => string | undefined } = {
+const CHECKS: { readonly [K in KernelOp]: (sample: Sample, outputs: Outputs) => string | undefined } = {
   linear: checkProduct,
   projection: checkProduct,
 

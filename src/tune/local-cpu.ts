@@ -5,10 +5,10 @@ import { join } from "node:path";
 import type { CpuArch } from "../toolchain/arch.js";
 import type { NativeOptions } from "../toolchain/native.js";
 import { makeFolder } from "../weights/file.js";
-import type { Backend } from "./backend.js";
 import { Harness } from "./harness.js";
 import { hostMemory, LocalBackend, type Platform } from "./local.js";
 import type { Machine } from "./records.js";
+import type { Turns } from "./turns.js";
 import { buildHarness, compileVariant, type RenderVariant, renderVariant } from "./variants.js";
 
 export interface LocalOptions {
@@ -18,11 +18,13 @@ export interface LocalOptions {
   /** Of one command to a process: more than the slowest variant takes. */
   readonly deadlineMs?: number;
   readonly render?: RenderVariant;
+  /** With others that use the machine. */
+  readonly turns?: Turns;
 }
 
 const DEADLINE_MS = 60_000;
 
-export async function openLocal(options: LocalOptions): Promise<Backend> {
+export async function openLocal(options: LocalOptions): Promise<LocalBackend> {
   const { arch, machine, native, deadlineMs = DEADLINE_MS, render = renderVariant } = options;
   await makeFolder(native.cache.root);
   const program = await buildHarness(native);
@@ -30,7 +32,7 @@ export async function openLocal(options: LocalOptions): Promise<Backend> {
     machine,
     place: native.cache.root,
     signal: native.signal,
-    beside: Math.max(0, availableParallelism() - machine.threads),
+    beside: compilersBeside(machine.threads),
     memory: hostMemory,
     source: render,
     compile: (source) => compileVariant(source, arch, native),
@@ -42,5 +44,10 @@ export async function openLocal(options: LocalOptions): Promise<Backend> {
     release: (harness) => harness.end(),
     close: async () => undefined,
   };
-  return new LocalBackend(platform);
+  return new LocalBackend(platform, options.turns);
+}
+
+/** Compilers that may run beside so many threads. */
+export function compilersBeside(threads: number): number {
+  return Math.max(0, availableParallelism() - threads);
 }

@@ -12,11 +12,11 @@ import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";
 import type { NativeOptions } from "../toolchain/native.js";
 import type { Nvcc } from "../toolchain/nvcc.js";
 import { makeFolder } from "../weights/file.js";
-import type { Backend } from "./backend.js";
 import { Harness } from "./harness.js";
 import { argNames, type Built, LocalBackend, type Platform } from "./local.js";
 import type { Machine } from "./records.js";
 import { kernelOf, paramsOf, type Task } from "./task.js";
+import type { Turns } from "./turns.js";
 import {
   buildCudaHarness,
   compileCudaVariant,
@@ -36,13 +36,16 @@ export interface CudaOptions {
   /** Of one command to a process: more than the slowest variant takes. */
   readonly deadlineMs?: number;
   readonly render?: RenderVariant;
+  /** With others that use the machine. */
+  readonly turns?: Turns;
 }
 
 const DEADLINE_MS = 20_000;
 /** Cores for the process that has the device, and for this one. */
 const OWN_CORES = 2;
+export const COMPILERS = Math.max(1, availableParallelism() - OWN_CORES);
 
-export async function openCuda(options: CudaOptions): Promise<Backend> {
+export async function openCuda(options: CudaOptions): Promise<LocalBackend> {
   const { arch, machine, native, nvcc, memory, deadlineMs = DEADLINE_MS, render = renderCudaVariant } = options;
   await makeFolder(native.cache.root);
   const cuda = { nvcc, host: native.compiler, cache: native.cache, signal: native.signal, arch };
@@ -52,7 +55,7 @@ export async function openCuda(options: CudaOptions): Promise<Backend> {
     machine,
     place: native.cache.root,
     signal: native.signal,
-    beside: Math.max(1, availableParallelism() - OWN_CORES),
+    beside: COMPILERS,
     memory: () => memory,
     source: render,
     compile: (source, task, variant) =>
@@ -82,9 +85,13 @@ export async function openCuda(options: CudaOptions): Promise<Backend> {
       running = undefined;
       await harness.end();
     },
+    pause: async () => {
+      await running?.end();
+      running = undefined;
+    },
     close: async () => running?.end(),
   };
-  return new LocalBackend(platform);
+  return new LocalBackend(platform, options.turns);
 }
 
 export function capabilityOf(arch: CudaArch): readonly string[] {

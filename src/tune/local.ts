@@ -40,17 +40,27 @@ export interface Platform {
   blame(error: Diagnostic): Measured | undefined;
   /** A process that has these variants. */
   start(task: Task, lines: readonly string[], built: readonly Built[]): Promise<Harness>;
+  /** Lets go of the device until the next start. */
+  pause?(): Promise<void>;
   /** It was used; `failed`: by a variant that may have spoilt it. */
   release(harness: Harness, failed: boolean): Promise<void>;
   close(): Promise<void>;
 }
 
 export class LocalBackend implements Backend {
-  readonly #turns: Turns;
   readonly #built = new Map<string, Promise<string>>();
+  readonly #turns: Turns;
 
-  constructor(private readonly platform: Platform) {
-    this.#turns = new Turns(platform.beside);
+  /** `turns`: with others that use the machine. */
+  constructor(
+    private readonly platform: Platform,
+    turns?: Turns,
+  ) {
+    this.#turns = turns ?? new Turns(platform.beside);
+  }
+
+  async pause(): Promise<void> {
+    await this.platform.pause?.();
   }
 
   async trial({ task, variant, incumbent, seed }: TrialRequest): Promise<Measured> {

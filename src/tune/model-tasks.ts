@@ -1,11 +1,15 @@
-/** The tasks of a model: each launch of its graphs at level `kernel` that has something to tune, for the asked sizes of steps, each task once. */
+/** The tasks of a model: the choices that there are about its steps, and each launch of its graphs at level `kernel` that has something to tune, for the asked sizes of steps, each task once. */
 
+import type { CompileRequest } from "../frontend/model-json.js";
+import { stepProblem } from "../frontend/step-problem.js";
 import type { Graph, NodeOf } from "../ir/graph.js";
+import { PERSISTENT_TOKENS } from "../kernels/cuda/persistent.js";
 import type { KernelParams } from "../kernels/kernel-def.js";
+import { PROMPT_TOKENS, STEPS, type StepOp } from "../kernels/steps.js";
 import { kernelByName } from "../kernels/table.js";
-import type { ArchLevel } from "../toolchain/arch.js";
+import { type ArchLevel, targetOf } from "../toolchain/arch.js";
 import { isTunedOp } from "./problems.js";
-import { kernelsOf, makeTask, type Task } from "./task.js";
+import { kernelsOf, makeTask, type Task, taskSpace } from "./task.js";
 
 export interface StepSizes {
   /** Sequences of a decode step. */
@@ -39,6 +43,29 @@ export function modelTasks(graphs: readonly Graph[], { batches, tokens }: StepSi
     return kernelByName(node.attrs.op, node.attrs.kernel).target === "cuda" ? (bounds.S?.max ?? 1) : 1;
   });
   return [...tasks.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
+}
+
+/** What there is to choose above kernels. `cores`: of the machine that is tuned, for an engine on a CPU. */
+export function stepTasks(
+  { config, activations, deterministic }: Pick<CompileRequest, "config" | "activations" | "deterministic">,
+  { batches, tokens }: StepSizes,
+  arch: ArchLevel,
+  cores: number,
+): readonly Task[] {
+  const target = targetOf(arch);
+  const problem = stepProblem(config, activations);
+  const tasks: Task[] = [];
+  const add = (op: StepOp, more: KernelParams, rows: number): void => {
+    const entry = STEPS.find((step) => (step.op as string) === op && step.target === target);
+    const task = entry && makeTask(entry, { ...problem, ...more }, rows);
+    const open = task && (task.kernel.tunables?.length || kernelsOf(task, arch).length > 1);
+    if (open && taskSpace(task, arch).size > 1) tasks.push(task);
+  };
+  // A step in one launch sums in an order of its own.
+  if (!deterministic) for (const sequences of batches) if (sequences <= PERSISTENT_TOKENS) add("step_decode", { sequences }, sequences);
+  if (tokens.length > 0) add("step_prefill", {}, PROMPT_TOKENS.step_prefill[target]);
+  if (batches.length > 0) add("step_request", { cores }, PROMPT_TOKENS.step_request);
+  return tasks;
 }
 
 function bucketFor(graphs: readonly Graph[], program: string, size: number): Graph | undefined {

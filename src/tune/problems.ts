@@ -1,13 +1,14 @@
 /**
  * What a launch of each tunable op reads and writes, from the kernel's own parameters: enough to allocate it, fill it with numbers and run the
- * reference on it. An op is tuned when it is here and its kernel has tunables. expert_linear is not: only packages that leave fuse-moe out have it.
+ * reference on it. Of choices above a kernel the sizes alone: what runs is a package. An op is tuned when it is here and its kernel has tunables. expert_linear is not: only packages that leave fuse-moe out have it.
  */
 
 import { bug } from "../diagnostics.js";
-import type { OpName } from "../ir/ops.js";
 import { type KernelParams, numberParam } from "../kernels/kernel-def.js";
+import type { StepOp } from "../kernels/steps.js";
 
-export type TunedOp = "linear" | "projection" | "linear_swiglu" | "head_argmax" | "moe_router" | "moe_ffn";
+export type KernelOp = "linear" | "projection" | "linear_swiglu" | "head_argmax" | "moe_router" | "moe_ffn";
+export type TunedOp = KernelOp | StepOp;
 
 type FieldKind = "size" | "float" | "bool" | "dtype";
 /** Of a field that is there only where a GPU's kernel has it fused: `flag` is true or not there, `if norm` is there beside it, `count` a size. */
@@ -26,6 +27,8 @@ interface ProblemDef {
   readonly fields: { readonly [name: string]: FieldKind };
   /** Of kernels for GPUs, besides. */
   readonly fused?: { readonly [name: string]: FusedKind };
+  /** On any device, besides. */
+  readonly optional?: { readonly [name: string]: FusedKind };
   /** Weight operands; a name says which parameter decides whether it is there. */
   readonly weights: { readonly [operand: string]: true | string };
   readonly operands: (params: KernelParams, rows: number) => readonly Operand[];
@@ -40,6 +43,22 @@ const PRODUCT: ProblemDef = {
   fields: { n: "size", k: "size", x: "dtype", out: "dtype", bias: "bool" },
   weights: { weight: true, bias: "bias" },
   operands: (params, rows) => product(params, rows, [output("out", params.out, [rows, numberParam(params, "n")])]),
+};
+
+/** Sizes of a model, as src/frontend/step-problem.ts names them. */
+const STEP: ProblemDef = {
+  fields: { layers: "size", hidden: "size", heads: "size", kv_heads: "size", head_dim: "size", ffn: "size", vocab: "size", x: "dtype" },
+  optional: {
+    tied: "flag",
+    bias: "flag",
+    experts: "count",
+    chosen: "count",
+    expert_ffn: "count",
+    shared_experts: "count",
+    dense_layers: "count",
+  },
+  weights: {},
+  operands: () => [],
 };
 
 export const PROBLEMS: { readonly [K in TunedOp]: ProblemDef } = {
@@ -90,9 +109,12 @@ export const PROBLEMS: { readonly [K in TunedOp]: ProblemDef } = {
       ];
     },
   },
+  step_decode: { ...STEP, fields: { ...STEP.fields, sequences: "size" } },
+  step_prefill: STEP,
+  step_request: { ...STEP, fields: { ...STEP.fields, cores: "size" } },
 };
 
-export function isTunedOp(op: OpName): op is TunedOp {
+export function isTunedOp(op: string): op is TunedOp {
   return Object.hasOwn(PROBLEMS, op);
 }
 

@@ -63,6 +63,7 @@ async function tuneOpen(run: TuneRun): Promise<TuningTable> {
     const head = headOf(run);
     checkJournal(records, head, run);
     await journal.append(head);
+    run.backend.useRows?.(() => rowsOfRecords(records));
     await runSweep({
       ...run,
       found: records.slice(),

@@ -47,6 +47,10 @@ export const TRIAL_RULE: StopRule = { first: 8, loses: 1.02, settled: 0.01, maxR
 /** The last comparison with the default is worth more time. */
 export const FINAL_RULE: StopRule = { first: 64, loses: Number.POSITIVE_INFINITY, settled: 0.004, maxRounds: 2048, maxSeconds: 4 };
 
+/** Of whole packages, whose rounds take as long as a step or a prompt does. */
+export const STEP_TRIAL_RULE: StopRule = { ...TRIAL_RULE, maxRounds: 64, maxSeconds: 20 };
+export const STEP_FINAL_RULE: StopRule = { ...FINAL_RULE, first: 16, maxRounds: 256, maxSeconds: 90 };
+
 /** Whether to stop after these ratios to the incumbent, and why; looked at each time that the number of rounds has grown by a half. */
 export function stopReason(ratios: readonly number[], seconds: number, rule: StopRule): "loses" | "settled" | "limit" | undefined {
   if (ratios.length < rule.first) return seconds >= rule.maxSeconds && ratios.length >= 3 ? "limit" : undefined;

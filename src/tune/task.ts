@@ -4,8 +4,10 @@
  */
 
 import { Diagnostic } from "../diagnostics.js";
+import { isStepProblem } from "../frontend/step-problem.js";
 import type { AnyKernel, KernelParams } from "../kernels/kernel-def.js";
-import { KERNELS } from "../kernels/table.js";
+import { isStepOp } from "../kernels/steps.js";
+import { CHOICES } from "../kernels/table.js";
 import type { ArchLevel } from "../toolchain/arch.js";
 import { DEVICE_FIELDS, elementsOf, isTunedOp, PROBLEMS, type TunedOp } from "./problems.js";
 import { type Configuration, type Parameter, parameter, Space, type Value } from "./space.js";
@@ -50,7 +52,7 @@ function keyOf(kernel: AnyKernel, problem: KernelParams, layouts: Task["layouts"
 export function parseTask(key: string): Task | undefined {
   if (key.length > 1000 || !/^[a-z0-9_/@=. +-]+$/.test(key)) return undefined;
   const [head = "", ...fields] = key.split(" ");
-  const kernel = KERNELS.find((entry) => `${entry.op}/${entry.name}` === head);
+  const kernel = CHOICES.find((entry) => `${entry.op}/${entry.name}` === head);
   if (!(kernel?.tunables || kernel?.takes) || !isTunedOp(kernel.op)) return undefined;
   const params: { [name: string]: KernelParams[string] } = {};
   let rows = 0;
@@ -70,6 +72,7 @@ export function parseTask(key: string): Task | undefined {
 function isSane({ op, problem, rows }: Task): boolean {
   const most = { input: 2 ** 29, output: 2 ** 29, weight: 2 ** 32 - 1 } as const;
   const { experts, chosen, n, m, group } = problem as { readonly [name: string]: number };
+  if (isStepOp(op)) return isStepProblem(problem);
   if (chosen !== undefined && experts !== undefined && chosen > experts) return false;
   if (group !== undefined && (![8, 16, 32].includes(group) || (m ?? (n as number) / 2) % group !== 0)) return false;
   return PROBLEMS[op].operands(problem, rows).every(({ role, shape }) => elementsOf(shape) <= most[role]);
@@ -77,9 +80,10 @@ function isSane({ op, problem, rows }: Task): boolean {
 
 /** Exactly the fields that the problem has, each of its kind, and weights in formats that the kernel reads. */
 function fitsProblem(kernel: AnyKernel, params: KernelParams): boolean {
-  const { fields, fused = {}, weights } = PROBLEMS[kernel.op as TunedOp];
+  const { fields, fused = {}, optional = {}, weights } = PROBLEMS[kernel.op as TunedOp];
   const names = new Set(Object.keys(params));
-  for (const [name, kind] of Object.entries(kernel.target === "cuda" ? { ...DEVICE_FIELDS, ...fused } : {})) {
+  const onDevice = kernel.target === "cuda" && !isStepOp(kernel.op) ? { ...DEVICE_FIELDS, ...fused } : {};
+  for (const [name, kind] of Object.entries({ ...onDevice, ...optional })) {
     const value = params[name];
     const ok =
       kind === "flag"
@@ -138,14 +142,14 @@ export function paramsOf({ problem, layouts }: Task, variant: Configuration): Ke
 
 export function kernelOf({ kernel, op }: Task, variant: Configuration): AnyKernel {
   const name = variant[KERNEL_CHOICE];
-  return (name === undefined ? undefined : KERNELS.find((entry) => entry.op === op && entry.name === name)) ?? kernel;
+  return (name === undefined ? undefined : CHOICES.find((entry) => entry.op === op && entry.name === name)) ?? kernel;
 }
 
 /** The kernels that a variant may be of, the task's own first. */
 export function kernelsOf(task: Task, arch: ArchLevel): readonly AnyKernel[] {
   const { kernel, rows } = task;
   const params = paramsOf(task, {});
-  const others = KERNELS.filter(
+  const others = CHOICES.filter(
     (other) =>
       other.op === kernel.op &&
       other.target === kernel.target &&
@@ -270,7 +274,7 @@ export function variantKey(variant: Configuration): string {
 export function parseVariant(task: Task, key: string): Configuration | undefined {
   const words = new Map(key.split(" ").map((part) => [part.slice(0, part.indexOf("=")), part.slice(part.indexOf("=") + 1)]));
   const named = words.get(KERNEL_CHOICE);
-  const kernel = named === undefined ? task.kernel : KERNELS.find(({ op, name }) => op === task.op && name === named);
+  const kernel = named === undefined ? task.kernel : CHOICES.find(({ op, name }) => op === task.op && name === named);
   if (!kernel || kernel.target !== task.kernel.target || (named !== undefined && kernel === task.kernel)) return undefined;
   const found: { [name: string]: Value } = named === undefined ? {} : { [KERNEL_CHOICE]: named };
   for (const { name, values } of kernel.tunables ?? []) {

@@ -18,13 +18,13 @@ import {
 } from "./stats.js";
 
 export interface Run {
-  readonly harness: Harness;
+  readonly harness: Pick<Harness, "time">;
   /** Variants: the candidate, then the incumbent; of a final all, the default first. */
   readonly count: number;
 }
 
-export async function timeTrial(run: Run, incumbent: Incumbent | undefined): Promise<Measured> {
-  const { times, stopped } = await timeUntil(run, TRIAL_RULE, incumbent ? 1 : undefined);
+export async function timeTrial(run: Run, incumbent: Incumbent | undefined, rule = TRIAL_RULE): Promise<Measured> {
+  const { times, stopped } = await timeUntil(run, rule, incumbent ? 1 : undefined);
   const own = medianInterval((times[0] as number[]).map((ns) => ns / 1e9));
   const samples = (times[0] as number[]).length;
   if (!incumbent) return { status: "ok", seconds: own.median, low: own.low, high: own.high, samples, stopped };
@@ -44,8 +44,8 @@ export async function timeTrial(run: Run, incumbent: Incumbent | undefined): Pro
   };
 }
 
-export async function timeFinal(run: Run, variants: readonly Configuration[]): Promise<readonly Finalist[]> {
-  const { times } = await timeUntil(run, FINAL_RULE, undefined);
+export async function timeFinal(run: Run, variants: readonly Configuration[], rule = FINAL_RULE): Promise<readonly Finalist[]> {
+  const { times } = await timeUntil(run, rule, undefined);
   const standard = medianInterval((times[0] as number[]).map((ns) => ns / 1e9));
   return variants.map((variant, i) => {
     // Of some dozen finalists one would pass at 95 % by chance.

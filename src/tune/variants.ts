@@ -144,7 +144,7 @@ const MEASURED_FROM = {
     folders: ["runtime/device/cuda", "templates/cuda"],
     files: /\.(cuh|hbs)$/,
     flags: NVCC_FLAGS,
-    process: ["tune_cuda.cpp", "tune_fill.cu", "triton_compile.py"],
+    process: ["tune_cuda.cpp", "tune_cuda_spec.hpp", "tune_fill.cu", "triton_compile.py"],
   },
 } as const;
 
@@ -158,6 +158,6 @@ export async function buildIdentity(compilerIdentity: string, target: Target = "
   for (const folder of folders)
     for (const name of (await readdir(projectPath(folder), { recursive: true })).sort())
       if (files.test(name)) await add(`${folder}/${name}`);
-  for (const name of [...process, "tune_numbers.hpp", "tune_process.hpp"]) await add(`runtime/tools/${name}`);
+  for (const name of [...process, "tune_numbers.hpp", "tune_process.hpp", "tune_step.mjs"]) await add(`runtime/tools/${name}`);
   return sha256(JSON.stringify([compilerVersion(), compilerIdentity, flags, hashes])).slice(0, 16);
 }

@@ -14,6 +14,7 @@ import { installCuda } from "../../src/toolchain/cuda-install.js";
 import { findNvcc } from "../../src/toolchain/nvcc.js";
 import type { Backend } from "../../src/tune/backend.js";
 import { gpuClass } from "../../src/tune/gpu.js";
+import { Harness } from "../../src/tune/harness.js";
 import { openCuda } from "../../src/tune/local-cuda.js";
 import { modelTasks } from "../../src/tune/model-tasks.js";
 import { predictSeconds, predictSpace } from "../../src/tune/predict.js";
@@ -33,7 +34,7 @@ import {
   variantAt,
   variantKey,
 } from "../../src/tune/task.js";
-import { type RenderVariant, renderCudaVariant } from "../../src/tune/variants.js";
+import { buildCudaHarness, compileFill, type RenderVariant, renderCudaVariant } from "../../src/tune/variants.js";
 import { cli, MODELS, WORK } from "../e2e/support.js";
 import { buildDriver } from "../fake-cuda/driver.js";
 
@@ -317,6 +318,30 @@ describe("a GPU that fails", () => {
     const backend = await open({}, renderCudaVariant, 4096);
     expect(await backend.trial(against(OTHER))).toMatchObject({ status: "error", reason: expect.stringContaining("do not fit") as string });
     await backend.close();
+  });
+});
+
+describe("a spec that does not hold together", () => {
+  it.each([
+    ["a launch of no variant", ["data 64", "launch f 32 0 1 1 1 1 0"]],
+    ["a launch with an argument that is not there", ["data 64", "variant x.cubin", "launch f 32 0 1 1 1 1 1"]],
+    ["a launch with an argument that is not there", ["data 64", "variant x.cubin", "launch f 32 0 1 1 1 1 - 0"]],
+    ["a map of no launch", ["data 64", "variant x.cubin", "map 0 bf16 128 1 64 64"]],
+    ["a map of an argument that is not there", ["data 64", "variant x.cubin", "launch f 32 0 1 1 1 1 0", "map 1 bf16 128 1 64 64"]],
+    ["a map of an argument that is not there", ["data 64", "variant x.cubin", "launch f 32 0 1 1 1 1 0", "map 0 bf16 128 6 64 64"]],
+    ["a weight in panel64", ["weight 0 bf16 1 8 8 -3 panel64"]],
+    ["a malformed spec: step one 1", ["step one 1"]],
+    ["cannot read x.cubin", ["data 64", "variant x.cubin"]],
+  ])("ends the process: %s", async (message, lines) => {
+    withEnvironment({});
+    const native = { compiler: await findCompiler(), cache: new Cache(CACHE) };
+    const [program, fill] = await Promise.all([
+      buildCudaHarness(native),
+      compileFill({ nvcc: await findNvcc(), host: native.compiler, cache: native.cache, arch: ARCH }),
+    ]);
+    const harness = await Harness.serve(program, ["serve", "9", "0", "1", fill, join(WORK, "spec.lock")], 10_000);
+    await expect(harness.open(lines)).rejects.toMatchObject({ status: "error", message });
+    await harness.end();
   });
 });
 

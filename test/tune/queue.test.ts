@@ -9,11 +9,20 @@ import { join } from "node:path";
 import { Queue } from "bullmq";
 import { execa, execaSync } from "execa";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { loadModel } from "../../src/frontend/load-model.js";
+import { resolveRequest } from "../../src/frontend/model-json.js";
+import { kernelGraphs } from "../../src/lower.js";
+import type { ArchLevel } from "../../src/toolchain/arch.js";
+import type { Backend, FinalRequest, TrialRequest } from "../../src/tune/backend.js";
 import { readJournal } from "../../src/tune/journal.js";
+import { modelTasks, stepTasks } from "../../src/tune/model-tasks.js";
 import { openQueue } from "../../src/tune/queue.js";
 import { type JobData, parseJob, queueName } from "../../src/tune/queue-jobs.js";
+import type { Finalist, Measured } from "../../src/tune/records.js";
 import { ReplayBackend } from "../../src/tune/replay.js";
 import { tune } from "../../src/tune/run.js";
+import { seedOf } from "../../src/tune/run-sweep.js";
+import type { Configuration } from "../../src/tune/space.js";
 import { DEFAULT_STRATEGY } from "../../src/tune/strategies/index.js";
 import { defaultVariant, type Task, variantKey } from "../../src/tune/task.js";
 import { work } from "../../src/tune/worker.js";
@@ -243,6 +252,90 @@ describe.skipIf(!hasRedis)("a queue", () => {
     expect(readFileSync(common.table, "utf8")).toBe(readFileSync(join(root, "alone.json"), "utf8"));
     await startRedis();
   }, 60_000);
+});
+
+/** Measures by a formula; counts whom it was asked for. */
+class Formula implements Backend {
+  readonly asked = new Set<string>();
+
+  async trial({ task, variant }: TrialRequest): Promise<Measured> {
+    this.asked.add(task.key);
+    const seconds = secondsOf(task, variant);
+    return { status: "ok", seconds, low: seconds, high: seconds };
+  }
+  async final({ task, variants }: FinalRequest): Promise<readonly Finalist[]> {
+    this.asked.add(task.key);
+    const standard = secondsOf(task, variants[0] as Configuration);
+    return variants.map((variant) => {
+      const seconds = secondsOf(task, variant);
+      const ratio = seconds / standard;
+      return { variant, seconds, low: seconds, high: seconds, ratio, ratioLow: ratio, ratioHigh: ratio };
+    });
+  }
+  async close(): Promise<void> {}
+}
+
+function secondsOf(task: Task, variant: Configuration): number {
+  return 1e-4 * (1 + seedOf(task.key, variantKey(variant)) / 2 ** 32);
+}
+
+describe.skipIf(!hasRedis)("workers of several device classes", () => {
+  const GPU = { device: "sm_90a-nvidia-h100-80gb-hbm3", build: "gpu0123456789abc" } as const;
+
+  async function gpuTasks(): Promise<readonly Task[]> {
+    const request = await resolveRequest("ernie-4.5-0.3b", { target: "cuda", arch: "sm_90a", dryRun: true });
+    const { weights } = await loadModel(request);
+    const sizes = { batches: [1, 8], tokens: [512] };
+    const graphs = kernelGraphs({ ...request, weights, arch: "sm_90a", tuning: undefined });
+    return [...modelTasks(graphs, sizes, "sm_90a"), ...stepTasks(request, sizes, "sm_90a", 8)];
+  }
+
+  it("take jobs of their own: two GPUs give the table of one process, and the CPU beside them measures nothing of it", async () => {
+    const stop = new AbortController();
+    const common = { url: url(), onNote: () => undefined, signal: stop.signal };
+    const [cpu, first, second] = [new Formula(), new Formula(), new Formula()];
+    const workers = [
+      work({ ...common, ...HEAD, backend: cpu }),
+      work({ ...common, ...GPU, backend: first }),
+      work({ ...common, ...GPU, backend: second }),
+    ];
+    const all = await gpuTasks();
+    const sweep = async (name: string, backend: Backend, device: typeof GPU | typeof HEAD, chosen: readonly Task[], arch: ArchLevel) => {
+      const path = (kind: string): string => join(root, `${name}.${kind}`);
+      const settings = { strategy: DEFAULT_STRATEGY, seed: 1, trials: 12, resume: false, parallel: 4, machine: SWEEP.machine };
+      await tune({ ...settings, ...device, backend, tasks: chosen, arch, journal: path("jsonl"), table: path("json") });
+      return readFileSync(path("json"), "utf8");
+    };
+    const open = (device: typeof GPU | typeof HEAD) => openQueue({ url: url(), ...device, onNote: () => undefined });
+    const own = tasks.slice(0, 2);
+    const [onGpus] = await Promise.all([
+      sweep("gpus", await open(GPU), GPU, all, "sm_90a"),
+      sweep("cpu", await open(HEAD), HEAD, own, ARCH),
+    ]);
+    expect(onGpus).toBe(await sweep("gpu-alone", new Formula(), GPU, all, "sm_90a"));
+    expect([...cpu.asked].sort()).toEqual(own.map(({ key }) => key).sort());
+    expect([...new Set([...first.asked, ...second.asked])].sort()).toEqual(all.map(({ key }) => key).sort());
+    expect([first.asked.size > 0, second.asked.size > 0]).toEqual([true, true]);
+    expect(all.map(({ op }) => op)).toContain("step_decode");
+    stop.abort();
+    await Promise.all(workers);
+  });
+
+  it("refuse a job of another class that is in their queue all the same", async () => {
+    const stop = new AbortController();
+    const notes: string[] = [];
+    const cpu = new Formula();
+    const worker = work({ url: url(), ...HEAD, backend: cpu, onNote: (text) => notes.push(text), signal: stop.signal });
+    const [task] = await gpuTasks();
+    const raw = new Queue(queueName(HEAD.device, HEAD.build), { connection: { url: url() } });
+    queues.push(raw);
+    const variant = variantKey(defaultVariant(task as Task));
+    await raw.add("trial", { kind: "trial", ...GPU, task: (task as Task).key, variants: [variant], incumbent: null, seed: 1 });
+    await expect.poll(() => notes, { timeout: 5000 }).toContain("refused a job that holds of another device class or build");
+    expect(cpu.asked.size).toBe(0);
+    stop.abort();
+    await worker;
+  });
 });
 
 describe("a job", () => {

@@ -74,6 +74,12 @@ describe("a table", () => {
   it.each<[string, string, object]>([
     ["tuning-unknown-kernel", "of a kernel that there is not", { winner: { kernel: "matmul9000", params: {}, seconds: 1 } }],
     ["tuning-unknown-kernel", "of an op that there is not", { op: "convolution" }],
+    ["tuning-unknown-kernel", "of a step that there is not", { op: "step_decode", winner: { kernel: "teleport", params: {}, seconds: 1 } }],
+    [
+      "tuning-unknown-parameter",
+      "of a step's parameter that there is not",
+      { op: "step_decode", winner: { kernel: "persistent", params: { chunk: 2 }, seconds: 1 } },
+    ],
     [
       "tuning-unknown-parameter",
       "of a parameter that there is not",

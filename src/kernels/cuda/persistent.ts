@@ -6,7 +6,7 @@
 import { bug } from "../../diagnostics.js";
 import { cFloat, joinName } from "../common.js";
 import { ONE } from "../cuda-launch.js";
-import { type AnyKernel, type Argument, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { type AnyKernel, type Argument, type KernelDef, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
 
 /** Most sequences of a step that it is for. */
 export const PERSISTENT_TOKENS = 8;
@@ -67,8 +67,55 @@ export interface PersistentSizes {
  */
 const PACE: { readonly [tokens: number]: number } = { 1: 1160, 2: 1200, 4: 1350, 8: 1650 };
 
-/** The kernel's parameters; or why the step does not fit it. What is asked here is what the header asserts. */
-export function persistentParams(sizes: PersistentSizes, tokens: number): KernelParams | string {
+const FEWEST_STAGES = 6;
+
+/**
+ * Of a step's problem (src/kernels/steps.ts). `whole_context` is none of them: it decides about contexts longer than those that steps are measured with.
+ */
+export const PERSISTENT_TUNABLES: readonly Tunable[] = [
+  {
+    name: "pace",
+    summary: "clocks between two copies of a block",
+    values: () => [0, 900, 1000, 1080, 1160, 1200, 1280, 1350, 1500, 1650, 1800, 2000],
+    default: (params) => PACE[numberParam(params, "sequences")] ?? 0,
+  },
+  {
+    name: "under_way",
+    summary: "copies of a block that are under way at a time",
+    values: () => [1, 2, 3, 4],
+    default: () => UNDER_WAY,
+  },
+  {
+    name: "head_under_way",
+    summary: "the same in the head, where no activations travel",
+    values: () => [2, 4, 6, 8],
+    default: () => HEAD_UNDER_WAY,
+  },
+  {
+    name: "stages",
+    summary: "of the ring that copies fill",
+    values: (params) => {
+      const most = stagesFor(sizesOf(params), numberParam(params, "sequences"));
+      return Array.from({ length: Math.max(0, most - FEWEST_STAGES) + 1 }, (_, i) => most - i).filter((_, i) => i % 2 === 0);
+    },
+    default: (params) => stagesFor(sizesOf(params), numberParam(params, "sequences")),
+  },
+];
+const UNDER_WAY = 2;
+const HEAD_UNDER_WAY = 4;
+
+/** No more can be under way than there are stages. */
+export function persistentConstraint(params: KernelParams): boolean {
+  const [underWay, inHead, stages] = ["under_way", "head_under_way", "stages"].map((name) => numberParam(params, name)) as [
+    number,
+    number,
+    number,
+  ];
+  return underWay < stages && inHead < stages;
+}
+
+/** The kernel's parameters, with these values of tunables; or why the step does not fit it. What is asked here is what the header asserts. */
+export function persistentParams(sizes: PersistentSizes, tokens: number, tuned: KernelParams = {}): KernelParams | string {
   const { hidden, heads, kv_heads, head_dim, ffn, vocab, group, block_size } = sizes;
   const blocks = hidden / ROWS;
   const pace = PACE[tokens];
@@ -79,9 +126,9 @@ export function persistentParams(sizes: PersistentSizes, tokens: number): Kernel
   if (vocab % ROWS !== 0 || group % ROWS !== 0 || ffn % group !== 0 || block_size % 16 !== 0) return "rows in other groups than of 8";
   if (persistentArguments(sizes.layers).length > MOST_ARGUMENTS) return `${sizes.layers} layers`;
   const stages = stagesFor(sizes, tokens);
-  if (stages < 6) return "rows too long for its ring";
-  const fixed = { under_way: 2, head_under_way: 4, whole_context: 256, copies: 1 };
-  return { ...sizes, tokens, blocks, stages, pace, ...fixed };
+  if (stages < FEWEST_STAGES) return "rows too long for its ring";
+  const fixed = { under_way: UNDER_WAY, head_under_way: HEAD_UNDER_WAY, whole_context: 256, copies: 1 };
+  return { ...sizes, tokens, blocks, stages, pace, ...fixed, ...tuned };
 }
 
 function stageBytes({ hidden }: { readonly hidden: number }): number {

@@ -1,6 +1,7 @@
 /**
  * Puts one launch in the place of all calls of a decode program, where the program is that of a dense model and its bucket small: in a step of one sequence
- * waiting for launches takes a third of the time. Only where a request asks for it, since the launch needs a GPU that runs all its blocks at once.
+ * waiting for launches takes a third of the time. Only where a request asks for it, or a measured row says that it is faster: the launch needs a GPU that runs all
+ * its blocks at once.
  *
  *   embedding; (linear; rope_attention; linear; linear_swiglu; linear) a layer; head_argmax   =>   persistent_decode
  */
@@ -31,8 +32,8 @@ import { copyGraph } from "../lower/copy-graph.js";
 import { definePass, type ProgramsPass } from "../pass.js";
 
 export interface PersistOptions {
-  /** Without it nothing changes. */
-  readonly wanted: boolean;
+  /** Of a step of so many sequences: values of the launch's tunables, or undefined where it stays as it is. */
+  readonly wanted: (sequences: number) => KernelParams | undefined;
   readonly arch: ArchLevel;
   /** What select-kernels chose, by the time that the pass runs. */
   readonly kernels: () => readonly UsedKernel[];
@@ -47,20 +48,21 @@ export function persistDecode(options: PersistOptions): ProgramsPass {
     name: "persist-decode",
     needs: "plan",
     leaves: "plan",
-    runAll: (graphs) => (options.wanted ? run(graphs, options) : graphs),
+    runAll: (graphs) => run(graphs, options),
   });
 }
 
-function run(graphs: readonly Graph[], { arch, kernels, onKernels, onRefused }: PersistOptions): readonly Graph[] {
+function run(graphs: readonly Graph[], { wanted, arch, kernels, onKernels, onRefused }: PersistOptions): readonly Graph[] {
   const used = kernels();
   const called = new Map(used.flatMap((kernel) => kernel.functions.map((entry) => [entry.name, { kernel, called: entry }] as const)));
   const made = new Map<string, UsedKernel>();
   const persisted = new Set<string>();
   const changed = graphs.map((graph) => {
     const tokens = maxDim({ symbol: "T", times: 1, plus: 0 }, graph.bounds);
-    if (!graph.name.startsWith("decode") || tokens > PERSISTENT_TOKENS) return graph;
+    const tuned = graph.name.startsWith("decode") && tokens <= PERSISTENT_TOKENS ? wanted(tokens) : undefined;
+    if (!tuned) return graph;
     const step = arch === "sm_90a" ? findStep(graph, called) : `it takes sm_90a, not ${arch}`;
-    const params = typeof step === "string" ? step : persistentParams(step.sizes, tokens);
+    const params = typeof step === "string" ? step : persistentParams(step.sizes, tokens, tuned);
     if (typeof step === "string" || typeof params === "string") {
       onRefused?.(graph.name, String(typeof step === "string" ? step : params));
       return graph;
@@ -70,6 +72,7 @@ function run(graphs: readonly Graph[], { arch, kernels, onKernels, onRefused }: 
     persisted.add(graph.name);
     return oneCall(graph, entry.name, step.args);
   });
+  if (made.size === 0) return graphs;
   const left = used.flatMap((kernel) => {
     const launches = Object.fromEntries(Object.entries(kernel.launches).filter(([program]) => !persisted.has(program)));
     return Object.keys(launches).length > 0 ? [{ ...kernel, launches }] : [];
