@@ -97,6 +97,7 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
     // Where the request asks for it, or a measurement.
     persistDecode({
       wanted: (sequences) => persistentStep(input, sequences),
+      alternatives: input.decode !== "persistent",
       arch: input.arch,
       kernels: () => kernels,
       onKernels: (left) => {

@@ -15,7 +15,7 @@ import {
 } from "./kernel-def.js";
 import { productParams, TILING, tilingConstraint, tilingFootprint, tilingName, tilingView, unevenTilingConstraint } from "./matmul.js";
 
-/** Rows choose different experts until all are read. */
+/** Of all experts, those that some row chose, where routing is spread evenly. */
 function expertShare(choices: string): (params: KernelParams, rows: number) => number {
   return (params, rows) => 1 - (1 - numberParam(params, choices) / numberParam(params, "experts")) ** rows;
 }

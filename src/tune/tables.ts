@@ -140,17 +140,9 @@ function readPlaces(device: string, places: readonly Place[]): FoundTable | unde
   const found = places.filter(({ path }) => existsSync(path)).map(({ from, path }) => ({ from, ...readNamed(path) }));
   if (found.length === 0) return undefined;
   return {
-    table: { device, rows: found.flatMap(({ from, table }) => (from === "shipped" ? table.rows.filter(runsAnywhere) : table.rows)) },
+    table: { device, rows: found.flatMap(({ table }) => table.rows) },
     sources: found.map(({ from, sha256: hash }) => ({ from, sha256: hash })),
   };
-}
-
-/**
- * A package for an arch is for all its GPUs, and not all of them run a whole step in one launch: that it is faster on one is no reason to refuse the others. Who
- * has measured it on their own machine, or names a table, has said where the package is to run.
- */
-function runsAnywhere({ op, winner }: TuningRow): boolean {
-  return op !== "step_decode" || winner.kernel !== "persistent";
 }
 
 /** One that was named: all in it must be what this compiler knows. */

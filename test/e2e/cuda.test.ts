@@ -288,6 +288,23 @@ describe("a decode step in one launch", () => {
     expectNothingLeft(report());
   });
 
+  it("is taken where it was measured to be faster and the GPU can run it, else its launches are", async () => {
+    const table = join(folder, "table.json");
+    const sizes = { layers: LAYERS, hidden: 1024, heads: 16, kv_heads: 2, head_dim: 128, ffn: 1024, vocab: 384, x: "bf16" };
+    const winner = { kernel: "persistent", params: { pace: 1000 }, seconds: 1e-4 };
+    const row = { op: "step_decode", problem: { ...sizes, tied: true, sequences: 1 }, layouts: {}, rows: 1, winner };
+    writeFileSync(table, JSON.stringify({ device: "sm_90a", rows: [row] }));
+    const both = await buildPackage(folder, ...SMALL, "--arch", "sm_90a", "--weights", "synthetic:1", "--tuning", table);
+    const launched = async (env: { readonly [name: string]: string }) => {
+      const { said, report } = await drive(both, "generates", env);
+      expect(said.result?.value).toMatchObject({ second: { value: continuation(7, 40) } });
+      expectNothingLeft(report());
+      return Object.keys(report().launches).some((name) => name.startsWith("persistent_decode"));
+    };
+    expect(await launched({})).toBe(true);
+    expect(await launched({ FAKE_CUDA_MULTIPROCESSORS: "114" })).toBe(false);
+  }, 200_000);
+
   it("is refused by a GPU that cannot run all its blocks at once", async () => {
     const { said, report } = await drive(wide, "generates", { FAKE_CUDA_MULTIPROCESSORS: "114" });
     expect(said.load?.error).toMatchObject({ code: "unsupported" });

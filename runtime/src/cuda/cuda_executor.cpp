@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <string>
+#include <tuple>
 #include <type_traits>
 
 #include "../device_failure.hpp"
@@ -106,16 +108,38 @@ Result<std::unique_ptr<Executor>> CudaExecutor::create(const Plan& plan, const G
     return status;
   executor.arena_ = std::move(arena.value());
   executor.staged_row_ = std::move(row.value());
-  for (const Program& program : std::span(plan.programs, plan.program_count)) executor.buckets_.push_back({&program, {}, {}});
-  // Smallest first: the first that fits is the one to take.
-  std::ranges::stable_sort(executor.buckets_, [](const Bucket& a, const Bucket& b) {
-    return a.program->max_tokens != b.program->max_tokens ? a.program->max_tokens < b.program->max_tokens
-                                                          : a.program->max_sequences < b.program->max_sequences;
-  });
+  if (Status status = executor.list_buckets(); !status.ok()) return status;
   // Rows that no step has written are read by some kernels and thrown away; they must not be NaN from before.
   const int error = gpu.driver().set_bytes(executor.arena_.data(), 0, std::max<uint64_t>(sizes.usual, 1), gpu.stream());
   if (Status status = gpu.check(error, "clearing memory"); !status.ok()) return status;
   return std::unique_ptr<Executor>(std::move(made));
+}
+
+Status CudaExecutor::list_buckets() {
+  const auto sizes = [](const Program& program) { return std::tuple(program.kind, program.max_tokens, program.max_sequences); };
+  const auto same = [&](const Program& program) { return [&](const Bucket& bucket) { return sizes(*bucket.program) == sizes(program); }; };
+  // Of two programs for the same steps the first one that runs here.
+  for (const Program& program : std::span(plan_.programs, plan_.program_count))
+    if (!lacking(program) && std::ranges::none_of(buckets_, same(program))) buckets_.push_back({&program, {}, {}});
+  for (const Program& program : std::span(plan_.programs, plan_.program_count)) {
+    const DeviceFunction* const function = lacking(program);
+    if (!function || std::ranges::any_of(buckets_, same(program))) continue;
+    return {Code::unsupported, std::string("kernel ") + function->name + " wants " + std::to_string(function->resident) +
+                                   " blocks to run at once, and " + gpu_.name() + " has " + std::to_string(gpu_.multiprocessors()) +
+                                   " multiprocessors; build the package without \"decode\": \"persistent\""};
+  }
+  // Smallest first: the first that fits is the one to take.
+  std::ranges::stable_sort(buckets_, [](const Bucket& a, const Bucket& b) {
+    return a.program->max_tokens != b.program->max_tokens ? a.program->max_tokens < b.program->max_tokens
+                                                          : a.program->max_sequences < b.program->max_sequences;
+  });
+  return {};
+}
+
+const DeviceFunction* CudaExecutor::lacking(const Program& program) const {
+  for (const Launch& launch : std::span(program.launches, program.launch_count))
+    if (!kernels_.function(launch.device->function)) return &plan_.device->functions[launch.device->function];
+  return nullptr;
 }
 
 Status CudaExecutor::make_slot(Slot& slot, uint64_t input_bytes, uint64_t rows) {

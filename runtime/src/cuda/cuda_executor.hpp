@@ -67,6 +67,10 @@ class CudaExecutor final : public Executor {
 
   CudaExecutor(const Plan& plan, const Gpu& gpu, const Kernels& kernels) : plan_(plan), gpu_(gpu), kernels_(kernels) {}
   Bucket& choose(ProgramKind kind, int32_t tokens, int32_t sequences);
+  // The programs that run here, smallest first.
+  Status list_buckets();
+  // A function of the program that the GPU cannot run, or null.
+  const DeviceFunction* lacking(const Program& program) const;
   Status make_slot(Slot& slot, uint64_t input_bytes, uint64_t rows);
   Calls make_calls(const Program& program, const Slot& slot, const Slot* last);
   std::unique_ptr<Call> make_call(const DeviceFunction& function, uint32_t index, const char* name, bool first) const;

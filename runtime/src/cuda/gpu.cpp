@@ -142,13 +142,9 @@ Result<Kernels> Kernels::load(const Gpu& gpu, const DevicePlan& plan) {
                                            gpu.name() + " gives it " + std::to_string(threads) + " and " +
                                            std::to_string(gpu.shared_bytes())};
     }
-    if (static_cast<int>(function.resident) > gpu.multiprocessors()) {
-      return Status{Code::unsupported, std::string("kernel ") + function.name + " wants " + std::to_string(function.resident) +
-                                           " blocks to run at once, and " + gpu.name() + " has " +
-                                           std::to_string(gpu.multiprocessors()) +
-                                           " multiprocessors; build the package without \"decode\": \"persistent\""};
-    }
-    if (function.shared_bytes > 0) {
+    // Another program may do the same with launches: the executor's to say.
+    if (static_cast<int>(function.resident) > gpu.multiprocessors()) found = nullptr;
+    if (found && function.shared_bytes > 0) {
       error = driver.set_function_attribute(found, function_dynamic_shared, static_cast<int>(function.shared_bytes));
       if (Status status = gpu.check(error, "giving a kernel its shared memory"); !status.ok()) return status;
     }

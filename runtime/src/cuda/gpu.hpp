@@ -86,6 +86,7 @@ class Kernels {
   Kernels& operator=(Kernels&&) = delete;
   ~Kernels();
   static Result<Kernels> load(const Gpu& gpu, const DevicePlan& plan);
+  // Null: its blocks wait for one another, and the GPU cannot run them all at once.
   Function function(uint32_t index) const { return functions_[index]; }
 
  private:

@@ -1,7 +1,8 @@
 /**
  * Puts one launch in the place of all calls of a decode program, where the program is that of a dense model and its bucket small: in a step of one sequence
- * waiting for launches takes a third of the time. Only where a request asks for it, or a measured row says that it is faster: the launch needs a GPU that runs all
- * its blocks at once.
+ * waiting for launches takes a third of the time. Only where a request asks for it, or a measured row says that it is faster. The launch needs a GPU that runs all
+ * its blocks at once, and not each of an arch does: where a measurement chose it, the program with launches stays behind it, and the runtime takes the first that
+ * its GPU can run.
  *
  *   embedding; (linear; rope_attention; linear; linear_swiglu; linear) a layer; head_argmax   =>   persistent_decode
  */
@@ -34,6 +35,8 @@ import { definePass, type ProgramsPass } from "../pass.js";
 export interface PersistOptions {
   /** Of a step of so many sequences: values of the launch's tunables, or undefined where it stays as it is. */
   readonly wanted: (sequences: number) => KernelParams | undefined;
+  /** Programs stay beside the ones with one launch. */
+  readonly alternatives: boolean;
   readonly arch: ArchLevel;
   /** What select-kernels chose, by the time that the pass runs. */
   readonly kernels: () => readonly UsedKernel[];
@@ -52,12 +55,12 @@ export function persistDecode(options: PersistOptions): ProgramsPass {
   });
 }
 
-function run(graphs: readonly Graph[], { wanted, arch, kernels, onKernels, onRefused }: PersistOptions): readonly Graph[] {
+function run(graphs: readonly Graph[], { wanted, alternatives, arch, kernels, onKernels, onRefused }: PersistOptions): readonly Graph[] {
   const used = kernels();
   const called = new Map(used.flatMap((kernel) => kernel.functions.map((entry) => [entry.name, { kernel, called: entry }] as const)));
   const made = new Map<string, UsedKernel>();
   const persisted = new Set<string>();
-  const changed = graphs.map((graph) => {
+  const changed = graphs.flatMap((graph) => {
     const tokens = maxDim({ symbol: "T", times: 1, plus: 0 }, graph.bounds);
     const tuned = graph.name.startsWith("decode") && tokens <= PERSISTENT_TOKENS ? wanted(tokens) : undefined;
     if (!tuned) return graph;
@@ -68,9 +71,12 @@ function run(graphs: readonly Graph[], { wanted, arch, kernels, onKernels, onRef
       return graph;
     }
     const [entry] = kernelFunctions(PERSISTENT_DECODE, params) as [KernelFunction];
-    made.set(entry.name, { name: entry.name, kernel: PERSISTENT_DECODE, params, functions: [entry], launches: { [graph.name]: 1 } });
+    const name = alternatives ? `${graph.name}_persistent` : graph.name;
+    made.set(entry.name, { name: entry.name, kernel: PERSISTENT_DECODE, params, functions: [entry], launches: { [name]: 1 } });
+    const persistent = oneCall(graph, name, entry.name, step.args);
+    if (alternatives) return [persistent, graph];
     persisted.add(graph.name);
-    return oneCall(graph, entry.name, step.args);
+    return persistent;
   });
   if (made.size === 0) return graphs;
   const left = used.flatMap((kernel) => {
@@ -81,17 +87,18 @@ function run(graphs: readonly Graph[], { wanted, arch, kernels, onKernels, onRef
   return changed;
 }
 
-/** The program with one call at its end; buffers that nobody reads any more go. */
-function oneCall(graph: Graph, kernel: string, args: readonly Value[]): Graph {
+/** The program with one call at its end, under that name; buffers that nobody reads any more go. */
+function oneCall(graph: Graph, name: string, kernel: string, args: readonly Value[]): Graph {
   const last = graph.nodes.findLast((node) => node.op === "call");
   const kept = new Set([...args, ...graph.returns.map(({ value }) => value)]);
-  return copyGraph(graph, (node, { build, keep, value }) => {
+  const made = copyGraph(graph, (node, { build, keep, value }) => {
     if (node.op === "call") {
       if (node === last) build.nodeUnchecked("call", { args: args.map(value) }, { kernel }, [], node.origin);
       return null;
     }
     return node.results.some((result) => kept.has(result)) ? keep(node) : null;
   });
+  return Object.freeze({ ...made, name });
 }
 
 // --- what a program computes --------------------------------------------------------------------------------------------
