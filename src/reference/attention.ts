@@ -1,7 +1,7 @@
 /** The paged cache and attention over it. */
 
 import { bug } from "../diagnostics.js";
-import { columns, dot, rope } from "./arithmetic.js";
+import { columns, dot, product, rope, ropeTurns, turnBy } from "./arithmetic.js";
 import type { KvEntry, KvStore } from "./kv.js";
 import type { Meanings } from "./meaning.js";
 import { floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
@@ -46,8 +46,21 @@ const meanings: Meanings<"kv_append" | "attention" | "rope_kv_append"> = {
   },
 };
 
-export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_append" | "rope_attention"> = {
+export const attentionMeanings: Meanings<
+  "kv_append" | "attention" | "rope_kv_append" | "rope_attention" | "rope_turns" | "qkv_rope_append"
+> = {
   ...meanings,
+
+  rope_turns: ({ positions }, attrs) => [refTensor("f32", [matrix(positions)[0], attrs.head_dim], ropeTurns(positions, attrs))],
+
+  qkv_rope_append: ({ x, weight, bias, turns, slots, cache }, { heads, dtype }) => {
+    const { headDim: head_dim } = cache;
+    const [q, kv] = [heads * head_dim, cache.heads * head_dim];
+    const qkv = refTensor("f32", [matrix(x)[0], q + 2 * kv], product(x, weight, bias));
+    const turn = (start: number, n: number) => turnBy(columns(qkv, start, n * head_dim), turns.data, { heads: n, head_dim, dtype });
+    append(cache, turn(q, cache.heads), columns(qkv, q + kv, kv), slots);
+    return [turn(0, heads), cache];
+  },
 
   rope_attention: (operands, attrs, environment, types) => {
     const { qkv, positions, slots, cache, query_start, context, block_table } = operands;
