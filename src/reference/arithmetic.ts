@@ -98,7 +98,10 @@ export function rope(x: RefTensor, positions: RefTensor, attrs: RopeAttrs): RefT
 }
 
 /** Cosine and sine of each pair's angle in turn, a row for each of `positions`. */
-export function ropeTurns(positions: RefTensor, { head_dim, theta, sections }: Pick<RopeAttrs, "head_dim" | "theta" | "sections">): Float64Array {
+export function ropeTurns(
+  positions: RefTensor,
+  { head_dim, theta, sections }: Pick<RopeAttrs, "head_dim" | "theta" | "sections">,
+): Float64Array {
   const [rows] = matrix(positions);
   const spatial = (sections[0] ?? 0) + (sections[1] ?? 0);
   const turns = new Float64Array(rows * head_dim);

@@ -1,7 +1,7 @@
 /** The norm and the router of many rows in one launch: runtime/device/cuda/norm_router_many.cuh. */
 
 import { joinName } from "../common.js";
-import { perRows, ONE } from "../cuda-launch.js";
+import { ONE, perRows } from "../cuda-launch.js";
 import { type KernelParams, numberParam } from "../kernel-def.js";
 import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { fitRouter, routerArgs, routerCost, routerName, routerView } from "./norm-router.js";
