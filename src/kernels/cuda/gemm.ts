@@ -185,9 +185,6 @@ export const gemmRope = defineCuda("qkv_rope_append", {
   order: "wgmma-k",
   only: "sm_90a",
   weights: { weight: BF16_ROWS, bias: F32_ROWS },
-  tunables: gemmTunables(ROPE_COLUMNS),
-  constraint: (params, place) => gemmAllowed(params, place, ROPE_COLUMNS),
-  footprint: (params, place) => gemmFootprint(params, place, tilingOf(params, ROPE_COLUMNS)),
   fit: (node, { kvBlockSize: block_size, kvBlockBytes: kv_block_bytes }) => {
     const { x, weight, bias, cache } = node.operands;
     const params = productParams(x, weight, x);
@@ -212,15 +209,7 @@ export const gemmRope = defineCuda("qkv_rope_append", {
   ],
   cost: (params, rows) => productCost(params, rows, 2),
   file: (params) =>
-    joinName(
-      "qkv_rope_append",
-      `h${params.heads}`,
-      `kv${params.kv_heads}`,
-      `d${params.head_dim}`,
-      `k${params.k}`,
-      params.bias && "bias",
-      gemmSuffix(params, ROPE_COLUMNS),
-    ),
+    joinName("qkv_rope_append", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`, `k${params.k}`, params.bias && "bias"),
   launch: (params) => launchOf(params, tilingOf(params, ROPE_COLUMNS)),
   view: (params) => {
     const tiling = tilingOf(params, ROPE_COLUMNS);

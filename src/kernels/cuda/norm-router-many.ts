@@ -22,7 +22,6 @@ export const normRouterMany = defineCuda("norm_router", {
   name: "norm_router_many",
   leastRows: FEW_ROWS + 1,
   only: "sm_90a",
-  worth: { least: 32 },
   order: "sliced-k",
   weights: { norm: BF16_ROWS, gate: F32_ROWS, correction: F32_ROWS },
   fit: fitRouter,
