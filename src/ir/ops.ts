@@ -570,7 +570,10 @@ export const OPS = {
       return [tensor(dtype("dtype"), [rows, int("heads") * cache.headDim]), cache];
     },
   },
-  /** Cosine and sine of what rope turns each pair of a head by, in f32: of pair p at 2p and 2p + 1. Those of a step are the same in every layer. */
+  /**
+   * Cosine and sine of what rope turns each pair of a head by, in f32; those of a step are the same in every layer. They stand in the order in which tensor
+   * cores leave results: of pair p = 16r + 8h + 4i + j, with i < 2 and j < 4, at 2(16r + 8h + 2j + i) and one further.
+   */
   rope_turns: {
     level: "fused",
     summary: "cosine and sine of each pair's angle",
@@ -582,6 +585,7 @@ export const OPS = {
       const [rows] = dims(one("positions"), 2, "positions");
       const pairs = ints("sections").reduce((a, b) => a + b, 0);
       expect(ints("sections").length === 3 && pairs * 2 === int("head_dim"), "sections must be three counts that add up to head_dim / 2");
+      expect(pairs % 16 === 0, `${pairs} pairs are no multiple of 16`);
       checkPositions(one("positions"), rows as Dim);
       return [tensor("f32", [rows as Dim, int("head_dim")])];
     },

@@ -178,8 +178,11 @@ struct RopeStore {
   static constexpr int queries = problem.heads * head_dim, turned = queries + problem.cache.kv_heads * head_dim;  // columns up to here
   static constexpr int halves = problem.tiling.rows / 64 / (problem.tiling.turns ? 1 : gemm_consumers);
   static constexpr int pieces = columns / 8, all = 2 * halves * pieces;  // of 8 columns: of a row; of those that a thread has
-  // Pieces whose turns a thread has fetched before their time: what registers are left for beside the sums.
-  static constexpr int window = halves * sums <= 128 ? 16 : 8;
+  // Pieces with turns of their own in a row: those of the next head are the same. Where registers are left for all of them each is fetched once a row,
+  // else runs are fetched some pieces before their time.
+  static constexpr int own = (columns < head_dim ? columns : head_dim) / 8;
+  static constexpr bool shared = halves * sums + 2 * own <= 160;
+  static constexpr int window = shared ? own : 8;
   static constexpr bool whole = problem.n % columns == 0;
   static_assert(problem.n == turned + problem.cache.kv_heads * head_dim && head_dim % 32 == 0 && columns % 32 == 0);
 
@@ -199,17 +202,29 @@ struct RopeStore {
   static ERN_DEVICE int64_t row_of(int number, int64_t first_row) {
     return first_row + 64 * (number / (2 * pieces)) + 8 * (number / pieces % 2) + 16 * (warp_id() % 4) + lane_id() / 4;
   }
+  // Where the turns of a piece are kept.
+  static constexpr int place(int number) { return (shared ? number % pieces : number) % window; }
   ERN_DEVICE void fetch_run(Ahead& ahead, int number, int64_t first_row, int64_t rows, int first_column) const {
     const int column = first_column + 8 * (number % pieces);
     const int64_t row = row_of(number, first_row);
     if (number >= all || row >= rows || column >= turned) return;
-    const float* const from = turns + row * head_dim + column % head_dim + 2 * (lane_id() % 4);
+    const float* const from = turns + row * head_dim + column % head_dim + 4 * (lane_id() % 4);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) ahead.turns[(number + i) % window] = __ldcg(reinterpret_cast<const float2*>(from + 8 * i));
+    for (int i = 0; i < 4; i += 2) {
+      const float4 two = __ldcg(reinterpret_cast<const float4*>(from + 8 * i));
+      ahead.turns[place(number + i)] = {two.x, two.y}, ahead.turns[place(number + i + 1)] = {two.z, two.w};
+    }
   }
   ERN_DEVICE void fetch(Ahead& ahead, int64_t first_row, int64_t rows, int first_column) const {
 #pragma unroll
     for (int number = 0; number < window; number += 4) fetch_run(ahead, number, first_row, rows, first_column);
+  }
+  // After the run that begins at `number`: what takes its place.
+  ERN_DEVICE void fetch_next(Ahead& ahead, int number, int64_t first_row, int64_t rows, int first_column) const {
+    if (!shared) return fetch_run(ahead, number + window, first_row, rows, first_column);
+    // The next row's, when no piece of this one wants these any more.
+    const int piece = number % pieces;
+    if (piece + own >= pieces) fetch_run(ahead, number - piece + pieces + piece % own, first_row, rows, first_column);
   }
 
   ERN_DEVICE void operator()(const float (&d)[sums], Ahead& ahead, int half, int64_t first_row, int64_t rows, int first_column) const {
@@ -232,12 +247,12 @@ struct RopeStore {
             v.x += b.x, v.y += b.y;
           }
           if (column < turned) {
-            const float2 t = ahead.turns[(number + i) % window];
+            const float2 t = ahead.turns[place(number + i)];
             v = {v.x * t.x - v.y * t.y, v.y * t.x + v.x * t.y};
           }
           words[i] = pack_bf16(v.x, v.y);
         }
-        fetch_run(ahead, number + window, first_row, rows, first_column);
+        fetch_next(ahead, number, first_row, rows, first_column);
         transpose_quad(words, quad);
         if (row >= rows || (!whole && column >= problem.n)) continue;
         const int head = column / head_dim, dim = column % head_dim + 8 * quad;

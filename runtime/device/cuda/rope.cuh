@@ -10,10 +10,10 @@
 //   slots      int32 [rows]: block * block_size + offset of each token
 //   kv         Bf16, this layer's part of pool block 0, layout kv_rows; block b is b * kv_block_bytes further
 //   q          Q [rows, heads * head_dim], float or Bf16
-//   turns      float [rows, head_dim]: cosine and sine of pair p at 2p and 2p + 1
+//   turns      float [rows, head_dim]: cosine and sine of pair p at 2 turn_place(p) and one further
 //
 // Launch: 256 threads; a block a token, of rope_turns a block every rope_turns_rows(head_dim). A thread takes 8 elements of a head at a time; head_dim a
-// multiple of 8.
+// multiple of 8, of 32 for rope_turns.
 // Angles are products of f32, reduced in f64; cosine, sine and rotation in f32. Reference ops: rope_turns, rope, kv_append, rope_kv_append.
 #pragma once
 
@@ -96,6 +96,9 @@ ERN_DEVICE void turn8(float (&x)[8], const Turn (&turns)[4]) {
 
 constexpr int rope_turns_rows(int head_dim) { return 256 / (head_dim / 8); }
 
+// In runs of 16 pairs. A lane of wgmma's results has pairs j, j + 4, j + 8 and j + 12 of a run: two and two of them lie together, those of its quad side by side.
+constexpr int turn_place(int pair) { return pair / 16 * 16 + pair % 16 / 8 * 8 + pair % 4 * 2 + pair % 8 / 4; }
+
 struct RopeTurns {
   int head_dim;
   int spatial_pairs = 0;
@@ -109,11 +112,11 @@ ERN_DEVICE void rope_turns(const Step* step, const int32_t* positions, const Rop
   const int within = static_cast<int>(threadIdx.x) / threads, dim = static_cast<int>(threadIdx.x) % threads * 8;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * rows + within;
   if (within >= rows || row >= step->tokens) return;
+  static_assert(head_dim % 32 == 0);
   Turn turns[4];
   turns_at<head_dim, problem.spatial_pairs>(positions + row * 3, frequencies, dim, turns);
-  float4* const to = reinterpret_cast<float4*>(out + row * head_dim + dim);
-  to[0] = {turns[0].cosine, turns[0].sine, turns[1].cosine, turns[1].sine};
-  to[1] = {turns[2].cosine, turns[2].sine, turns[3].cosine, turns[3].sine};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) *reinterpret_cast<float2*>(out + row * head_dim + 2 * turn_place(dim / 2 + i)) = {turns[i].cosine, turns[i].sine};
 }
 
 struct Rope {

@@ -308,7 +308,7 @@ const ropeTurns = defineCuda("rope_turns", {
   order: "exact",
   fit: (node) => {
     const { head_dim, theta, sections } = node.attrs;
-    if (head_dim % 8 !== 0 || head_dim > 8 * THREADS) return `head_dim ${head_dim}, expected a multiple of 8 up to ${8 * THREADS}`;
+    if (head_dim > 8 * THREADS) return `head_dim ${head_dim}, expected up to ${8 * THREADS}`;
     if (sections[0] !== 0 || sections[1] !== 0) return "sections for images";
     return { head_dim, theta };
   },
