@@ -21,7 +21,7 @@
 namespace ern::cuda {
 
 struct RouteTile {
-  static constexpr int tokens = 64, experts = 64, k = 64, stages = 3, cluster = 4, warps = 8, threads = warps * warp_size;
+  static constexpr int tokens = 64, experts = 64, k = 64, stages = 3, cluster = 8, warps = 8, threads = warps * warp_size;
   static constexpr int stage_floats = (tokens + experts) * k, own_tokens = tokens / cluster;
   static constexpr int sets = 2, warp_rows = 32, warp_columns = 32;  // of warps that share out k; of a warp's sums
 
@@ -91,8 +91,8 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
       commit_copies();
     };
     const int set = warp / 4, first_row = warp % 4 / 2 * Tile::warp_rows, first_sum = warp % 2 * Tile::warp_columns, quad = lane % 4, group = lane / 4;
-    float large[2][4][4] = {}, small[2][4][4] = {};  // of 16 tokens and 8 experts each
-    float squares[4] = {};                           // of tokens 8 apart
+    float all[2][4][4] = {};  // of 16 tokens and 8 experts each
+    float squares[4] = {};    // of tokens 8 apart
     for (int tile = 0; tile < Tile::stages - 1; ++tile) load(tile);
     for (int tile = 0; tile < tiles; ++tile) {
       wait_copies<Tile::stages - 2>();
@@ -122,10 +122,9 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
           for (int s = 0; s < 2; ++s) {
 #pragma unroll
             for (int t = 0; t < 2; ++t) {
-              auto& less = large[t][e];
-              multiply_tf32(less, high[s][t], rest[s][0], rest[s][1]);
-              multiply_tf32(less, low[s][t], b[s][0], b[s][1]);
-              multiply_tf32(large[t][e], high[s][t], b[s][0], b[s][1]);
+              multiply_tf32(all[t][e], high[s][t], rest[s][0], rest[s][1]);
+              multiply_tf32(all[t][e], low[s][t], b[s][0], b[s][1]);
+              multiply_tf32(all[t][e], high[s][t], b[s][0], b[s][1]);
             }
           }
         }
@@ -142,8 +141,7 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int row = first_row + 16 * t + 8 * lower + group, column = first_sum + 8 * e + 2 * quad;
-          *reinterpret_cast<float2*>(partial + row * Tile::experts + column) = {large[t][e][2 * lower] + small[t][e][2 * lower],
-                                                                               large[t][e][2 * lower + 1] + small[t][e][2 * lower + 1]};
+          *reinterpret_cast<float2*>(partial + row * Tile::experts + column) = {all[t][e][2 * lower], all[t][e][2 * lower + 1]};
         }
       }
     }

@@ -9,7 +9,7 @@ import { fitRouter, routerArgs, routerCost, routerName, routerView } from "./nor
 /** Up to so many rows the kernel that reads the gate for 16 of them is as good. */
 const FEW_ROWS = 64;
 /** `RouteTile` of norm_router_many.cuh. */
-const TILE = { tokens: 64, experts: 64, k: 64, stages: 3, cluster: 4, threads: 256, residents: 2 } as const;
+const TILE = { tokens: 64, experts: 64, k: 64, stages: 3, cluster: 8, threads: 256, residents: 2 } as const;
 
 /** `norm_router_many_shared`, which the template compares. */
 function sharedBytes(params: KernelParams): number {
