@@ -48,11 +48,8 @@ template <class P>
 struct NormBefore {
   static constexpr NormRouter value{.experts = P::value.experts, .hidden = P::value.hidden, .chosen = P::value.chosen, .correction = P::value.correction, .norm = {true, 1e-5f}};
 };
-#ifndef ROUTE_RESIDENTS
-#define ROUTE_RESIDENTS 2
-#endif
 template <class P>
-__global__ void __launch_bounds__(RouteTile::threads, ROUTE_RESIDENTS) norm_router_rows(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices,
+__global__ void __launch_bounds__(RouteTile::threads, 2) norm_router_rows(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices,
                                                                                        float* weights) {
   norm_router_many<NormBefore<P>::value>(s, x, norm, gate, correction, normed, logits, indices, weights);
 }
