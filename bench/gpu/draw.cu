@@ -12,10 +12,13 @@ using namespace bench;
 
 namespace {
 
+#ifndef DRAW_BLOCKS
+#define DRAW_BLOCKS 1
+#endif
 constexpr int cluster = 8;
 
 template <int Vocab>
-__global__ void __launch_bounds__(draw_threads) draw_kernel(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows,
+__global__ void __launch_bounds__(draw_threads, DRAW_BLOCKS) draw_kernel(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows,
                                                             const uint32_t* allowed, int32_t* next, int32_t* host, int64_t stride) {
   draw<cluster, Vocab>(step, logits, argmax, rows, allowed, next, host, stride);
 }
@@ -201,6 +204,8 @@ int main() {
   check_case<103424>({.temperature = 1.3f, .top_p = 0.95f, .top_k = 40, .spread = 2});
   check_case<103424>({.temperature = 1, .min_p = 0.05f, .masked = true, .spread = 3});
   check_case<103424>({.temperature = 0.3f, .top_p = 0.5f, .min_p = 0.01f, .top_k = 7, .masked = true, .spread = 4});
+  check_case<103424>({.temperature = 2, .top_p = 0.95f});  // more than one block finishes by itself
+  check_case<103424>({.temperature = 1, .top_p = 0.9f, .top_k = 5000, .spread = 2});
   check_case<151936>({.temperature = 0.8f, .top_p = 0.9f, .masked = true, .spread = 3});  // more than stays in registers
   check_case<1>({.temperature = 1, .top_p = 0.5f, .top_k = 1});
   check_case<31>({.temperature = 1, .top_p = 0.9f, .top_k = 5});

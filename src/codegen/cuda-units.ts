@@ -15,7 +15,7 @@ export const SYNTHETIC_THREADS = 256;
 const SYNTHETIC_SOURCE = "kernels/synthetic.cu";
 
 /** `draw_threads` of runtime/device/cuda/draw.cuh, which the template compares. */
-export const DRAW_THREADS = 1024;
+export const DRAW_THREADS = 512;
 export const DRAW_FUNCTION = "draw_tokens";
 const DRAW_SOURCE = "kernels/draw.cu";
 

@@ -117,6 +117,9 @@ int main() {
   compare<1031>({.temperature = 0.3f, .top_p = 0.5f, .min_p = 0.01f, .top_k = 7, .masked = true, .spread = 4}, 20, 6);
   compare<8192>({.temperature = 1, .top_p = 1e-6f}, 3, 7);
   compare<20011>({.temperature = 0.8f, .top_p = 0.8f, .masked = true, .spread = 3}, 4, 8);  // more than stays in registers
+  // More than one block finishes by itself: all go on over the whole row.
+  compare<20011>({.temperature = 2, .top_p = 0.95f}, 2, 9);
+  compare<8192>({.temperature = 1, .top_p = 0.9f, .top_k = 3000}, 2, 10);
   check_edges();
   return check::result();
 }
