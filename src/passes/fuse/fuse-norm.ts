@@ -3,6 +3,7 @@
  * out of the cache anyway. For decode on a GPU alone, and its smaller buckets: with many rows each block of a product would norm them again, and a CPU has no launches to save.
  */
 
+import type { GraphInfo } from "../../ir/analysis.js";
 import type { NodeOf, Value } from "../../ir/graph.js";
 import { resultOf } from "../../ir/graph.js";
 import { op } from "../../ir/match.js";
@@ -11,6 +12,13 @@ import { definePass } from "../pass.js";
 
 /** An H100 decoded 64 sequences of the 0.3B at 28.9k tok/s with norms apart, at 23.9k without; 16 at 17.9k and 20.4k (bench/NOTES-cuda.md). */
 const MOST_ROWS = 16;
+
+/**
+ * More rows than these a product multiplies better with wgmma, which reads them as bf16, once its weight has so many elements that the launch for the norm is
+ * worth it (runtime/device/cuda/wide.cuh).
+ */
+const MOST_BY_LANES = 8;
+const LONG_WEIGHT = 8_000_000;
 
 /** What a product with a norm in front reads. */
 function withNorm({ operands, attrs }: NodeOf<"rms_norm">): {
@@ -32,7 +40,13 @@ const where = {
     const width = type.kind === "tensor" ? type.shape.at(-1) : undefined;
     return typeof width === "number" && width <= MOST_WIDTH;
   },
+  "no product of warpgroups takes the rows": ({ weight }: { readonly weight: Value }, { graph }: GraphInfo) =>
+    (graph.bounds.S?.max ?? 0) <= MOST_BY_LANES || elements(weight) < LONG_WEIGHT,
 } as const;
+
+function elements({ type }: Value): number {
+  return type.kind === "tensor" ? type.shape.reduce<number>((all, size) => all * (typeof size === "number" ? size : 1), 1) : 0;
+}
 
 const normThenLinear = rule({
   name: "norm-then-linear",
