@@ -45,6 +45,9 @@ CASE(WholeExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2, f
 CASE(WholeExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1, false, 2, 8, false}});
 CASE(NormRouter1, NormRouter{16, 128, 4, true, norm, 1e-12f, 3, 4, 2});
 CASE(NormRouter2, NormRouter{64, 2560, 6, true, norm, 1e-12f, 16, 8, 10});
+CASE(NormRouter5, NormRouter{64, 2560, 6, true, norm, 1e-12f, 8, 4, 10, true});
+CASE(NormRouter6, NormRouter{41, 648, 5, false, norm, 1e-12f, 2, 8, 3, true});
+CASE(NormRouter7, NormRouter{160, 1024, 8, true, norm, 1e-12f, 8, 4, 4, true});
 CASE(NormRouter3, NormRouter{41, 648, 5, false, norm, 1e-12f, 5, 4, 3});
 CASE(NormRouter4, NormRouter{160, 1024, 8, true, norm, 1e-12f, 16, 8, 4});
 CASE(RouterSwiglu1, RouterSwiglu{{16, 128, 4, false, norm, 1e-12f, 2, 8, 2}, 192, 32, {16, 2, 0, 2, 1, false, 1}});
@@ -62,6 +65,8 @@ CASE(Wide10, WideLinear{192, 2560, false, false, true, 8, tokens, {4, 1, 1, 32}}
 CASE(WideHead3, WideHead{300, 96, true, tokens, {3, 1, 1, 16}});
 CASE(WideHead4, WideHead{8192, 2560, false, tokens, {10, 1, 1, 16}});
 CASE(WideHead5, WideHead{1000, 1000, true, tokens, {6, 1, 1, 32}});
+CASE(Wide11, WideLinear{2560, 2560, false, true, false, 32, tokens, {6, 3, 1, 64}});
+CASE(Wide12, WideLinear{384, 1000, true, false, true, 32, tokens, {3, 3, 1, 16}});
 CASE(WideHead1, WideHead{300, 96, true, tokens, {3, 1, 1}});
 CASE(WideHead2, WideHead{8192, 2560, false, tokens, {4, 1, 1}});
 CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 1, 1, true}});
@@ -162,6 +167,9 @@ int main(int argc, char** argv) {
     check_norm_router<NormRouter2, false, Bf16>(4 * count - 1, 0);
     check_norm_router<NormRouter3, false, float>(count + 4, 0);
     check_norm_router<NormRouter4, false, float>(count, 0);
+    check_norm_router<NormRouter5, false, float>(4 * count - 1, 0);
+    check_norm_router<NormRouter6, false, Bf16>(count + 4, 0);
+    check_norm_router<NormRouter7, false, float>(count, 0);
     if (count <= 8) check_norm_router<RouterSwiglu1, true, Bf16>(count, 7);
   }
   check_norm_router<RouterSwiglu2, true, float>(1, 132);
@@ -171,6 +179,7 @@ int main(int argc, char** argv) {
     check_wide<Wide3, float>(rows);
     check_wide<Wide4, Bf16>(rows);
     check_wide<Wide5, Bf16>(rows);
+    check_wide<Wide11, float>(rows);
     check_wide_head<WideHead1>(rows, 4);
     check_wide_head<WideHead2>(rows, 100);
   }
@@ -178,6 +187,7 @@ int main(int argc, char** argv) {
     check_wide<Wide6, float>(rows);
     check_wide<Wide7, float>(rows);
     check_wide<Wide9, Bf16>(rows);
+    check_wide<Wide12, Bf16>(rows);
     check_wide_head<WideHead3>(rows, 4);
     check_wide_head<WideHead4>(rows, 100);
     check_wide<Wide8, float>(2 * rows);

@@ -60,7 +60,7 @@ constexpr ProductTiling whole(ProductTiling tiling) {
 }
 struct Common {
   static constexpr bool norm_inside = true, beside = false, runs = false, wide = false, old_router = false, idle_waits = false, sum_norm = false;
-  static constexpr bool head_wide = false;
+  static constexpr bool head_wide = false, router_cluster = true;
   static constexpr int cluster = 8, attention_warps = 8, least = 3, splits = 1, head_blocks = 132;
 };
 struct Dense1 : Common {
@@ -127,31 +127,22 @@ struct Moe64Table : Moe64Wide {
 };
 
 // Tables of wide products: stages, cluster, blocks a multiprocessor, rows of x. `sum_norm`: the experts' sum norms what it gives.
-struct Moe64Three : Moe64Wide {
-  static constexpr bool sum_norm = true;
-  static constexpr WideTiling wide_qkv{3, 2, 2}, wide_o{3, 2, 2}, wide_up{3, 1, 2}, wide_down{3, 2, 2}, wide_shared_up{3, 1, 2}, wide_shared_down{3, 2, 2}, wide_head{5, 1, 1};
-};
+struct Moe64Five : Moe64Table { static constexpr bool sum_norm = true; };
 struct Moe64Six : Moe64Wide {
   static constexpr bool sum_norm = true;
   static constexpr WideTiling wide_qkv{6, 2, 1}, wide_o{6, 2, 1}, wide_up{6, 1, 1}, wide_down{6, 2, 1}, wide_shared_up{6, 1, 1}, wide_shared_down{6, 2, 1}, wide_head{6, 1, 1};
 };
-struct Moe64Five : Moe64Table { static constexpr bool sum_norm = true; };
-struct Moe64Four : Moe64Wide {
-  static constexpr bool sum_norm = true;
-  static constexpr WideTiling wide_qkv{3, 4, 2}, wide_o{3, 4, 2}, wide_up{3, 1, 2}, wide_down{3, 4, 2}, wide_shared_up{3, 2, 2}, wide_shared_down{3, 4, 2}, wide_head{3, 1, 2};
+struct Moe64SixApart : Moe64Six { static constexpr bool router_cluster = false; };
+struct Moe64Three : Moe64Six {
+  static constexpr WideTiling wide_o{6, 3, 1}, wide_down{6, 3, 1}, wide_shared_down{6, 3, 1};
 };
-struct Moe16Sum : Moe16 { static constexpr bool sum_norm = true; };
-struct Moe16Five : Moe16Sum {
-  static constexpr bool wide = true;
-  static constexpr WideTiling wide_qkv{5, 2, 2, 16}, wide_o{5, 2, 2, 16}, wide_up{5, 1, 2, 16}, wide_down{5, 2, 2, 16}, wide_shared_up{5, 1, 2, 16}, wide_shared_down{5, 2, 2, 16}, wide_head{10, 1, 1, 16};
+struct Moe16Ten : Moe16 {
+  static constexpr bool wide = true, sum_norm = true;
+  static constexpr WideTiling wide_qkv{10, 2, 1, 16}, wide_o{10, 2, 1, 16}, wide_up{10, 1, 1, 16}, wide_down{10, 2, 1, 16}, wide_shared_up{10, 1, 1, 16}, wide_shared_down{10, 2, 1, 16}, wide_head{10, 1, 1, 16};
 };
-struct Moe16Ten : Moe16Sum {
-  static constexpr bool wide = true;
-  static constexpr WideTiling wide_qkv{10, 2, 1, 16}, wide_o{10, 2, 1, 16}, wide_up{10, 1, 1, 16}, wide_down{10, 2, 1, 16}, wide_shared_up{10, 1, 1, 16}, wide_shared_down{10, 2, 1, 16}, wide_head{8, 1, 1, 16};
-};
-struct Moe16Four : Moe16Sum {
-  static constexpr bool wide = true;
-  static constexpr WideTiling wide_qkv{5, 4, 2, 16}, wide_o{5, 4, 2, 16}, wide_up{5, 1, 2, 16}, wide_down{5, 4, 2, 16}, wide_shared_up{5, 2, 2, 16}, wide_shared_down{5, 4, 2, 16}, wide_head{5, 1, 2, 16};
+struct Moe16TenApart : Moe16Ten { static constexpr bool router_cluster = false; };
+struct Moe16Three : Moe16Ten {
+  static constexpr WideTiling wide_o{7, 3, 1, 16}, wide_down{10, 3, 1, 16}, wide_shared_down{8, 3, 1, 16};
 };
 struct Dense16Head : Dense16 {  // the head alone is wide
   static constexpr bool head_wide = true;
@@ -191,7 +182,7 @@ template <class M, class V> struct MoeProblems {
   struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
   struct ExpertRows { static constexpr ExpertLinear value{M::hidden, M::m, M::experts, M::chosen, true, Rows::tokens, V::expert_rows, true}; };
   struct Combine { static constexpr MoeCombine value{M::hidden, M::chosen, true}; };
-  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 16, 8, 10}; };
+  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, V::router_cluster ? 8 : 16, V::router_cluster ? 4 : 8, 10, V::router_cluster}; };
   struct CombineNormed { static constexpr CombineNorm value{{M::hidden, eps}, M::chosen, true, true}; };
   struct Beside { static constexpr RouterSwiglu value{{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 4, V::batch, V::beside_up.warps}, M::shared, group, V::beside_up}; };
 };
@@ -293,7 +284,7 @@ __global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_
   Traced traced(slot);
   wide_head<P::value>(step, &x, &weight, nullptr, logits, ids, workspace, arrivals);
 }
-template <int rows, int width, bool add, bool pairs, WideTiling tiling> struct WideOf { static constexpr WideLinear value{rows, width, false, add, pairs, group, Rows::tokens, tiling}; };
+template <int rows, int width, bool add, bool pairs, WideTiling tiling, bool late = false> struct WideOf { static constexpr WideLinear value{rows, width, false, add, pairs, group, Rows::tokens, tiling, late}; };
 template <class M, WideTiling tiling> struct WideHeadOf { static constexpr WideHead value{M::vocab, M::hidden, false, Rows::tokens, tiling}; };
 
 template <class M>
@@ -412,13 +403,13 @@ struct Decode {
                      indices.device, router_weights.device, slot++);
             } else {
               constexpr NormRouter r = NormRouterOf::value;
-              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, 0, 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
+              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, 0, r.clustered ? r.routers : 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
                      router_logits.device, indices.device, router_weights.device, slot++);
             }
           }
           if (parts & kShared) {
             if constexpr (V::wide) {
-              wide_launch<WideOf<2 * M::shared, M::hidden, false, true, V::wide_shared_up>>(s, dependent, normed.device, w.shared_up.of(e), nullptr, act.device);
+              wide_launch<WideOf<2 * M::shared, M::hidden, false, true, V::wide_shared_up, true>>(s, dependent, normed.device, w.shared_up.of(e), nullptr, act.device);
               wide_launch<WideOf<M::hidden, M::shared, true, false, V::wide_shared_down>>(s, dependent, act.device, w.shared_down.of(e), x.device, shared_out.device);
             } else {
               if constexpr (!V::beside) up_launch<typename P::SharedUp, Bf16>(s, dependent, normed.device, nullptr, w.shared_up.of(e), act.device);
@@ -585,26 +576,20 @@ int main(int argc, char** argv) {
   if (what == "dense") {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
-    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 128, false);
-    run<Dense03, Dense16>("16 2x1", weights, 128, true);
-    run<Dense03, Dense16Head>("16 head", weights, 128, true);
-    run<Dense03, Dense16Wide>("16 wide", weights, 128, true);
-    run<Dense03, Dense32Wide>("32 wide", weights, 128, false);
+    run<Dense03, Dense16>("16 2x1", weights, 128, false);
     run<Dense03, Dense32Table>("32 table", weights, 128, false);
-    run<Dense03, Dense64Wide>("64 wide", weights, 128, true);
-    run<Dense03, Dense64Table>("64 table", weights, 128, true);
+    run<Dense03, Dense64Table>("64 table", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Moe16>("16", weights, 128, true);
-    run<Moe21, Moe16Sum>("16 sum", weights, 128, false);
-    run<Moe21, Moe16Five>("16 five", weights, 128, true);
+    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
+    run<Moe21, Moe16>("16", weights, 128, false);
     run<Moe21, Moe16Ten>("16 ten", weights, 128, true);
-    run<Moe21, Moe16Four>("16 four", weights, 128, true);
-    run<Moe21, Moe64Table>("64 table", weights, 128, false);
-    run<Moe21, Moe64Five>("64 five", weights, 128, true);
-    run<Moe21, Moe64Three>("64 three", weights, 128, true);
+    run<Moe21, Moe16TenApart>("16 apart", weights, 128, false);
+    run<Moe21, Moe16Three>("16 three", weights, 128, true);
+    run<Moe21, Moe64Five>("64 five", weights, 128, false);
     run<Moe21, Moe64Six>("64 six", weights, 128, true);
-    run<Moe21, Moe64Four>("64 four", weights, 128, true);
+    run<Moe21, Moe64SixApart>("64 apart", weights, 128, false);
+    run<Moe21, Moe64Three>("64 three", weights, 128, true);
   }
 }

@@ -16,7 +16,8 @@
 // which one round tells: if the largest key of each thread alone reaches the target from some key on, then the border is no lower. The first block gathers the ids from
 // there on, if there are no more than most_few, and finishes the draw by itself; else all go on over the whole row.
 // Blocks of a cluster read one another's histograms, counts and lists, and these are written in turns in two places, so that one barrier a round is enough.
-// Launch: draw_threads threads, grid (cluster, S), in clusters of `cluster` blocks, which share out a row.
+// Launch: draw_threads threads, grid (cluster, S), in clusters of `cluster` blocks, which share out a row; draw_shared_bytes(cluster, Vocab) of dynamic shared memory,
+// which `keys` is.
 #pragma once
 
 #include "cluster.cuh"
@@ -32,6 +33,13 @@ struct DrawRow {
 };
 
 constexpr int draw_threads = 512;
+constexpr int draw_held = 48;  // most weights of a thread in shared memory
+
+// Of dynamic shared memory.
+constexpr int draw_shared_bytes(int cluster, int vocab) {
+  const int stretch = static_cast<int>(ceil_div(ceil_div(vocab, cluster * (draw_threads / warp_size)), warp_size));
+  return 4 * draw_threads * (stretch < draw_held ? stretch : draw_held);
+}
 
 namespace draw_detail {
 
@@ -80,52 +88,50 @@ ERN_DEVICE uint64_t mass_of_key(uint32_t key) {
 }
 
 // The row as this block sees it: its warps take neighbouring stretches of ids, in order over the cluster. A lane has every 32nd id of its warp's. Where
-// they fit, all its weights stay in registers; else they are loaded and computed again for each pass, `held` at a time.
+// they fit, all its weights stay in shared memory (in registers the loops over them would have to be unrolled, and their code be fetched); else they are
+// loaded and computed again for each pass, `held` at a time.
 template <int Cluster, int Vocab>
 struct Row {
-  static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size)), most_held = 32;
+  static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size));
   // Halves of a mass, so wide that those of all ids of a block add up to 32 bits at most.
   static constexpr int half_bits = log2_floor(uint32_t{0xFFFFFFFF} / (stretch * draw_threads));
-  static constexpr int held = stretch < most_held ? stretch : most_held, parts = static_cast<int>(ceil_div(stretch, held));
+  static constexpr int held = stretch < draw_held ? stretch : draw_held, parts = static_cast<int>(ceil_div(stretch, held));
 
   const float* logits;
   const uint32_t* allowed;
   float max, scale, least;
-  int begin;  // of the warp's stretch
-  uint32_t keys[held];  // the weights' bits; 0: it can't be drawn
+  int begin;       // of the warp's stretch
+  uint32_t* keys;  // [held][draw_threads] the weights' bits; 0: it can't be drawn
 
   ERN_DEVICE static uint64_t mass_of(uint32_t key) { return mass_of_key<half_bits>(key); }
   ERN_DEVICE int id_of(int part, int i) const { return begin + (part * held + i) * warp_size + lane_id(); }
+  ERN_DEVICE uint32_t& key(int i) const { return keys[i * draw_threads + static_cast<int>(threadIdx.x)]; }
 
-  ERN_DEVICE void load(int part) {
-    float z[held];
-    const float* const from = logits + id_of(part, 0);
-    const int left = Vocab - id_of(part, 0), whole = stretch - part * held;
-#pragma unroll
-    for (int i = 0; i < held; ++i) z[i] = i < whole && i * warp_size < left ? __ldcg(from + i * warp_size) : -__builtin_inff();
-    if (allowed) {
-      // Ids of a lane are the same bit of neighbouring words.
-      const uint32_t* const words = allowed + id_of(part, 0) / 32;
-#pragma unroll
-      for (int i = 0; i < held; ++i) {
-        if (i * warp_size < left && (words[i] >> lane_id() & 1) == 0) z[i] = -__builtin_inff();
-      }
-    }
-#pragma unroll
+  // The logits of a part, in the place of their weights; -inf: not there, or not allowed.
+  ERN_DEVICE void fetch(int part) const {
+#pragma unroll 16
     for (int i = 0; i < held; ++i) {
-      const float w = __expf((z[i] - max) * scale);
+      const int id = id_of(part, i);
+      const bool there = part * held + i < stretch && id < Vocab && (!allowed || (allowed[id / 32] >> (id % 32) & 1) != 0);
+      key(i) = __float_as_uint(there ? __ldcg(logits + id) : -__builtin_inff());
+    }
+  }
+  ERN_DEVICE void weigh() const {
+#pragma unroll 4
+    for (int i = 0; i < held; ++i) {
+      const float w = __expf((__uint_as_float(key(i)) - max) * scale);
       // A NaN compares false.
-      keys[i] = w >= least && w > 0 ? __float_as_uint(w) : 0;
+      key(i) = w >= least && w > 0 ? __float_as_uint(w) : 0;
     }
   }
   // work(key, part, i) for each of the lane's ids, in order.
   template <class Work>
-  ERN_DEVICE void each(const Work& work) {
+  ERN_DEVICE void each(const Work& work) const {
 #pragma unroll 1
     for (int part = 0; part < parts; ++part) {
-      if (parts > 1) load(part);
-#pragma unroll
-      for (int i = 0; i < held; ++i) work(keys[i], part, i);
+      if (parts > 1) fetch(part), weigh();
+#pragma unroll 4
+      for (int i = 0; i < held; ++i) work(key(i), part, i);
     }
   }
 };
@@ -188,7 +194,7 @@ struct Search {
 #pragma unroll
     for (int r = 0; r < Cluster; ++r) number += load_from_rank<Cluster>(&own.number[bin], r);
     if (in_mass) {
-#pragma unroll 2
+#pragma unroll
       for (int r = 0; r < Cluster; ++r)
         sum += (static_cast<uint64_t>(load_from_rank<Cluster>(&own.high[bin], r)) << half_bits) + load_from_rank<Cluster>(&own.low[bin], r);
     } else {
@@ -362,16 +368,18 @@ ERN_DEVICE void pick(Search<Cluster, half_bits>& search, Ids& ids, const DrawRow
 
 template <int Cluster, int Vocab>
 ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows, const uint32_t* allowed, int32_t* next,
-                     int32_t* host, int64_t stride) {
+                     int32_t* host, int64_t stride, uint32_t* keys) {
   using namespace draw_detail;
   using Ids = Row<Cluster, Vocab>;
   __shared__ Memory memory;
   start_dependents();
-  wait_for_inputs();
   const int s = static_cast<int>(blockIdx.y), rank = static_cast<int>(blockIdx.x);
-  if (s >= step->sequences) return;
-  const DrawRow how = rows[s];
+  if (s >= step->sequences) return;  // those of the first row wait for inputs
+  const DrawRow how = rows[s];  // from the host, as the step is
   const float* const row_logits = logits + s * stride;
+  Ids row = {row_logits, allowed, 0, 1 / how.temperature, how.min_p, (rank * warps + warp_id()) * Ids::stretch * warp_size, keys};
+  wait_for_inputs();
+  if (Ids::parts == 1 && how.temperature != 0) row.fetch(0);  // while the largest is looked up
   const int32_t best = __ldcg(argmax + s);
   const float max = __ldcg(row_logits + best);
   // Nothing to choose, nothing to choose from, or infinitely sure.
@@ -379,8 +387,8 @@ ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argma
     if (rank == 0 && threadIdx.x == 0) next[s] = host[s] = how.temperature != 0 && !(max > -__builtin_inff()) ? -1 : best;
     return;
   }
-  Ids row = {row_logits, allowed, max, 1 / how.temperature, how.min_p, (rank * warps + warp_id()) * Ids::stretch * warp_size, {}};
-  if (Ids::parts == 1) row.load(0);
+  row.max = max;
+  if (Ids::parts == 1) row.weigh();
   Search<Cluster, Ids::half_bits> search = {memory, rank};
   const bool counted = how.top_k > 0 && how.top_k < Vocab;
   uint64_t all = 0;

@@ -179,11 +179,11 @@ template <WideLinear problem, class Y>
 ERN_DEVICE void wide_linear(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
   constexpr WideTiling tiling = problem.tiling;
   constexpr int n = problem.n, group = problem.group, out_n = problem.swiglu ? n / 2 : n, outputs = problem.swiglu ? wide_rows / 2 : wide_rows;
-  constexpr int share = outputs / tiling.cluster, cluster = tiling.cluster;
-  static_assert(outputs % tiling.cluster == 0 && problem.k % 8 == 0);
+  constexpr int cluster = tiling.cluster, share = static_cast<int>(ceil_div(outputs, 4 * cluster)) * 4;
+  static_assert(problem.k % 8 == 0);
   static_assert(!problem.swiglu || (wide_rows % (2 * group) == 0 && n % (2 * group) == 0 && !problem.residual));
   // A thread finishes `each` neighbouring outputs at a time, all of whose loads are under way together.
-  constexpr int each = out_n % 4 == 0 && share % 4 == 0 ? 4 : 1, pieces = share / each;
+  constexpr int each = out_n % 4 == 0 ? 4 : 1, pieces = share / each;
   constexpr int turns = static_cast<int>(ceil_div(pieces * tiling.columns, warpgroup_size)), parts = problem.swiglu ? 2 : 1;
   extern __shared__ uint8_t dynamic[];
   if constexpr (!problem.late) start_dependents();
@@ -192,7 +192,7 @@ ERN_DEVICE void wide_linear(const Step* step, const TensorMap* x_map, const Tens
   const int rows = rows_of(step, problem.rows);
   const auto token_of = [&](int turn) { return (turn * warpgroup_size + static_cast<int>(threadIdx.x)) / pieces; };
   const auto output_of = [&](int turn) { return rank * share + (turn * warpgroup_size + static_cast<int>(threadIdx.x)) % pieces * each; };
-  const auto there = [&](int turn) { return token_of(turn) < rows && tile * outputs + output_of(turn) < out_n; };
+  const auto there = [&](int turn) { return token_of(turn) < rows && output_of(turn) < outputs && tile * outputs + output_of(turn) < out_n; };
   const auto place = [&](int turn) { return static_cast<int64_t>(token_of(turn)) * out_n + tile * outputs + output_of(turn); };
   const bool multiplies = warp_id() < warpgroup_size / warp_size;
   float added[problem.residual ? turns : 1][each];

@@ -9,15 +9,22 @@ import type { View } from "../view.js";
 import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
-/** Blocks that share out the logits of a group of tokens: alone, and beside a product, whose tiles want the other multiprocessors. */
-const ROUTERS = { alone: 16, beside: 4 } as const;
+/** Blocks that share out the logits of a group of tokens: in a cluster, without, and beside a product, whose tiles want the other multiprocessors. */
+const ROUTERS = { clustered: 8, alone: 16, beside: 4 } as const;
 /** A thread has so many values of each row; more rows than fit in registers make another group. */
 const COLUMNS = 8;
 const WARPS = { least: 4, most: 32 } as const;
 /** Tokens of a group. */
 function mostTokens(params: KernelParams): number {
+  if (clustered(params)) return 4;
   const width = numberParam(params, "hidden");
   return width <= 2560 ? 8 : width <= 4096 ? 4 : 2;
+}
+function clustered(params: KernelParams): boolean {
+  return params.shared_kib === undefined;
+}
+function routers(params: KernelParams): number {
+  return ROUTERS[clustered(params) ? "clustered" : "alone"];
 }
 function routerWarps(params: KernelParams): number {
   return Math.min(WARPS.most, Math.max(WARPS.least, ceilDiv(numberParam(params, "hidden"), 32 * COLUMNS)));
@@ -86,12 +93,14 @@ const normRouter = defineCuda("norm_router", {
   file: (params) => routerName("norm_router", params),
   launch: (params) => ({
     threads: 32 * routerWarps(params),
-    grid: [{ constant: ROUTERS.alone }, perRows(mostTokens(params)), ONE],
+    grid: [{ constant: routers(params) }, perRows(mostTokens(params)), ONE],
     sharedBytes: 0,
+    ...(clustered(params) ? { cluster: routers(params) } : {}),
   }),
   view: (params) => ({
     ...routerView(params),
-    routers: ROUTERS.alone,
+    routers: routers(params),
+    clustered: clustered(params),
     most: mostTokens(params),
     warps: routerWarps(params),
     groups: ceilDiv(MOST_ROWS, mostTokens(params)),

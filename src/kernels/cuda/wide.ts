@@ -17,11 +17,11 @@ const ROWS = 64;
 const BOX_K = 64;
 const STAGE_K = 2 * BOX_K;
 const PITCH = ROWS + 4;
-const MOST_STAGES = 5;
-const HEAD_STAGES = { 16: 10, 32: 7, 64: 5 } as const;
-/** Elements of a weight that is over before a ring has gone round: each block then has two stages, and that is all. */
-const SHORT = { elements: 3_000_000, steps: 2, mostCluster: 8 } as const;
+/** As many as a block's shared memory holds, less what the head needs for its sums. */
+const MOST_STAGES = { 16: 10, 32: 8, 64: 6 } as const;
 const MOST_CLUSTER = 4;
+/** Elements of a weight up to which 16 rows are multiplied better by lanes: a cluster's sum takes longer than what it saves. */
+const SHORT_WEIGHT = 4_000_000;
 
 interface WideTiling {
   readonly stages: number;
@@ -32,19 +32,14 @@ interface WideTiling {
 type Columns = 16 | 32 | 64;
 
 /**
- * Blocks of a cluster share out k. A long weight has as many as find a place at once, with half of what they copy on the way; what an H100 was fastest with on
- * the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
+ * Blocks of a cluster share out k, as many as find a place at once; a block's ring holds all of its k if it can, so that as much of a weight as possible is on its
+ * way before the rows are there. What an H100 was fastest with on the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
  */
 function tilingOf(params: KernelParams, columns: Columns): WideTiling {
   const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
   const steps = ceilDiv(k, STAGE_K);
-  const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
-  if (n * k <= SHORT.elements) {
-    const cluster = power(steps / SHORT.steps, SHORT.mostCluster);
-    return { cluster, stages: Math.min(MOST_STAGES, ceilDiv(steps, cluster)), columns };
-  }
-  const cluster = power(Math.min(steps, MULTIPROCESSORS / ceilDiv(n, ROWS)), MOST_CLUSTER);
-  return { cluster, stages: Math.max(1, Math.min(MOST_STAGES, ceilDiv(ceilDiv(steps, cluster), 2))), columns };
+  const cluster = Math.max(1, Math.min(MOST_CLUSTER, steps, Math.floor(MULTIPROCESSORS / ceilDiv(n, ROWS))));
+  return { cluster, stages: Math.min(MOST_STAGES[columns], ceilDiv(steps, cluster)), columns };
 }
 
 /** `wide_shared_bytes`, which the template compares. */
@@ -120,7 +115,7 @@ function wideProduct<K extends OpName>(op: K, base: Base<K>, columns: Columns): 
     ...wide(base, columns, (params) =>
       swiglu && ROWS % (2 * numberParam(params, "group")) !== 0
         ? `groups of ${params.group} rows`
-        : columns === 16 && numberParam(params, "n") * numberParam(params, "k") <= SHORT.elements
+        : columns === 16 && numberParam(params, "n") * numberParam(params, "k") < SHORT_WEIGHT
           ? "a short weight"
           : undefined,
     ),
@@ -168,7 +163,7 @@ function headWorkspace(params: KernelParams, rows: number): number {
 }
 
 export function wideHead(base: Base<"head_argmax">, columns: Columns): AnyKernel {
-  const tiling: WideTiling = { cluster: 1, stages: HEAD_STAGES[columns], columns };
+  const tiling: WideTiling = { cluster: 1, stages: MOST_STAGES[columns], columns };
   const bytes = headSharedBytes(tiling);
   return defineCuda("head_argmax", {
     ...wide(base, columns, () => undefined),
