@@ -9,7 +9,15 @@ import { type Count, type CudaLaunch, checkLaunch, rowTimes, type TensorMap } fr
 import { functionArgs, type KernelFunction, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";
-import { cudaUnits, DRAW_FUNCTION, DRAW_THREADS, drawSharedBytes, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS, tritonUnits } from "./cuda-units.js";
+import {
+  cudaUnits,
+  DRAW_FUNCTION,
+  DRAW_THREADS,
+  drawSharedBytes,
+  SYNTHETIC_FUNCTIONS,
+  SYNTHETIC_THREADS,
+  tritonUnits,
+} from "./cuda-units.js";
 import { cudaLaunch } from "./sources.js";
 
 interface DeviceFunction {

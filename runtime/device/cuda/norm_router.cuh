@@ -137,22 +137,23 @@ ERN_DEVICE void route(int first, int count, int block, float* memory, const floa
   if (last) choose<problem>(first, count, correction, logits, indices, weights);
 }
 
-// Lane i gets the sum over the warp of v[i % count], in one order.
-template <int count>
-ERN_DEVICE float warp_sums(float (&v)[count]) {
+// Lane i gets the sum over the warp of v[i % count], in one order. `all`: count, before it was halved.
+template <int count, int all = count>
+ERN_DEVICE float warp_sums(const float (&v)[count]) {
   static_assert(count <= warp_size && (count & (count - 1)) == 0);
+  if constexpr (count > 1) {
+    constexpr int half = count / 2;
+    const bool upper = (lane_id() & half) != 0;  // a lane goes on with one half of the values, its partner with the other
+    float kept[half];
 #pragma unroll
-  for (int half = count / 2; half > 0; half /= 2) {
-    const bool upper = (lane_id() & half) != 0;
+    for (int i = 0; i < half; ++i) kept[i] = (upper ? v[i + half] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + half], half);
+    return warp_sums<half, all>(kept);
+  } else {
+    float sum = v[0];
 #pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float other = __shfl_xor_sync(~0u, upper ? v[i] : v[i + half], half);
-      v[i] = (upper ? v[i + half] : v[i]) + other;
-    }
+    for (int mask = all; mask < warp_size; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+    return sum;
   }
-#pragma unroll
-  for (int mask = count; mask < warp_size; mask *= 2) v[0] += __shfl_xor_sync(~0u, v[0], mask);
-  return v[0];
 }
 
 template <NormRouter problem, class W>

@@ -13,12 +13,10 @@ import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 const ROUTERS = { clustered: 8, alone: 16, beside: 4 } as const;
 /** A thread has so many values of each row; more rows than fit in registers make another group. */
 const COLUMNS = 8;
-const WARPS = { least: 4, most: 32 } as const;
+const WARPS = { least: 4, most: 12 } as const;
 /** Tokens of a group. */
 function mostTokens(params: KernelParams): number {
-  if (clustered(params)) return 4;
-  const width = numberParam(params, "hidden");
-  return width <= 2560 ? 8 : width <= 4096 ? 4 : 2;
+  return clustered(params) ? 4 : 8;
 }
 function clustered(params: KernelParams): boolean {
   return params.shared_kib === undefined;
@@ -88,6 +86,7 @@ const normRouter = defineCuda("norm_router", {
   order: "sequential-k",
   weights: WEIGHTS,
   fit: fitRouter,
+  refuse: (params) => (numberParam(params, "hidden") <= WARPS.most * 32 * COLUMNS ? undefined : "rows that registers have no place for"),
   args: (params) => routerArgs(params),
   cost: routerCost,
   file: (params) => routerName("norm_router", params),
