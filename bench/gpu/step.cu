@@ -60,7 +60,8 @@ constexpr ProductTiling whole(ProductTiling tiling) {
 }
 struct Common {
   static constexpr bool norm_inside = true, beside = false, runs = false, wide = false, old_router = false, idle_waits = false, sum_norm = false;
-  static constexpr bool head_wide = false, router_cluster = true;
+  static constexpr bool head_wide = false;
+  static constexpr int routers = 16;
   static constexpr int cluster = 8, attention_warps = 8, least = 3, splits = 1, head_blocks = 132;
 };
 struct Dense1 : Common {
@@ -132,7 +133,6 @@ struct Moe64Six : Moe64Wide {
   static constexpr bool sum_norm = true;
   static constexpr WideTiling wide_qkv{6, 2, 1}, wide_o{6, 2, 1}, wide_up{6, 1, 1}, wide_down{6, 2, 1}, wide_shared_up{6, 1, 1}, wide_shared_down{6, 2, 1}, wide_head{6, 1, 1};
 };
-struct Moe64SixApart : Moe64Six { static constexpr bool router_cluster = false; };
 struct Moe64Three : Moe64Six {
   static constexpr WideTiling wide_o{6, 3, 1}, wide_down{6, 3, 1}, wide_shared_down{6, 3, 1};
 };
@@ -140,7 +140,6 @@ struct Moe16Ten : Moe16 {
   static constexpr bool wide = true, sum_norm = true;
   static constexpr WideTiling wide_qkv{10, 2, 1, 16}, wide_o{10, 2, 1, 16}, wide_up{10, 1, 1, 16}, wide_down{10, 2, 1, 16}, wide_shared_up{10, 1, 1, 16}, wide_shared_down{10, 2, 1, 16}, wide_head{10, 1, 1, 16};
 };
-struct Moe16TenApart : Moe16Ten { static constexpr bool router_cluster = false; };
 struct Moe16Three : Moe16Ten {
   static constexpr WideTiling wide_o{7, 3, 1, 16}, wide_down{10, 3, 1, 16}, wide_shared_down{8, 3, 1, 16};
 };
@@ -182,7 +181,7 @@ template <class M, class V> struct MoeProblems {
   struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
   struct ExpertRows { static constexpr ExpertLinear value{M::hidden, M::m, M::experts, M::chosen, true, Rows::tokens, V::expert_rows, true}; };
   struct Combine { static constexpr MoeCombine value{M::hidden, M::chosen, true}; };
-  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, V::router_cluster ? 8 : 16, V::router_cluster ? 4 : 8, 10, V::router_cluster}; };
+  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, V::routers, 8, 10}; };
   struct CombineNormed { static constexpr CombineNorm value{{M::hidden, eps}, M::chosen, true, true}; };
   struct Beside { static constexpr RouterSwiglu value{{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 4, V::batch, V::beside_up.warps}, M::shared, group, V::beside_up}; };
 };
@@ -403,7 +402,7 @@ struct Decode {
                      indices.device, router_weights.device, slot++);
             } else {
               constexpr NormRouter r = NormRouterOf::value;
-              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, 0, r.clustered ? r.routers : 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
+              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, 0, 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
                      router_logits.device, indices.device, router_weights.device, slot++);
             }
           }
@@ -585,11 +584,9 @@ int main(int argc, char** argv) {
     run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
     run<Moe21, Moe16>("16", weights, 128, false);
     run<Moe21, Moe16Ten>("16 ten", weights, 128, true);
-    run<Moe21, Moe16TenApart>("16 apart", weights, 128, false);
     run<Moe21, Moe16Three>("16 three", weights, 128, true);
     run<Moe21, Moe64Five>("64 five", weights, 128, false);
     run<Moe21, Moe64Six>("64 six", weights, 128, true);
-    run<Moe21, Moe64SixApart>("64 apart", weights, 128, false);
     run<Moe21, Moe64Three>("64 three", weights, 128, true);
   }
 }

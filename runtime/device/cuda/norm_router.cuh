@@ -12,17 +12,15 @@
 //   hidden_rows Bf16 [tokens, m]           router_swiglu: silu(n . gate^T) * (n . up^T), n normed on the way into the product (Norm in product.cuh)
 //   arrivals    a counter for every problem.most tokens, 0 before the first launch; each launch leaves them 0
 //
-// Blocks of a group of problem.most tokens share out the experts of its logits. In a cluster each then chooses for some tokens; else the block that is last to
-// write its logits does.
+// Blocks of a group of problem.most tokens share out the experts of its logits; the one that is last to write them chooses.
 // Launch:
-//   norm_router    grid (problem.routers, ceil(tokens / problem.most)), in clusters of problem.routers if problem.clustered, 32 * problem.warps threads. A thread has
-//                  its columns of the group's rows and of some experts' in registers
+//   norm_router    grid (problem.routers, ceil(tokens / problem.most)), 32 * problem.warps threads. A thread has its columns of the group's rows and of some
+//                  experts' in registers
 //   router_swiglu  blocks 0 .. problem.routers - 1 route; the others take tiles in turns. problem.tiling.threads() threads, problem.tiling.shared_bytes(hidden,
 //                  true) of dynamic shared memory, which must hold problem.most rows of x too; tokens at most problem.most, of one group
 // Everything but operands of products is f32. A row's bits do not depend on other rows. Reference ops: rms_norm, cast, moe_router, linear_swiglu.
 #pragma once
 
-#include "cluster.cuh"
 #include "linear_swiglu.cuh"
 #include "moe_router.cuh"
 
@@ -38,7 +36,6 @@ struct NormRouter {
   int routers = 16;
   int most = 16;
   int warps = 8;
-  bool clustered = false;
   Rows rows = Rows::tokens;
 };
 
@@ -162,12 +159,10 @@ ERN_DEVICE void norm_router(const Step* step, const float* x, const Bf16* norm, 
   constexpr int hidden = problem.hidden, experts = problem.experts, warps = problem.warps, routers = problem.routers, most = problem.most;
   constexpr int groups = static_cast<int>(ceil_div(hidden, 4 * warps * warp_size));  // of 4 columns a thread
   constexpr int share = static_cast<int>(ceil_div(experts, routers));
-  constexpr int together = share > 4 && 8 * most <= warp_size ? 8 : share > 2 ? 4 : share;  // experts at a time
-  constexpr int cluster = problem.clustered ? routers : 1;
+  constexpr int together = share > 2 ? 4 : share;  // experts at a time
   static_assert(hidden % 4 == 0 && problem.chosen <= warp_size && problem.chosen <= experts && together * most <= warp_size);
   __shared__ float sums[warps][together * most];
   __shared__ float squares[warps][most];
-  __shared__ float own_logits[static_cast<int>(ceil_div(most, cluster))][experts];  // of the tokens that this block chooses for
   __shared__ bool last;
   start_dependents();
   const int tokens = rows_of(step, problem.rows), first = static_cast<int>(blockIdx.y) * most, block = static_cast<int>(blockIdx.x);
@@ -188,7 +183,6 @@ ERN_DEVICE void norm_router(const Step* step, const float* x, const Bf16* norm, 
   float4 scale[groups];
 #pragma unroll
   for (int i = 0; i < groups; ++i) scale[i] = column_of(i) < hidden ? load4(norm + column_of(i)) : float4{0, 0, 0, 0};
-  if constexpr (problem.clustered) cluster_barrier<cluster>();  // all blocks are there before others write to them
   wait_for_inputs();
   float4 v[most][groups];
 #pragma unroll
@@ -239,25 +233,14 @@ ERN_DEVICE void norm_router(const Step* step, const float* x, const Bf16* norm, 
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < warps; ++w) sum += sums[w][thread];
-      sum *= inverse(token);
-      __stcg(logits + static_cast<int64_t>(first + token) * experts + expert, sum);
-      if constexpr (problem.clustered) store_to_rank<cluster>(&own_logits[token / cluster][expert], sum, token % cluster);
+      __stcg(logits + static_cast<int64_t>(first + token) * experts + expert, sum * inverse(token));
     }
   }
-  if constexpr (problem.clustered) {
-    cluster_barrier<cluster>();
-    for (int i = warp_id(); i * cluster + block < count; i += warps) {
-      const int64_t token = first + i * cluster + block;
-      choose_experts<experts>(own_logits[i], problem.correction ? correction : nullptr, problem.chosen, problem.norm_min, indices + token * problem.chosen,
-                              weights + token * problem.chosen);
-    }
-  } else {
-    __syncthreads();
-    if (thread == 0) last = is_last<routers>(arrivals + blockIdx.y);
-  }
+  __syncthreads();
+  if (thread == 0) last = is_last<routers>(arrivals + blockIdx.y);
 #pragma unroll
   for (int t = 0; t < most; ++t) {  // each block keeps some rows
-    if (t >= count || (t + most) % routers != block) continue;  // those after the ones that choose
+    if (t >= count || t % routers != block) continue;
     const float r = inverse(t);
 #pragma unroll
     for (int i = 0; i < groups; ++i) {
@@ -265,10 +248,8 @@ ERN_DEVICE void norm_router(const Step* step, const float* x, const Bf16* norm, 
         store4(normed + static_cast<int64_t>(first + t) * hidden + column_of(i), {v[t][i].x * r, v[t][i].y * r, v[t][i].z * r, v[t][i].w * r});
     }
   }
-  if constexpr (!problem.clustered) {
-    __syncthreads();
-    if (last) choose<problem>(first, count, correction, logits, indices, weights);
-  }
+  __syncthreads();
+  if (last) choose<problem>(first, count, correction, logits, indices, weights);
 }
 
 struct RouterSwiglu {

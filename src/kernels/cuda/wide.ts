@@ -32,13 +32,14 @@ interface WideTiling {
 type Columns = 16 | 32 | 64;
 
 /**
- * Blocks of a cluster share out k, as many as find a place at once; a block's ring holds all of its k if it can, so that as much of a weight as possible is on its
+ * Blocks of a cluster share out k, as many as find a place at once and a power of two (three were slower than two); a block's ring holds all of its k if it can, so that as much of a weight as possible is on its
  * way before the rows are there. What an H100 was fastest with on the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
  */
 function tilingOf(params: KernelParams, columns: Columns): WideTiling {
   const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
   const steps = ceilDiv(k, STAGE_K);
-  const cluster = Math.max(1, Math.min(MOST_CLUSTER, steps, Math.floor(MULTIPROCESSORS / ceilDiv(n, ROWS))));
+  const places = Math.max(1, Math.min(MOST_CLUSTER, steps, Math.floor(MULTIPROCESSORS / ceilDiv(n, ROWS))));
+  const cluster = 2 ** Math.floor(Math.log2(places));
   return { cluster, stages: Math.min(MOST_STAGES[columns], ceilDiv(steps, cluster)), columns };
 }
 
