@@ -117,7 +117,7 @@ describe("a space of several kernels", () => {
     const given = task(KEY);
     const space = taskSpace(given, ARCH);
     const kernels = new Set(Array.from({ length: space.size }, (_, i) => kernelOf(given, variantAt(given, space, i)).name));
-    expect([...kernels].sort()).toEqual(["cuda_gemm", "cuda_linear_wide", "cuda_linear_x16"]);
+    expect([...kernels].sort()).toEqual(["cuda_gemm", "cuda_linear_x16"]);
     expect(taskSpace(given, "sm_80").parameters.map(({ name }) => name)).not.toContain("kernel");
     const standard = defaultVariant(given);
     const other = { kernel: "cuda_gemm", tile_rows: 128, columns: 64, stages: 4, turns: 1, cluster: 1 };
