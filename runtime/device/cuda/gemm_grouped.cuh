@@ -27,6 +27,8 @@ namespace ern::cuda {
 struct GroupedTiling {
   int stages = 4;
   int cluster = 2;  // blocks that share the rows of x: 1 or 2
+  bool stream = false;
+  bool skew = false;
 };
 
 constexpr int grouped_columns = 128;    // of a tile: rows of W
@@ -49,6 +51,14 @@ constexpr int grouped_shared_bytes(GroupedTiling tiling) {
 }
 
 constexpr int most_gemm_groups = 256;
+
+// silu to within some units in the last place, which rounding to bf16 hides: an exact quotient takes longer than all else that is done to a result.
+ERN_DEVICE float silu_quickly(float x) {
+  float power, inverse;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+  return x * inverse;
+}
 
 struct GroupedTile {
   int row;     // first of x and y
@@ -84,17 +94,12 @@ struct GroupedTiles {
       int tiles = 0;
 #pragma unroll
       for (int i = 0; i < own; ++i) tiles += tiles_of(lane * own + i);
-      int end = tiles;
-#pragma unroll
-      for (int step = 1; step < warp_size; step *= 2) {
-        const int before = __shfl_up_sync(~0u, end, step);
-        if (lane >= step) end += before;
-      }
+      const int end = warp_sum_until(tiles);
       int first = end - tiles;
 #pragma unroll
       for (int i = 0; i < own; ++i) {
         const int group = lane * own + i;
-        if (group <= groups) shared.first_tile[group] = first;
+        if (group < groups) shared.first_tile[group] = first;
         first += tiles_of(group);
       }
       if (lane == warp_size - 1) shared.first_tile[groups] = end;
@@ -128,7 +133,7 @@ struct GroupedStore {
   static constexpr int chunks = problem.swiglu ? 4 : 8;  // of 8 columns of y that the warpgroup has
   static constexpr int warp_chunks = chunks / 4;
   static constexpr int batch = grouped_staging / (16 * chunks);  // rows at once
-  static constexpr bool whole = problem.n % grouped_columns == 0;
+  static constexpr bool whole = problem.n % (grouped_columns * problem.tiling.cluster) == 0;  // tiles of y lie within it
 
   uint32_t staging;
   Bf16* y;
@@ -155,7 +160,7 @@ struct GroupedStore {
       const int sums = 4 * (first / 8 + piece);
       const auto value = [&](int i) -> uint32_t {
         const int at = sums + i / warp_chunks * 4;
-        if constexpr (problem.swiglu) return pack_bf16(silu(d[at]) * d[at + 2], silu(d[at + 1]) * d[at + 3]);
+        if constexpr (problem.swiglu) return pack_bf16(silu_quickly(d[at]) * d[at + 2], silu_quickly(d[at + 1]) * d[at + 3]);
         else return i % 2 == 0 ? pack_bf16(d[at], d[at + 1]) : pack_bf16(d[at + 2], d[at + 3]);
       };
       if (piece + step <= pieces) {
@@ -249,8 +254,8 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
           uint8_t* const x_tile = x_tiles + ring.stage * x_bytes;
           empty[ring.stage].wait(ring.parity ^ 1);
           filled.arrive_expecting(bytes);
-          if constexpr (problem.swiglu) copy_tile(weight_tile, weight_map, k * tile_k, 0, 0, 0, weight_row / (2 * problem.group), filled);
-          else copy_tile(weight_tile, weight_map, k * tile_k, weight_row, filled);
+          if constexpr (problem.swiglu) copy_tile(weight_tile, weight_map, k * tile_k, 0, 0, 0, weight_row / (2 * problem.group), filled, tiling.stream ? evict_first : evict_normal);
+          else copy_tile(weight_tile, weight_map, k * tile_k, weight_row, filled, tiling.stream ? evict_first : evict_normal);
           for (int box = rank; box < boxes; box += cluster) {
             if constexpr (cluster > 1) copy_tile_to((1 << cluster) - 1, x_tile + box * box_bytes, x_map, k * tile_k, tile.row + box * grouped_box, filled);
             else copy_tile(x_tile + box * box_bytes, x_map, k * tile_k, tile.row + box * grouped_box, filled);
@@ -267,6 +272,7 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
     };
     const GroupedStore<problem> store{shared_address(staging) + consumer * grouped_staging, y};
     Ring<stages> ring;
+    if (tiling.skew && consumer == 1) __nanosleep(1500);
     for (int number = first_tile; number < tiles.count; number += clusters) {
       const GroupedTile tile = tiles.at(number);
       with_width(tile.rows, [&]<int width>() {

@@ -44,18 +44,29 @@ ERN_DEVICE void moe_sort(const Step* step, const int32_t* indices, int32_t* offs
   __syncthreads();
   wait_for_inputs();
   const int choices = rows_of(step, problem.rows) * problem.chosen;
+#pragma unroll 4
   for (int c = static_cast<int>(threadIdx.x); c < choices; c += moe_sort_threads) atomicAdd(&counts[__ldcg(indices + c)], 1);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    int begin = 0;
-    for (int e = 0; e < experts; ++e) {
+  if (threadIdx.x < warp_size) {
+    constexpr int own = static_cast<int>(ceil_div(experts, warp_size));  // experts of a lane
+    const int lane = lane_id();
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < own; ++i) sum += lane * own + i < experts ? counts[lane * own + i] : 0;
+    const int end = warp_sum_until(sum);
+    int begin = end - sum;
+#pragma unroll
+    for (int i = 0; i < own; ++i) {
+      const int e = lane * own + i;
+      if (e >= experts) break;
       next[e] = begin;
       offsets[e] = begin;
       begin += counts[e];
     }
-    offsets[experts] = begin;
+    if (lane == warp_size - 1) offsets[experts] = end;
   }
   __syncthreads();
+#pragma unroll 4
   for (int c = static_cast<int>(threadIdx.x); c < choices; c += moe_sort_threads) places[c] = atomicAdd(&next[__ldcg(indices + c)], 1);
 }
 
