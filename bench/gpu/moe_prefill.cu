@@ -12,8 +12,8 @@ using namespace bench;
 
 namespace {
 
-template <int stages, int cluster, bool stream = false, bool skew = false>
-struct Tiling { static constexpr GroupedTiling value{stages, cluster, stream, skew}; };
+template <int columns, int rows, int stages, int cluster, bool stream = false, bool skew = false>
+struct Tiling { static constexpr GroupedTiling value{columns, rows, stages, cluster, stream, skew}; };
 
 // The sizes of a layer, and the tilings of its two products.
 template <int hidden_, int m_, int experts_, int chosen_, bool addend_, class Up, class Down = Up>
@@ -26,10 +26,10 @@ struct Layer {
 };
 
 // As gemm_grouped.cuh wants them.
-TensorMap gate_up_map(const Bf16* weight, int64_t rows, int k, int group) {
+TensorMap gate_up_map(const Bf16* weight, int64_t rows, int k, int group, int columns) {
   const auto at = [k](int64_t row) { return static_cast<cuuint64_t>(row * k * 2); };
   return make_map(weight, {cuuint64_t(k), 8, 2, cuuint64_t(group / 8), cuuint64_t(rows / (2 * group))}, {at(1), at(group), at(8), at(2 * group)},
-                  {64, 8, 2, cuuint32_t(group / 8), cuuint32_t(grouped_columns / (2 * group))});
+                  {64, 8, 2, cuuint32_t(group / 8), cuuint32_t(columns / (2 * group))});
 }
 
 template <class L>
@@ -86,9 +86,9 @@ struct Buffers {
         sorted(int64_t{most} * L::hidden, false), activations(int64_t{most} * L::m, false), expert_rows(int64_t{most} * L::hidden, false), indices(most), places(most), weights(most),
         addend(int64_t{room} * L::hidden, host_side), out(int64_t{room} * L::hidden, host_side),
         sorted_map(make_map(sorted.device, most, L::hidden, grouped_box)),
-        up_map(gate_up_map(gate_up.device, int64_t{L::experts} * 2 * L::m, L::hidden, L::up.group)),
+        up_map(gate_up_map(gate_up.device, int64_t{L::experts} * 2 * L::m, L::hidden, L::up.group, L::up_tiling.columns)),
         activations_map(make_map(activations.device, most, L::m, grouped_box)),
-        down_map(make_map(down_weight.device, int64_t{L::experts} * L::hidden, L::m, grouped_columns)) {}
+        down_map(make_map(down_weight.device, int64_t{L::experts} * L::hidden, L::m, L::down_tiling.columns)) {}
 
   Launch up_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(grouped_shared_bytes(L::up_tiling)), L::up_tiling.cluster}; }
   Launch down_launch() const { return {dim3(processors()), gemm_threads, static_cast<size_t>(grouped_shared_bytes(L::down_tiling)), L::down_tiling.cluster}; }
@@ -171,18 +171,21 @@ void time_layer(int tokens) {
   const double lower = time_graph([&](cudaStream_t s) { launch(down<L>, b.down_launch(), s, b.offsets.device, b.expert_rows.device, b.activations_map, b.down_map); }, 4, 10);
   const double summing = time_graph([&](cudaStream_t s) { launch(sum<L>, wide, s, b.step.get(), b.expert_rows.device, b.places.device, b.weights.device, b.addend.device, b.out.device); }, 4, 10);
   const double work = 2e-6 * tokens * L::chosen * L::m * L::hidden;
-  std::printf("tokens %5d c%d stream %d skew %d: %.1f us (sort %.1f, gather %.1f, up %.1f = %.0f TFLOP/s, down %.1f = %.0f TFLOP/s, sum %.1f)\n", tokens,
-              L::up_tiling.cluster, L::up_tiling.stream, L::up_tiling.skew, all, sorting, gathering, upper, 2 * work / upper, lower, work / lower, summing);
+  std::printf("tokens %5d %dx%dx%d c%d stream %d skew %d: %.1f us (sort %.1f, gather %.1f, up %.1f = %.0f TFLOP/s, down %.1f = %.0f TFLOP/s, sum %.1f)\n", tokens,
+              L::up_tiling.columns, L::up_tiling.rows, L::up_tiling.stages, L::up_tiling.cluster, L::up_tiling.stream, L::up_tiling.skew, all, sorting, gathering, upper, 2 * work / upper, lower, work / lower, summing);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
-  using alone = Tiling<4, 1>;
-  using pairs = Tiling<4, 2>;
-  using streamed = Tiling<4, 2, true>;
-  using skewed = Tiling<4, 2, true, true>;
+  using alone = Tiling<128, 256, 4, 1>;
+  using pairs = Tiling<128, 256, 4, 2>;
+  using streamed = Tiling<128, 256, 4, 2, true>;
+  using skewed = Tiling<128, 256, 4, 2, true, true>;
+  using wide = Tiling<256, 176, 3, 2>;
+  using wide4 = Tiling<256, 160, 4, 2>;
+  using wide_skewed = Tiling<256, 176, 3, 2, true, true>;
   const auto check_all = [&]<class Up, class Down>(const char* name) {
     std::printf("checking %s\n", name);
     using Small = Layer<128, 64, 8, 3, true, Up, Down>;
@@ -199,11 +202,15 @@ int main(int argc, char** argv) {
   };
   check_all.operator()<alone, alone>("alone");
   check_all.operator()<pairs, pairs>("pairs");
+  check_all.operator()<wide, wide>("wide");
   if (argc > 1) return failures != 0;
   for (const int tokens : {128, 512, 2048, 8192}) {
     time_layer<Layer<2560, 1536, 64, 6, true, pairs>>(tokens);
     time_layer<Layer<2560, 1536, 64, 6, true, streamed>>(tokens);
     time_layer<Layer<2560, 1536, 64, 6, true, skewed>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide4>>(tokens);
+    time_layer<Layer<2560, 1536, 64, 6, true, wide_skewed>>(tokens);
     time_layer<Layer<2560, 1536, 64, 6, true, pairs>>(tokens);  // again, since the clocks fall
   }
   return failures != 0;

@@ -3,9 +3,9 @@
 //
 //   offsets   int32 [groups + 1]    in device memory: where each group's rows begin in x and y
 //   x         bf16 [rows, k]        by tensor map: boxes of 64 k x grouped_box rows, 128-byte swizzle
-//   weight    bf16 [groups, n, k]   by tensor map, 128-byte swizzle: boxes of 64 k x grouped_columns rows of [groups * n, k]; with swiglu, whose rows of gate
+//   weight    bf16 [groups, n, k]   by tensor map, 128-byte swizzle: boxes of 64 k x tiling.columns rows of [groups * n, k]; with swiglu, whose rows of gate
 //                                   and up alternate in groups of problem.group, of [groups * n / (2 group), group / 8, gate or up, 8 rows, k], boxes of
-//                                   [grouped_columns / (2 group), all, both, 8, 64]: then 8 rows of gate lie above the 8 of up that they meet
+//                                   [tiling.columns / (2 group), all, both, 8, 64]: then 8 rows of gate lie above the 8 of up that they meet
 //   y         bf16 [rows, n], or [rows, n / 2] with swiglu, rounded to nearest even
 //
 // Launch: gemm_threads threads, as many blocks as fit the device (one a multiprocessor) in clusters of tiling.cluster, grouped_shared_bytes(tiling) of
@@ -25,16 +25,16 @@
 namespace ern::cuda {
 
 struct GroupedTiling {
+  int columns = 128;  // of a tile, rows of W: 128 or 256
+  int rows = 256;     // most of x in a tile: a multiple of 16 up to 256, with 256 columns up to 176, for which registers suffice
   int stages = 4;
   int cluster = 2;  // blocks that share the rows of x: 1 or 2
   bool stream = false;
   bool skew = false;
 };
 
-constexpr int grouped_columns = 128;    // of a tile: rows of W
-constexpr int grouped_most_rows = 256;  // of x in a tile
-constexpr int grouped_box = 16;         // rows of x that one copy brings
-constexpr int grouped_staging = 8192;   // bytes of results that change places at once
+constexpr int grouped_box = 16;        // rows of x that one copy brings
+constexpr int grouped_staging = 8192;  // bytes of results that change places at once
 
 struct Grouped {
   int groups;
@@ -45,9 +45,8 @@ struct Grouped {
   GroupedTiling tiling = {};
 };
 
-constexpr int grouped_stage_bytes = (grouped_columns + grouped_most_rows) * tile_k * 2;
 constexpr int grouped_shared_bytes(GroupedTiling tiling) {
-  return 1024 + tiling.stages * (grouped_stage_bytes + 16) + gemm_consumers * grouped_staging;
+  return 1024 + tiling.stages * ((tiling.columns + tiling.rows) * tile_k * 2 + 16) + gemm_consumers * grouped_staging;
 }
 
 constexpr int most_gemm_groups = 256;
@@ -70,8 +69,8 @@ struct GroupedTile {
 // Groups in order, in each the rows fastest: tiles that read the same weight are at work together.
 template <Grouped problem>
 struct GroupedTiles {
-  static constexpr int groups = problem.groups, cluster = problem.tiling.cluster;
-  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, grouped_columns * cluster));
+  static constexpr int groups = problem.groups, cluster = problem.tiling.cluster, columns = problem.tiling.columns;
+  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, columns * cluster));
   static_assert(groups <= most_gemm_groups);
   struct Shared {
     int32_t offset[groups + 1];
@@ -81,7 +80,7 @@ struct GroupedTiles {
   int count;
   int group = 0;
 
-  static ERN_DEVICE int row_tiles(int rows) { return static_cast<int>(ceil_div(rows, grouped_most_rows)); }
+  static ERN_DEVICE int row_tiles(int rows) { return static_cast<int>(ceil_div(rows, problem.tiling.rows)); }
 
   // Every thread of the block calls it; ends with a barrier.
   static ERN_DEVICE void set(Shared& shared, const int32_t* offsets) {
@@ -113,7 +112,7 @@ struct GroupedTiles {
     const int begin = shared.offset[group], rows = shared.offset[group + 1] - begin, tiles = row_tiles(rows);
     const int within = tile - shared.first_tile[group], rank = cluster > 1 ? cluster_rank() : 0;
     const int most = static_cast<int>(ceil_div(ceil_div(rows, tiles), 16)) * 16, first = within % tiles * most;
-    return {begin + first, min(most, rows - first), (within / tiles * cluster + rank) * grouped_columns, group};
+    return {begin + first, min(most, rows - first), (within / tiles * cluster + rank) * columns, group};
   }
 };
 
@@ -126,14 +125,14 @@ ERN_DEVICE void store_transposed(uint32_t at, const uint32_t (&words)[2]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(at), "r"(words[0]), "r"(words[1]) : "memory");
 }
 
-// What becomes of the sums of one warpgroup: 64 rows of W by `width` rows of x.
+// What becomes of the sums of one warpgroup: 64 rows of W, from weight_row of the group on, by `width` rows of x.
 template <Grouped problem>
 struct GroupedStore {
   static constexpr int out_n = problem.swiglu ? problem.n / 2 : problem.n;
   static constexpr int chunks = problem.swiglu ? 4 : 8;  // of 8 columns of y that the warpgroup has
   static constexpr int warp_chunks = chunks / 4;
   static constexpr int batch = grouped_staging / (16 * chunks);  // rows at once
-  static constexpr bool whole = problem.n % (grouped_columns * problem.tiling.cluster) == 0;  // tiles of y lie within it
+  static constexpr bool whole = problem.n % (problem.tiling.columns * problem.tiling.cluster) == 0;  // tiles of y lie within it
 
   uint32_t staging;
   Bf16* y;
@@ -142,8 +141,8 @@ struct GroupedStore {
   static ERN_DEVICE uint32_t place(int row, int chunk) { return (row * chunks + (chunk ^ (row / (8 / chunks)) % chunks)) * 16; }
 
   template <int width>
-  ERN_DEVICE void operator()(const float (&d)[width / 2], const GroupedTile& tile, int consumer) const {
-    store_from<width, 0>(d, tile, consumer, (tile.column + consumer * 64) / (problem.swiglu ? 2 : 1));
+  ERN_DEVICE void operator()(const float (&d)[width / 2], const GroupedTile& tile, int consumer, int weight_row) const {
+    store_from<width, 0>(d, tile, consumer, problem.swiglu ? weight_row / 2 : weight_row);
     // The next tile's results must not meet what others still read.
     barrier_sync(1 + consumer, warpgroup_size);
   }
@@ -185,31 +184,23 @@ struct GroupedStore {
   }
 };
 
-// Calls `run` with the least width that wgmma.cuh has for so many rows.
-template <class Run>
-ERN_DEVICE void with_width(int rows, Run run) {
-  switch (static_cast<int>(ceil_div(rows, 16))) {
-    case 1: case 2: return run.template operator()<32>();
-    case 3: case 4: return run.template operator()<64>();
-    case 5: case 6: return run.template operator()<96>();
-    case 7: case 8: return run.template operator()<128>();
-    case 9: return run.template operator()<144>();
-    case 10: return run.template operator()<160>();
-    case 11: return run.template operator()<176>();
-    case 12: return run.template operator()<192>();
-    case 13: return run.template operator()<208>();
-    case 14: return run.template operator()<224>();
-    case 15: return run.template operator()<240>();
-    default: return run.template operator()<256>();
+// Calls `run` with the least width up to `most` that wgmma.cuh has for so many rows.
+template <int most, int width = 32, class Run>
+ERN_DEVICE void with_width(int rows, const Run& run) {
+  if constexpr (width < most) {
+    if (rows > width) return with_width<most, width + (width < 128 ? 32 : 16)>(rows, run);
   }
+  run.template operator()<width>();
 }
 
 template <Grouped problem>
 ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, const TensorMap* weight_map, Bf16* y) {
   constexpr GroupedTiling tiling = problem.tiling;
   constexpr int stages = tiling.stages, cluster = tiling.cluster;
-  constexpr int weight_bytes = grouped_columns * tile_k * 2, x_bytes = grouped_most_rows * tile_k * 2, box_bytes = grouped_box * tile_k * 2;
+  constexpr int weight_bytes = tiling.columns * tile_k * 2, x_bytes = tiling.rows * tile_k * 2, box_bytes = grouped_box * tile_k * 2;
   constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
+  constexpr int halves = tiling.columns / (64 * gemm_consumers);  // of a warpgroup's columns, 64 each
+  static_assert((tiling.columns == 128 && tiling.rows <= 256) || (tiling.columns == 256 && tiling.rows <= 176));
   static_assert(problem.k % 8 == 0 && problem.n % (problem.swiglu ? 16 : 8) == 0 && (cluster == 1 || cluster == 2));
   static_assert(!problem.swiglu || (problem.group % 8 == 0 && 64 % (2 * problem.group) == 0));
   using Tiles = GroupedTiles<problem>;
@@ -248,6 +239,7 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
         const GroupedTile tile = tiles.at(number);
         const int boxes = static_cast<int>(ceil_div(tile.rows, grouped_box)), bytes = weight_bytes + boxes * box_bytes;
         const int weight_row = tile.group * problem.n + tile.column;
+#pragma unroll 1
         for (int k = 0; k < k_tiles; ++k, ring.next()) {
           Barrier& filled = full[ring.stage];
           uint8_t* const weight_tile = weight_tiles + ring.stage * weight_bytes;
@@ -275,17 +267,21 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
     if (tiling.skew && consumer == 1) __nanosleep(1500);
     for (int number = first_tile; number < tiles.count; number += clusters) {
       const GroupedTile tile = tiles.at(number);
-      with_width(tile.rows, [&]<int width>() {
+      with_width<tiling.rows>(tile.rows, [&]<int width>() {
         // Set to zero, though the first product could overwrite them: otherwise the sums of all widths would hold registers from tile to tile.
-        float sums[width / 2] = {};
+        float sums[halves][width / 2] = {};
         int previous = -1;  // stage whose products may still run
+#pragma unroll 1
         for (int k = 0; k < k_tiles; ++k, ring.next()) {
           full[ring.stage].wait(ring.parity);
-          const uint64_t w = wgmma_operand(weight_tiles + ring.stage * weight_bytes + consumer * 64 * tile_k * 2);
           const uint64_t x = wgmma_operand(x_tiles + ring.stage * x_bytes);
           wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < tile_k / wgmma_k; ++i) Wgmma<width>::multiply(sums, w + i * wgmma_next_k, x + i * wgmma_next_k, true);
+          for (int half = 0; half < halves; ++half) {
+            const uint64_t w = wgmma_operand(weight_tiles + ring.stage * weight_bytes + (consumer * halves + half) * 64 * tile_k * 2);
+#pragma unroll
+            for (int i = 0; i < tile_k / wgmma_k; ++i) Wgmma<width>::multiply(sums[half], w + i * wgmma_next_k, x + i * wgmma_next_k, true);
+          }
           wgmma_commit();
           wgmma_wait<1>();
           if (previous >= 0) release(previous);
@@ -293,8 +289,11 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
         }
         wgmma_wait<0>();
         release(previous);
-        wgmma_hold(sums);
-        store.template operator()<width>(sums, tile, consumer);
+#pragma unroll
+        for (int half = 0; half < halves; ++half) {
+          wgmma_hold(sums[half]);
+          store.template operator()<width>(sums[half], tile, consumer, tile.column + (consumer * halves + half) * 64);
+        }
       });
     }
   }
