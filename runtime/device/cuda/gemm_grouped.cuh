@@ -29,8 +29,6 @@ struct GroupedTiling {
   int rows = 256;     // most of x in a tile: a multiple of 16 up to 256, with 256 columns up to 176, for which registers suffice
   int stages = 4;
   int cluster = 2;  // blocks that share the rows of x: 1 or 2
-  bool stream = false;
-  bool skew = false;
 };
 
 constexpr int grouped_box = 16;        // rows of x that one copy brings
@@ -246,8 +244,8 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
           uint8_t* const x_tile = x_tiles + ring.stage * x_bytes;
           empty[ring.stage].wait(ring.parity ^ 1);
           filled.arrive_expecting(bytes);
-          if constexpr (problem.swiglu) copy_tile(weight_tile, weight_map, k * tile_k, 0, 0, 0, weight_row / (2 * problem.group), filled, tiling.stream ? evict_first : evict_normal);
-          else copy_tile(weight_tile, weight_map, k * tile_k, weight_row, filled, tiling.stream ? evict_first : evict_normal);
+          if constexpr (problem.swiglu) copy_tile(weight_tile, weight_map, k * tile_k, 0, 0, 0, weight_row / (2 * problem.group), filled);
+          else copy_tile(weight_tile, weight_map, k * tile_k, weight_row, filled);
           for (int box = rank; box < boxes; box += cluster) {
             if constexpr (cluster > 1) copy_tile_to((1 << cluster) - 1, x_tile + box * box_bytes, x_map, k * tile_k, tile.row + box * grouped_box, filled);
             else copy_tile(x_tile + box * box_bytes, x_map, k * tile_k, tile.row + box * grouped_box, filled);
@@ -264,7 +262,6 @@ ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, con
     };
     const GroupedStore<problem> store{shared_address(staging) + consumer * grouped_staging, y};
     Ring<stages> ring;
-    if (tiling.skew && consumer == 1) __nanosleep(1500);
     for (int number = first_tile; number < tiles.count; number += clusters) {
       const GroupedTile tile = tiles.at(number);
       with_width<tiling.rows>(tile.rows, [&]<int width>() {

@@ -70,21 +70,11 @@ ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int middle,
                : "memory");
 }
 
-// How long L2 keeps what passes (what createpolicy.fractional gives). Those of kernel.cuh's `evict_first` leave first.
-constexpr uint64_t evict_normal = 0x16F0000000000000;
-
-// The same as the first, and of a tensor of five axes.
-ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int outer, Barrier& full, uint64_t policy) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
-                   shared_address(to)),
-               "l"(map), "r"(inner), "r"(outer), "r"(shared_address(&full)), "l"(policy)
-               : "memory");
-}
-ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int second, int third, int fourth, int outer, Barrier& full, uint64_t policy) {
+// The same of a tensor of five axes.
+ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int second, int third, int fourth, int outer, Barrier& full) {
   asm volatile(
-      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(
-          shared_address(to)),
-      "l"(map), "r"(inner), "r"(second), "r"(third), "r"(fourth), "r"(outer), "r"(shared_address(&full)), "l"(policy)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared_address(to)),
+      "l"(map), "r"(inner), "r"(second), "r"(third), "r"(fourth), "r"(outer), "r"(shared_address(&full))
       : "memory");
 }
 
