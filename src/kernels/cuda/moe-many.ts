@@ -5,7 +5,7 @@
 
 import { cFloat, joinName } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
-import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
+import { type KernelDef, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
 import { BF16_ROWS, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
@@ -49,10 +49,37 @@ export const moeRouterMany = defineCuda("moe_router", {
 
 /** `gemm_grouped.cuh`: of a tile, rows of the weight and most rows of x; k of a stage; rows that one copy brings; bytes of results that change places. */
 const TILE = { columns: 128, rows: 256, k: 64, box: 16, staging: 2 * 8192 } as const;
-/** Two blocks share the rows of x (bench/NOTES-cuda-prefill.md). */
-const TILING = { stages: 4, cluster: 2 } as const;
+/** None changes the order of sums. Two blocks share the rows of x by default (bench/NOTES-cuda-prefill.md). */
+const TUNABLES: readonly Tunable[] = [
+  { name: "tile_rows", summary: "most rows of a tile", values: () => [128, 192, 256], default: () => TILE.rows },
+  { name: "stages", summary: "of the ring that copies fill, 64 k each", values: () => [3, 4, 5, 6], default: () => 4 },
+  { name: "cluster", summary: "blocks that share rows", values: () => [1, 2], default: () => 2 },
+];
+const SHARED_BYTES = 227 * 1024;
+
+interface GroupedTiling {
+  readonly rows: number;
+  readonly stages: number;
+  readonly cluster: number;
+}
+
+/** One that is not said is at its default. */
+function tilingOf(params: KernelParams): GroupedTiling {
+  const [rows, stages, cluster] = TUNABLES.map(({ name, default: value }) => Number(params[name] ?? value(params)));
+  return { rows, stages, cluster } as GroupedTiling;
+}
+
 /** `grouped_shared_bytes`, which the template compares. */
-const SHARED_BYTES = 1024 + TILING.stages * ((TILE.columns + TILE.rows) * TILE.k * 2 + 16) + TILE.staging;
+function sharedBytes({ rows, stages }: GroupedTiling): number {
+  return 1024 + stages * ((TILE.columns + rows) * TILE.k * 2 + 16) + TILE.staging;
+}
+
+/** Tunables of the CPU's kernel have the same names and are no part of this one's; here those are that are not at their default. */
+function fileOf(params: KernelParams): string {
+  const { tile_rows: _, stages: __, cluster: ___, ...rest } = params;
+  const changed = TUNABLES.filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params));
+  return joinName(CPU_FFN.file(rest), "sorted", ...changed.map(({ name }) => `${name.replace("_", "")}${params[name]}`));
+}
 
 const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
 /** Blocks of what goes over rows: as many as fit. */
@@ -84,13 +111,13 @@ function gateUpMap({ hidden, m, experts }: Sizes, group: number): Map {
 }
 
 /** A grouped product: sorted rows against the weights of all experts, one below the other. */
-function productLaunch(x: string, xMap: Map, weight: string, weightMap: Map): CudaLaunch {
+function productLaunch(tiling: GroupedTiling, x: string, xMap: Map, weight: string, weightMap: Map): CudaLaunch {
   const map = (arg: string, rest: Map): TensorMap => ({ arg, dtype: "bf16", ...rest, swizzle: 128 });
   return {
     threads: THREADS.products,
     grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
-    sharedBytes: SHARED_BYTES,
-    cluster: TILING.cluster,
+    sharedBytes: sharedBytes(tiling),
+    ...(tiling.cluster > 1 ? { cluster: tiling.cluster } : {}),
     maps: [map(x, xMap), map(weight, weightMap)],
   };
 }
@@ -99,19 +126,23 @@ function launchOf(params: KernelParams, phase: string): CudaLaunch {
   const sizes = sizesOf(params);
   const { experts, chosen, hidden, m } = sizes;
   const choices = { rowsTimes: chosen };
+  const tiling = tilingOf(params);
   if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
   if (phase === "up") {
-    return productLaunch("sorted", rowsMap(hidden, choices, TILE.box), "gate_up", gateUpMap(sizes, numberParam(params, "group")));
+    return productLaunch(tiling, "sorted", rowsMap(hidden, choices, TILE.box), "gate_up", gateUpMap(sizes, numberParam(params, "group")));
   }
   if (phase === "down") {
-    return productLaunch("activations", rowsMap(m, choices, TILE.box), "down", rowsMap(m, experts * hidden, TILE.columns));
+    return productLaunch(tiling, "activations", rowsMap(m, choices, TILE.box), "down", rowsMap(m, experts * hidden, TILE.columns));
   }
   return { threads: THREADS.rows, grid: [{ constant: ROW_BLOCKS }, ONE, ONE], sharedBytes: 0 };
 }
 
 export const moeFfnMany = defineCuda("moe_ffn", {
   name: "moe_prefill",
-  file: (params) => joinName(CPU_FFN.file(params), "sorted"),
+  file: fileOf,
+  tunables: TUNABLES,
+  constraint: (params) => sharedBytes(tilingOf(params)) <= SHARED_BYTES,
+  footprint: (params) => ({ cacheBytes: sharedBytes(tilingOf(params)) }),
   leastRows: FEW_ROWS.experts + 1,
   only: "sm_90a",
   worth: { least: 32 },
@@ -154,8 +185,10 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     ...sizesOf(params),
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
-    ...TILING,
-    shared_bytes: SHARED_BYTES,
+    tile_rows: tilingOf(params).rows,
+    stages: tilingOf(params).stages,
+    cluster: tilingOf(params).cluster,
+    shared_bytes: sharedBytes(tilingOf(params)),
     sort_threads: THREADS.sort,
     row_threads: THREADS.rows,
   }),

@@ -6,7 +6,7 @@
 import type { OpName } from "../../ir/ops.js";
 import { joinName } from "../common.js";
 import { type CudaLaunch, ONE, type TensorMap } from "../cuda-launch.js";
-import { type AnyKernel, type KernelParams, numberParam } from "../kernel-def.js";
+import { type AnyKernel, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { type CudaEntry, ceilDiv, defineCuda } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
@@ -35,12 +35,51 @@ type Columns = 16 | 32 | 64;
  * Blocks of a cluster share out k, as many as find a place at once and a power of two (three were slower than two); a block's ring holds all of its k if it can, so that as much of a weight as possible is on its
  * way before the rows are there. What an H100 was fastest with on the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
  */
-function tilingOf(params: KernelParams, columns: Columns): WideTiling {
+function usualTiling(params: KernelParams, columns: Columns): WideTiling {
   const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
   const steps = ceilDiv(k, STAGE_K);
   const places = Math.max(1, Math.min(MOST_CLUSTER, steps, Math.floor(MULTIPROCESSORS / ceilDiv(n, ROWS))));
   const cluster = 2 ** Math.floor(Math.log2(places));
   return { cluster, stages: Math.min(MOST_STAGES[columns], ceilDiv(steps, cluster)), columns };
+}
+
+/** With tunables at their values, or where one is not said at its default. */
+function tilingOf(params: KernelParams, columns: Columns): WideTiling {
+  const usual = usualTiling(params, columns);
+  const said = (name: "stages" | "cluster"): number => (typeof params[name] === "number" ? params[name] : usual[name]);
+  return { columns, stages: said("stages"), cluster: said("cluster") };
+}
+
+function stagesTunable(columns: Columns, usual: Tunable["default"]): Tunable {
+  const values = Array.from({ length: MOST_STAGES[columns] }, (_, i) => i + 1);
+  return { name: "stages", summary: "of the ring that copies fill, 128 k each", values: () => values, default: usual };
+}
+
+function productTunables(columns: Columns): readonly Tunable[] {
+  return [
+    stagesTunable(columns, (params) => usualTiling(params, columns).stages),
+    {
+      name: "cluster",
+      summary: "blocks that share out k",
+      reorders: true,
+      values: () => [1, 2, 4],
+      default: (params) => usualTiling(params, columns).cluster,
+    },
+  ];
+}
+
+/** A ring that is longer than a block's share of k is never full, and a block without a share has nothing to do. */
+function productAllowed(params: KernelParams, columns: Columns): boolean {
+  const { stages, cluster } = tilingOf(params, columns);
+  const steps = ceilDiv(numberParam(params, "k"), STAGE_K);
+  return cluster <= steps && stages <= ceilDiv(steps, cluster);
+}
+
+/** The name without tunables, which are another tiling's there, and with those of this one that are not at their default. */
+function fileOf(params: KernelParams, base: NonNullable<CudaEntry<OpName>["file"]>, tunables: readonly Tunable[]): string {
+  const { stages: _, cluster: __, ...rest } = params;
+  const changed = tunables.filter(({ name, default: value }) => params[name] !== undefined && params[name] !== value(params));
+  return joinName(base(rest), ...changed.map(({ name }) => `${name}${params[name]}`));
 }
 
 /** `wide_shared_bytes`, which the template compares. */
@@ -83,6 +122,7 @@ type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 function wide<K extends OpName>(
   base: Base<K>,
   columns: Columns,
+  tunables: readonly Tunable[],
   refuse: (params: KernelParams) => string | undefined,
 ): Omit<CudaEntry<K>, "launch" | "view"> {
   const { tunables: _, launch: __, view: ___, constraint: ____, footprint: _____, ...entry } = base;
@@ -94,7 +134,8 @@ function wide<K extends OpName>(
     worth: { least: columns === 16 ? 9 : columns / 2 + 1 },
     order: "by-bucket",
     refuse: (params) => (params.norm ? "a norm in front" : refuse(params)),
-    file: (params) => joinName((base.file as NonNullable<typeof base.file>)(params)),
+    tunables,
+    file: (params) => fileOf(params, base.file as NonNullable<typeof base.file>, tunables),
   };
 }
 
@@ -113,7 +154,7 @@ function productView(params: KernelParams, tiling: WideTiling, bytes: number): V
 function wideProduct<K extends OpName>(op: K, base: Base<K>, columns: Columns): AnyKernel {
   const swiglu = op === "linear_swiglu";
   return defineCuda(op, {
-    ...wide(base, columns, (params) =>
+    ...wide(base, columns, productTunables(columns), (params) =>
       swiglu && ROWS % (2 * numberParam(params, "group")) !== 0
         ? `groups of ${params.group} rows`
         : columns === 16 && numberParam(params, "n") * numberParam(params, "k") < SHORT_WEIGHT
@@ -122,6 +163,8 @@ function wideProduct<K extends OpName>(op: K, base: Base<K>, columns: Columns): 
     ),
     name: swiglu ? "linear_swiglu" : "linear",
     template: "wide_linear",
+    constraint: (params) => productAllowed(params, columns),
+    footprint: (params) => ({ cacheBytes: sharedBytes(tilingOf(params, columns)) }),
     launch: (params) => {
       const tiling = tilingOf(params, columns);
       return launchOf(params, tiling, ceilDiv(numberParam(params, "n"), ROWS) * tiling.cluster, sharedBytes(tiling));
@@ -164,14 +207,20 @@ function headWorkspace(params: KernelParams, rows: number): number {
 }
 
 export function wideHead(base: Base<"head_argmax">, columns: Columns): AnyKernel {
-  const tiling: WideTiling = { cluster: 1, stages: MOST_STAGES[columns], columns };
-  const bytes = headSharedBytes(tiling);
+  const tilingOf = ({ stages = MOST_STAGES[columns] }: KernelParams): WideTiling => ({ cluster: 1, stages: Number(stages), columns });
+  const bytesOf = (params: KernelParams): number => headSharedBytes(tilingOf(params));
+  const tunables = [stagesTunable(columns, () => MOST_STAGES[columns])];
   return defineCuda("head_argmax", {
-    ...wide(base, columns, () => undefined),
+    ...wide(base, columns, tunables, () => undefined),
     name: "head_argmax",
     template: "wide_head",
     workspace: headWorkspace,
-    launch: (params) => launchOf(params, tiling, headBlocks(params), bytes),
-    view: (params) => ({ ...productView(params, tiling, bytes), blocks: headBlocks(params), workspace_of_7: headWorkspace(params, 7) }),
+    footprint: (params) => ({ cacheBytes: bytesOf(params) }),
+    launch: (params) => launchOf(params, tilingOf(params), headBlocks(params), bytesOf(params)),
+    view: (params) => ({
+      ...productView(params, tilingOf(params), bytesOf(params)),
+      blocks: headBlocks(params),
+      workspace_of_7: headWorkspace(params, 7),
+    }),
   });
 }
