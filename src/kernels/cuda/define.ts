@@ -57,6 +57,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly phases?: readonly Phase[];
   readonly late?: boolean;
   readonly early?: readonly string[];
+  readonly inPlace?: KernelDef<K>["inPlace"];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
   readonly view: (params: KernelParams) => View;
 }
@@ -72,7 +73,7 @@ export function cudaType(type: string): string {
 export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKernel {
   const base = CPU_KERNELS.find((kernel) => kernel.op === op) as unknown as KernelDef<K> | undefined;
   const { name, suffix, refuse, launch, template = name, view } = entry;
-  const { fit, cost, file, args, order } = { ...base, ...entry };
+  const { fit, cost, file, args, order, inPlace } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
   const {
     language,
@@ -98,7 +99,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     template,
     order,
     ...(base?.share ? { share: base.share } : {}),
-    ...(base?.inPlace ? { inPlace: base.inPlace } : {}),
+    ...(inPlace ? { inPlace } : {}),
     ...(language ? { language } : {}),
     ...(tunables ? { tunables } : {}),
     ...(constraint ? { constraint } : {}),
