@@ -44,7 +44,11 @@ CASE(WholeHead, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, fals
 CASE(WholeExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2, false, 2, 8, false}});
 CASE(WholeExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1, false, 2, 8, false}});
 CASE(NormRouter1, NormRouter{16, 128, 4, true, norm, 1e-12f, 3, 4, 2});
-CASE(NormRouter2, NormRouter{64, 2560, 6, true, norm, 1e-12f, 16, 16, 8});
+CASE(NormRouter2, NormRouter{64, 2560, 6, true, norm, 1e-12f, 16, 8, 10});
+CASE(NormRouter5, NormRouter{64, 2560, 6, true, norm, 1e-12f, 32, 8, 10});
+CASE(NormRouter6, NormRouter{41, 648, 5, false, norm, 1e-12f, 2, 8, 3});
+CASE(NormRouter3, NormRouter{41, 648, 5, false, norm, 1e-12f, 5, 4, 3});
+CASE(NormRouter4, NormRouter{160, 1024, 8, true, norm, 1e-12f, 16, 8, 4});
 CASE(RouterSwiglu1, RouterSwiglu{{16, 128, 4, false, norm, 1e-12f, 2, 8, 2}, 192, 32, {16, 2, 0, 2, 1, false, 1}});
 CASE(RouterSwiglu2, RouterSwiglu{{64, 2560, 6, true, norm, 1e-12f, 4, 1, 10}, 3072, 32, {16, 10, 0, 2, 1, false, 1, 1, false}});
 CASE(Wide1, WideLinear{300, 96, true, true, false, 32, tokens, {2, 1, 2}});
@@ -52,6 +56,16 @@ CASE(Wide2, WideLinear{2560, 1024, false, false, false, 32, tokens, {3, 4, 2}});
 CASE(Wide3, WideLinear{1024, 3072, false, true, false, 32, tokens, {2, 8, 2}});
 CASE(Wide4, WideLinear{320, 1000, true, false, true, 32, tokens, {3, 2, 2}});
 CASE(Wide5, WideLinear{192, 2560, false, false, true, 8, tokens, {4, 4, 1}});
+CASE(Wide6, WideLinear{300, 104, true, true, false, 32, tokens, {2, 1, 2, 16}});
+CASE(Wide7, WideLinear{302, 1000, true, true, false, 32, tokens, {5, 2, 2, 16}});
+CASE(Wide8, WideLinear{2560, 2560, false, true, false, 32, tokens, {5, 4, 2, 32}});
+CASE(Wide9, WideLinear{320, 1000, true, false, true, 16, tokens, {3, 8, 2, 16}});
+CASE(Wide10, WideLinear{192, 2560, false, false, true, 8, tokens, {4, 1, 1, 32}});
+CASE(WideHead3, WideHead{300, 96, true, tokens, {3, 1, 1, 16}});
+CASE(WideHead4, WideHead{8192, 2560, false, tokens, {10, 1, 1, 16}});
+CASE(WideHead5, WideHead{1000, 1000, true, tokens, {6, 1, 1, 32}});
+CASE(Wide11, WideLinear{2560, 2560, false, true, false, 32, tokens, {6, 3, 1, 64}});
+CASE(Wide12, WideLinear{384, 1000, true, false, true, 32, tokens, {3, 3, 1, 16}});
 CASE(WideHead1, WideHead{300, 96, true, tokens, {3, 1, 1}});
 CASE(WideHead2, WideHead{8192, 2560, false, tokens, {4, 1, 1}});
 CASE(QkvOnce, Linear{2560, 1024, false, false, norm, tokens, {16, 8, 0, 1, 1, true}});
@@ -150,6 +164,10 @@ int main(int argc, char** argv) {
   for (int count : {1, 3, 7, 17}) {
     check_norm_router<NormRouter1, false, float>(count, 0);
     check_norm_router<NormRouter2, false, Bf16>(4 * count - 1, 0);
+    check_norm_router<NormRouter3, false, float>(count + 4, 0);
+    check_norm_router<NormRouter4, false, float>(count, 0);
+    check_norm_router<NormRouter5, false, float>(4 * count - 1, 0);
+    check_norm_router<NormRouter6, false, Bf16>(count + 4, 0);
     if (count <= 8) check_norm_router<RouterSwiglu1, true, Bf16>(count, 7);
   }
   check_norm_router<RouterSwiglu2, true, float>(1, 132);
@@ -159,8 +177,20 @@ int main(int argc, char** argv) {
     check_wide<Wide3, float>(rows);
     check_wide<Wide4, Bf16>(rows);
     check_wide<Wide5, Bf16>(rows);
+    check_wide<Wide11, float>(rows);
     check_wide_head<WideHead1>(rows, 4);
     check_wide_head<WideHead2>(rows, 100);
+  }
+  for (int rows : {1, 9, 13, 16}) {
+    check_wide<Wide6, float>(rows);
+    check_wide<Wide7, float>(rows);
+    check_wide<Wide9, Bf16>(rows);
+    check_wide<Wide12, Bf16>(rows);
+    check_wide_head<WideHead3>(rows, 4);
+    check_wide_head<WideHead4>(rows, 100);
+    check_wide<Wide8, float>(2 * rows);
+    check_wide<Wide10, Bf16>(2 * rows - 1);
+    check_wide_head<WideHead5>(2 * rows, 3);
   }
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures != 0;

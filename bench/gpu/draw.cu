@@ -15,15 +15,16 @@ namespace {
 constexpr int cluster = 8;
 
 template <int Vocab>
-__global__ void __launch_bounds__(draw_threads) draw_kernel(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows,
+__global__ void __launch_bounds__(draw_threads, 2) draw_kernel(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows,
                                                             const uint32_t* allowed, int32_t* next, int32_t* host, int64_t stride) {
-  draw<cluster, Vocab>(step, logits, argmax, rows, allowed, next, host, stride);
+  extern __shared__ uint32_t keys[];
+  draw<cluster, Vocab>(step, logits, argmax, rows, allowed, next, host, stride, keys);
 }
 
 template <int Vocab>
 void record(cudaStream_t stream, const DeviceStep& step, int rows, const float* logits, const int32_t* argmax, const DrawRow* how, const uint32_t* allowed,
             int32_t* next, int32_t* host, int64_t stride) {
-  launch(draw_kernel<Vocab>, {dim3(cluster, static_cast<unsigned>(rows)), draw_threads, 0, cluster}, stream, step.get(), logits, argmax, how, allowed, next,
+  launch(draw_kernel<Vocab>, {dim3(cluster, static_cast<unsigned>(rows)), draw_threads, size_t(draw_shared_bytes(cluster, Vocab)), cluster}, stream, step.get(), logits, argmax, how, allowed, next,
          host, stride);
 }
 
@@ -201,7 +202,10 @@ int main() {
   check_case<103424>({.temperature = 1.3f, .top_p = 0.95f, .top_k = 40, .spread = 2});
   check_case<103424>({.temperature = 1, .min_p = 0.05f, .masked = true, .spread = 3});
   check_case<103424>({.temperature = 0.3f, .top_p = 0.5f, .min_p = 0.01f, .top_k = 7, .masked = true, .spread = 4});
-  check_case<151936>({.temperature = 0.8f, .top_p = 0.9f, .masked = true, .spread = 3});  // more than stays in registers
+  check_case<103424>({.temperature = 2, .top_p = 0.95f});  // more than one block finishes by itself
+  check_case<103424>({.temperature = 1, .top_p = 0.9f, .top_k = 5000, .spread = 2});
+  check_case<151936>({.temperature = 0.8f, .top_p = 0.9f, .masked = true, .spread = 3});
+  check_case<200003>({.temperature = 0.8f, .top_p = 0.9f, .top_k = 100, .masked = true, .spread = 3});  // more than stays in shared memory
   check_case<1>({.temperature = 1, .top_p = 0.5f, .top_k = 1});
   check_case<31>({.temperature = 1, .top_p = 0.9f, .top_k = 5});
   check_case<257>({.temperature = 2, .top_p = 0.6f, .masked = true});

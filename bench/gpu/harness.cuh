@@ -66,8 +66,8 @@ void launch(void (*kernel)(Params...), const Launch& shape, cudaStream_t stream,
   CK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
-// Boxes of 64 k x 64 rows of bf16 [rows, k].
-inline ern::cuda::TensorMap row_map(const Bf16* data, int rows, int k) {
+// Boxes of 64 k x `high` rows of bf16 [rows, k].
+inline ern::cuda::TensorMap row_map(const Bf16* data, int rows, int k, int high = 64) {
   using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                               CUtensorMapFloatOOBfill);
   static Encode encode = nullptr;
@@ -75,7 +75,7 @@ inline ern::cuda::TensorMap row_map(const Bf16* data, int rows, int k) {
   if (!encode) CK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", reinterpret_cast<void**>(&encode), 12000, cudaEnableDefault, &found));
   CUtensorMap map;
   const cuuint64_t sizes[2] = {cuuint64_t(k), cuuint64_t(rows)}, strides[1] = {cuuint64_t(k) * 2};
-  const cuuint32_t box[2] = {64, 64}, steps[2] = {1, 1};
+  const cuuint32_t box[2] = {64, cuuint32_t(high)}, steps[2] = {1, 1};
   if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<Bf16*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
     std::printf("no tensor map\n"), std::exit(1);

@@ -59,7 +59,9 @@ constexpr ProductTiling whole(ProductTiling tiling) {
   return tiling;
 }
 struct Common {
-  static constexpr bool norm_inside = true, beside = false, runs = false, wide = false, old_router = false, idle_waits = false;
+  static constexpr bool norm_inside = true, beside = false, runs = false, wide = false, old_router = false, idle_waits = false, sum_norm = false;
+  static constexpr bool head_wide = false;
+  static constexpr int routers = 16;
   static constexpr int cluster = 8, attention_warps = 8, least = 3, splits = 1, head_blocks = 132;
 };
 struct Dense1 : Common {
@@ -125,6 +127,35 @@ struct Moe64Table : Moe64Wide {
   static constexpr WideTiling wide_qkv{5, 2, 1}, wide_o{5, 2, 1}, wide_up{5, 1, 1}, wide_down{5, 2, 1}, wide_shared_up{5, 1, 1}, wide_shared_down{5, 2, 1}, wide_head{5, 1, 1};
 };
 
+// Tables of wide products: stages, cluster, blocks a multiprocessor, rows of x. `sum_norm`: the experts' sum norms what it gives.
+struct Moe64Five : Moe64Table { static constexpr bool sum_norm = true; };
+struct Moe64Six : Moe64Wide {
+  static constexpr bool sum_norm = true;
+  static constexpr WideTiling wide_qkv{6, 2, 1}, wide_o{6, 2, 1}, wide_up{6, 1, 1}, wide_down{6, 2, 1}, wide_shared_up{6, 1, 1}, wide_shared_down{6, 2, 1}, wide_head{6, 1, 1};
+};
+struct Moe64Three : Moe64Six {
+  static constexpr WideTiling wide_o{6, 3, 1}, wide_down{6, 3, 1}, wide_shared_down{6, 3, 1};
+};
+struct Moe16Ten : Moe16 {
+  static constexpr bool wide = true, sum_norm = true;
+  static constexpr WideTiling wide_qkv{10, 2, 1, 16}, wide_o{10, 2, 1, 16}, wide_up{10, 1, 1, 16}, wide_down{10, 2, 1, 16}, wide_shared_up{10, 1, 1, 16}, wide_shared_down{10, 2, 1, 16}, wide_head{10, 1, 1, 16};
+};
+struct Moe16Three : Moe16Ten {
+  static constexpr WideTiling wide_o{7, 3, 1, 16}, wide_down{10, 3, 1, 16}, wide_shared_down{8, 3, 1, 16};
+};
+struct Dense16Head : Dense16 {  // the head alone is wide
+  static constexpr bool head_wide = true;
+  static constexpr WideTiling wide_head{10, 1, 1, 16};
+};
+struct Dense16Wide : Dense16 {
+  static constexpr bool wide = true;
+  static constexpr WideTiling wide_qkv{4, 2, 2, 16}, wide_o{2, 8, 2, 16}, wide_up{5, 1, 2, 16}, wide_down{3, 8, 2, 16}, wide_head{10, 1, 1, 16};
+};
+struct Dense32Table : Dense64Wide {
+  static constexpr int batch = 32;
+  static constexpr WideTiling wide_qkv{4, 2, 1, 32}, wide_o{4, 4, 1, 32}, wide_up{5, 1, 1, 32}, wide_down{5, 4, 1, 32}, wide_head{7, 1, 1, 32};
+};
+
 // nvcc cannot name a kernel by a struct's value, so a problem is a type.
 template <class M, class V> struct Problems {
   static constexpr int qkv_width = (M::heads + 2 * M::kv_heads) * M::head_dim, o_width = M::heads * M::head_dim;
@@ -150,7 +181,8 @@ template <class M, class V> struct MoeProblems {
   struct Down { static constexpr MoeFfn value{M::hidden, M::m, M::experts, M::chosen, group, true, Rows::tokens, V::expert_down, true}; };
   struct ExpertRows { static constexpr ExpertLinear value{M::hidden, M::m, M::experts, M::chosen, true, Rows::tokens, V::expert_rows, true}; };
   struct Combine { static constexpr MoeCombine value{M::hidden, M::chosen, true}; };
-  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 16, 16, 8}; };
+  struct NormRouterOf { static constexpr NormRouter value{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, V::routers, 8, 10}; };
+  struct CombineNormed { static constexpr CombineNorm value{{M::hidden, eps}, M::chosen, true, true}; };
   struct Beside { static constexpr RouterSwiglu value{{M::experts, M::hidden, M::chosen, true, {true, eps}, 1e-12f, 4, V::batch, V::beside_up.warps}, M::shared, group, V::beside_up}; };
 };
 
@@ -226,6 +258,8 @@ template <class P>
 __global__ void __launch_bounds__(P::value.tiling.threads(), P::value.tiling.residents) expert_rows_kernel(const Step* s, const Bf16* act, const int32_t* i, const Bf16* down, float* rows, int slot) { Traced traced(slot); expert_linear<P::value>(s, act, i, down, rows); }
 template <class P>
 __global__ void combine_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, float* out, int slot) { Traced traced(slot); moe_combine<P::value>(s, rows, i, w, addend, out); }
+template <class P>
+__global__ void __launch_bounds__(P::value.norm.threads, 1) combine_norm_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, const Bf16* norm, float* out, Bf16* normed, int slot) { Traced traced(slot); moe_combine_norm<P::value>(s, rows, i, w, addend, norm, out, normed); }
 __device__ unsigned router_arrivals[64];
 template <class P>
 __global__ void __launch_bounds__(P::value.warps * 32, 1) norm_router_kernel(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices, float* weights, int slot) {
@@ -249,7 +283,7 @@ __global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_
   Traced traced(slot);
   wide_head<P::value>(step, &x, &weight, nullptr, logits, ids, workspace, arrivals);
 }
-template <int rows, int width, bool add, bool pairs, WideTiling tiling> struct WideOf { static constexpr WideLinear value{rows, width, false, add, pairs, group, Rows::tokens, tiling}; };
+template <int rows, int width, bool add, bool pairs, WideTiling tiling, bool late = false> struct WideOf { static constexpr WideLinear value{rows, width, false, add, pairs, group, Rows::tokens, tiling, late}; };
 template <class M, WideTiling tiling> struct WideHeadOf { static constexpr WideHead value{M::vocab, M::hidden, false, Rows::tokens, tiling}; };
 
 template <class M>
@@ -309,7 +343,7 @@ struct Decode {
   template <class Q, class Y>
   void wide_launch(cudaStream_t s, bool dependent, const Bf16* in, const Bf16* weight, const float* residual, Y* out) {
     constexpr WideLinear p = Q::value;
-    launch(wide_kernel<Q, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster, dependent}, s, step.get(), residual, out, slot++, row_map(in, B, p.k), row_map(weight, p.n, p.k));
+    launch(wide_kernel<Q, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster, dependent}, s, step.get(), residual, out, slot++, row_map(in, B, p.k, p.tiling.columns), row_map(weight, p.n, p.k));
   }
 
   int slot = 0;
@@ -327,7 +361,7 @@ struct Decode {
     using In = std::conditional_t<V::norm_inside, float, Bf16>;
     launch(embedding_kernel<typename P::Row>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), ids.device, w.embedding.data, x.device, slot++);
     for (int l = 0; l < M::layers; ++l) {
-      norm_row(2 * l);
+      if (!V::sum_norm || l <= M::dense_layers) norm_row(2 * l);
       if constexpr (V::wide) {
         if (parts & kQkv) wide_launch<WideOf<P::qkv_width, M::hidden, false, false, V::wide_qkv>>(s, dependent, normed.device, w.qkv.of(l), nullptr, qkv.device);
       } else if (parts & kQkv) linear_launch<typename P::Qkv, In, float>(s, dependent, normed_or_x(), w.norms.of(2 * l), w.qkv.of(l), nullptr, qkv.device);
@@ -368,13 +402,13 @@ struct Decode {
                      indices.device, router_weights.device, slot++);
             } else {
               constexpr NormRouter r = NormRouterOf::value;
-              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, size_t(std::min(B, r.most)) * M::hidden * 4, 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
+              launch(norm_router_kernel<NormRouterOf>, {dim3(r.routers, ceil_div(B, r.most)), r.warps * 32, 0, 1, dependent}, s, step.get(), x.device, norm, w.gate.of(e), correction.device, normed.device,
                      router_logits.device, indices.device, router_weights.device, slot++);
             }
           }
           if (parts & kShared) {
             if constexpr (V::wide) {
-              wide_launch<WideOf<2 * M::shared, M::hidden, false, true, V::wide_shared_up>>(s, dependent, normed.device, w.shared_up.of(e), nullptr, act.device);
+              wide_launch<WideOf<2 * M::shared, M::hidden, false, true, V::wide_shared_up, true>>(s, dependent, normed.device, w.shared_up.of(e), nullptr, act.device);
               wide_launch<WideOf<M::hidden, M::shared, true, false, V::wide_shared_down>>(s, dependent, act.device, w.shared_down.of(e), x.device, shared_out.device);
             } else {
               if constexpr (!V::beside) up_launch<typename P::SharedUp, Bf16>(s, dependent, normed.device, nullptr, w.shared_up.of(e), act.device);
@@ -388,6 +422,10 @@ struct Decode {
               using ExpertRows = typename MoeProblems<M, V>::ExpertRows;
               launch(expert_rows_kernel<ExpertRows>, {dim3(V::row_blocks), ExpertRows::value.tiling.threads(), size_t(ExpertRows::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
                      w.expert_down.of(e), rows.device, slot++);
+              if constexpr (V::sum_norm) {
+                launch(combine_norm_kernel<typename MoeProblems<M, V>::CombineNormed>, {dim3(B), 256, 0, 1, dependent}, s, step.get(), rows.device, indices.device, router_weights.device, shared_out.device, w.norms.of(2 * l + 2), x.device, normed.device, slot++);
+                continue;
+              }
               launch(combine_kernel<typename MoeProblems<M, V>::Combine>, {dim3(ceil_div(B * M::hidden, 1024)), 256, 0, 1, dependent}, s, step.get(), rows.device, indices.device, router_weights.device, shared_out.device, x.device, slot++);
               continue;
             }
@@ -397,12 +435,12 @@ struct Decode {
         }
       }
     }
-    norm_row(2 * M::layers);
-    if constexpr (V::wide) {
+    if (!V::sum_norm) norm_row(2 * M::layers);
+    if constexpr (V::wide || V::head_wide) {
       using Head = WideHeadOf<M, V::wide_head>;
       if (parts & kHead) {
-        launch(wide_head_kernel<Head>, {dim3(132 * Head::value.tiling.residents), wide_threads, size_t(wide_shared_bytes(Head::value.tiling)), 1, dependent}, s, step.get(), logits.device, next.device, (void*)work.device, arrivals.device, slot++,
-               row_map(normed.device, B, M::hidden), row_map(w.embedding.data, M::vocab, M::hidden));
+        launch(wide_head_kernel<Head>, {dim3(132 * Head::value.tiling.residents), wide_threads, size_t(wide_head_shared_bytes(Head::value.tiling)), 1, dependent}, s, step.get(), logits.device, next.device, (void*)work.device, arrivals.device, slot++,
+               row_map(normed.device, B, M::hidden, Head::value.tiling.columns), row_map(w.embedding.data, M::vocab, M::hidden));
       }
     } else if (parts & kHead) {
       launch(head_kernel<typename P::Head, In>, {dim3(V::head_blocks), V::head.threads(), size_t(V::head.shared_bytes(M::hidden, V::norm_inside)), 1, dependent}, s, step.get(), normed_or_x(), w.norms.of(2 * M::layers), w.embedding.data, logits.device,
@@ -511,14 +549,18 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
               differ ? "  BITS DIFFER" : "", std::sqrt(size / want.size()), decode.next.host[0]);
   CK(cudaStreamDestroy(stream));
   if (!details) return;
-  const double serial = time_graph([&](cudaStream_t s) { decode.record(s, false); }, 2, 12);
+  const double serial = time_graph([&](cudaStream_t s) { decode.record(s, false); }, 1, 6);
   std::printf("  without programmatic dependence: %.1f us\n", serial);
   const struct { const char* name; int part; double count; } parts[] = {{"qkv", kQkv, M::layers}, {"attention", kAttention, M::layers}, {"o", kO, M::layers}, {"up", kUp, M::dense_layers}, {"down", kDown, M::dense_layers},
                                                                       {"router", kRouter, M::layers}, {"shared", kShared, M::layers}, {"experts", kExperts, M::layers}, {"head", kHead, 1}};
   for (const auto& p : parts) {
     if (M::experts == 0 && (p.part & (kRouter | kShared | kExperts))) continue;
-    if (p.part == kShared) continue;  // without it nothing says that the choice stands
-    const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 2, 12), without = time_graph([&](cudaStream_t s) { decode.record(s, true, kAll & ~p.part); }, 2, 12);
+    const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 1, 6);
+    if (p.part == kShared) {  // without it nothing says that the choice stands
+      std::printf("  %-10s alone %.2f us each\n", p.name, alone / p.count);
+      continue;
+    }
+    const double without = time_graph([&](cudaStream_t s) { decode.record(s, true, kAll & ~p.part); }, 1, 6);
     std::printf("  %-10s alone %.2f us each, step without it %.1f us (saves %.2f each)\n", p.name, alone / p.count, without, (us - without) / p.count);
   }
 }
@@ -533,28 +575,18 @@ int main(int argc, char** argv) {
   if (what == "dense") {
     ModelWeights<Dense03> weights;
     CK(cudaDeviceSynchronize());
-    run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 128, false);
-    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 128, false);
-    run<Dense03, Cut<2, 1, 1, true>>("2x1 idle", weights, 128, false);
-    run<Dense03, Cut<4, 8, 1, false>>("4x8", weights, 256, false);
-    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 256, false);
-    run<Dense03, Cut<4, 8, 1, true>>("4x8 idle", weights, 8192, false);
-    run<Dense03, Dense8>("8 4x1", weights, 128, false);
     run<Dense03, Dense16>("16 2x1", weights, 128, false);
-    run<Dense03, Dense32Wide>("32 wide", weights, 128, false);
-    run<Dense03, Dense64Wide>("64 wide", weights, 128, false);
+    run<Dense03, Dense32Table>("32 table", weights, 128, false);
     run<Dense03, Dense64Table>("64 table", weights, 128, false);
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Cut<2, 1, 1, false, Moe1Best>>("2x1", weights, 128, false);
-    run<Moe21, Cut<2, 1, 1, true, Moe1Best>>("2x1 idle", weights, 128, false);
-    run<Moe21, Cut<4, 4, 1, false, Moe1Best>>("4x4", weights, 128, false);
-    run<Moe21, Cut<4, 4, 1, true, Moe1Best>>("4x4 idle", weights, 128, false);
     run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
-    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 8192, false);
     run<Moe21, Moe16>("16", weights, 128, false);
-    run<Moe21, Moe64Wide>("64 wide", weights, 128, false);
-    run<Moe21, Moe64Table>("64 table", weights, 128, false);
+    run<Moe21, Moe16Ten>("16 ten", weights, 128, true);
+    run<Moe21, Moe16Three>("16 three", weights, 128, true);
+    run<Moe21, Moe64Five>("64 five", weights, 128, false);
+    run<Moe21, Moe64Six>("64 six", weights, 128, true);
+    run<Moe21, Moe64Three>("64 three", weights, 128, true);
   }
 }

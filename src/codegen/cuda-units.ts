@@ -14,8 +14,9 @@ export const SYNTHETIC_FUNCTIONS = ["fill_synthetic_f32", "fill_synthetic_bf16"]
 export const SYNTHETIC_THREADS = 256;
 const SYNTHETIC_SOURCE = "kernels/synthetic.cu";
 
-/** `draw_threads` of runtime/device/cuda/draw.cuh, which the template compares. */
-export const DRAW_THREADS = 1024;
+/** `draw_threads` and `draw_held` of runtime/device/cuda/draw.cuh; the template compares what follows from them. */
+export const DRAW_THREADS = 512;
+const DRAW_HELD = 48;
 export const DRAW_FUNCTION = "draw_tokens";
 const DRAW_SOURCE = "kernels/draw.cu";
 
@@ -67,9 +68,24 @@ export function tritonUnits(kernels: readonly UsedKernel[]): readonly TritonUnit
 }
 
 /** Sources that no graph asks for, by path. */
+/** `draw_shared_bytes`. */
+export function drawSharedBytes(arch: CudaArch, vocab: number): number {
+  const warps = clusterFor(arch) * (DRAW_THREADS / 32);
+  return 4 * DRAW_THREADS * Math.min(DRAW_HELD, Math.ceil(Math.ceil(vocab / warps) / 32));
+}
+
 export function extraCudaSources(arch: CudaArch, vocab: number, synthetic: boolean): ReadonlyMap<string, string> {
   const sources = new Map([
-    [DRAW_SOURCE, renderTemplate("cuda/draw", { threads: DRAW_THREADS, cluster: clusterFor(arch), vocab, name: DRAW_FUNCTION })],
+    [
+      DRAW_SOURCE,
+      renderTemplate("cuda/draw", {
+        threads: DRAW_THREADS,
+        cluster: clusterFor(arch),
+        vocab,
+        shared_bytes: drawSharedBytes(arch, vocab),
+        name: DRAW_FUNCTION,
+      }),
+    ],
   ]);
   if (synthetic) sources.set(SYNTHETIC_SOURCE, renderTemplate("cuda/synthetic", { threads: SYNTHETIC_THREADS }));
   return sources;

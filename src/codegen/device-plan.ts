@@ -9,7 +9,15 @@ import { type Count, type CudaLaunch, checkLaunch, rowTimes, type TensorMap } fr
 import { functionArgs, type KernelFunction, type UsedKernel } from "../kernels/kernel-def.js";
 import type { View } from "../kernels/view.js";
 import { CUDA_ARCHS, type CudaArch } from "../toolchain/arch.js";
-import { cudaUnits, DRAW_FUNCTION, DRAW_THREADS, SYNTHETIC_FUNCTIONS, SYNTHETIC_THREADS, tritonUnits } from "./cuda-units.js";
+import {
+  cudaUnits,
+  DRAW_FUNCTION,
+  DRAW_THREADS,
+  drawSharedBytes,
+  SYNTHETIC_FUNCTIONS,
+  SYNTHETIC_THREADS,
+  tritonUnits,
+} from "./cuda-units.js";
 import { cudaLaunch } from "./sources.js";
 
 interface DeviceFunction {
@@ -32,11 +40,11 @@ export interface DeviceTables {
 const FILL_LAUNCH: CudaLaunch = { threads: SYNTHETIC_THREADS, grid: [{ constant: 1 }, { constant: 1 }, { constant: 1 }], sharedBytes: 0 };
 
 /** The grid depends on the step: the runtime has it. */
-function drawLaunch(arch: CudaArch): CudaLaunch {
-  return { ...FILL_LAUNCH, threads: DRAW_THREADS, cluster: clusterFor(arch) };
+function drawLaunch(arch: CudaArch, vocab: number): CudaLaunch {
+  return { ...FILL_LAUNCH, threads: DRAW_THREADS, cluster: clusterFor(arch), sharedBytes: drawSharedBytes(arch, vocab) };
 }
 
-export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], synthetic: boolean): DeviceTables {
+export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], vocab: number, synthetic: boolean): DeviceTables {
   const compiled = cudaUnits(kernels, synthetic);
   const units = [...compiled, ...tritonUnits(kernels)];
   const unitOf = (source: string): number => compiled.findIndex(({ sources }) => sources.some((path) => path === `kernels/${source}.cu`));
@@ -47,7 +55,7 @@ export function deviceTables(arch: CudaArch, kernels: readonly UsedKernel[], syn
   };
   for (const kernel of kernels)
     for (const called of kernel.functions) add(called.name, kernel.name, cudaLaunch(kernel, called), { kernel, called });
-  add(DRAW_FUNCTION, "draw", drawLaunch(arch));
+  add(DRAW_FUNCTION, "draw", drawLaunch(arch, vocab));
   if (synthetic) for (const name of SYNTHETIC_FUNCTIONS) add(name, "synthetic", FILL_LAUNCH);
   return { arch, units, functions, byName: new Map(functions.map((entry) => [entry.name, entry])) };
 }

@@ -56,7 +56,9 @@ export interface PlanInput {
 }
 
 export function renderPlan(input: PlanInput): string {
-  const device = isCudaArch(input.arch) ? deviceTables(input.arch, input.kernels, input.weights.kind === "synthetic") : undefined;
+  const device = isCudaArch(input.arch)
+    ? deviceTables(input.arch, input.kernels, input.vocabSize, input.weights.kind === "synthetic")
+    : undefined;
   const programs = input.programs.map((program) => programView(program, device));
   const kernels = [...new Set(input.programs.flatMap(({ graph }) => callsOf(graph).map(({ attrs }) => attrs.kernel)))].sort();
   return renderTemplate("package/plan", {

@@ -147,6 +147,16 @@ function routerTypes(x: TensorType, norm: TensorType, gate: TensorType, correcti
   return [tensor("f32", [rows, experts]), tensor("i32", [rows, k]), tensor("f32", [rows, k])];
 }
 
+function moeFfnType(x: TensorType, gateUp: TensorType, down: TensorType, addend: TensorType | undefined, group: number): TensorType {
+  const [rows, width] = rowsCols(x, "x");
+  const [experts, n, k] = dims(gateUp, 3, "gate_up");
+  expect(k === width && num(n, "gate_up rows") % (2 * group) === 0, "gate_up does not fit x and group");
+  expect(sameShape(down.shape, [experts as Dim, width, num(n, "gate_up rows") / 2]), "down does not fit gate_up");
+  const out = tensor("f32", [rows, width]);
+  if (addend) expect(sameType(addend, out), "addend must be f32 like the result");
+  return out;
+}
+
 function checkKv(cache: Type, kvHeads?: number, headDim?: number): asserts cache is ReturnType<typeof kvCache> {
   if (cache.kind !== "kv") throw new TypeMismatch("cache must be a kv value");
   if (kvHeads !== undefined) expect(cache.heads === kvHeads, `cache has ${cache.heads} heads, expected ${kvHeads}`);
@@ -666,15 +676,20 @@ export const OPS = {
     attrs: { group: "int", dtype: "dtype" },
     results: ["out"],
     traits: ["pure", "rowwise"],
-    infer: ({ one, maybe, int }) => {
-      const [rows, width] = rowsCols(one("x"), "x");
-      const [experts, n, k] = dims(one("gate_up"), 3, "gate_up");
-      expect(k === width && num(n, "gate_up rows") % (2 * int("group")) === 0, "gate_up does not fit x and group");
-      expect(sameShape(one("down").shape, [experts as Dim, width, num(n, "gate_up rows") / 2]), "down does not fit gate_up");
-      const out = tensor("f32", [rows, width]);
-      const addend = maybe("addend");
-      if (addend) expect(sameType(addend, out), "addend must be f32 like the result");
-      return [out];
+    infer: ({ one, maybe, int }) => [moeFfnType(one("x"), one("gate_up"), one("down"), maybe("addend"), int("group"))],
+  },
+  /** moe_ffn, and rms_norm of what it gives, rounded to `dtype`. */
+  moe_ffn_norm: {
+    level: "fused",
+    summary: "moe_ffn, and rms_norm on its sum",
+    operands: ["x", "indices", "weights", "gate_up", "down", "norm", "addend?"],
+    attrs: { group: "int", eps: "float", dtype: "dtype" },
+    results: ["out", "normed"],
+    traits: ["pure", "rowwise"],
+    infer: ({ one, maybe, int, dtype }) => {
+      const out = moeFfnType(one("x"), one("gate_up"), one("down"), maybe("addend"), int("group"));
+      checkNorm(out, one("norm"));
+      return [out, tensor(dtype("dtype"), out.shape)];
     },
   },
   /** logits = x . weight^T + bias; ids = argmax(logits); a norm as in projection. */

@@ -14,6 +14,7 @@ import { fuseResidual } from "./fuse/fuse-residual.js";
 import { fuseRopeAttention } from "./fuse/fuse-rope-attention.js";
 import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
 import { fuseRouterSwiglu } from "./fuse/fuse-router-swiglu.js";
+import { fuseSumNorm } from "./fuse/fuse-sum-norm.js";
 import { lastTokenHead } from "./lower/last-token-head.js";
 import type { Pass } from "./pass.js";
 
@@ -45,6 +46,8 @@ export const LAUNCH_PASSES: readonly Pass[] = [
 
 /** Those that look at a bucket's size, after clone-buckets. */
 export const BUCKET_PASSES: readonly Pass[] = [
+  // Before fuse-norm, which would take the norm.
+  fuseSumNorm,
   // Which norms are left for it depends on fuse-residual.
   fuseNorm,
   fuseRouterSwiglu,

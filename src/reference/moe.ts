@@ -1,5 +1,6 @@
 /** The router, the experts and their sum. */
 
+import type { DType } from "../ir/types.js";
 import { dot, product, rmsNorm, swigluInterleaved } from "./arithmetic.js";
 import type { Meanings } from "./meaning.js";
 import { castTo, floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
@@ -84,7 +85,25 @@ function route(
   ];
 }
 
-export const moeMeanings: Meanings<"moe_router" | "expert_linear" | "moe_combine" | "moe_ffn" | "norm_router" | "router_swiglu"> = {
+interface FfnOperands {
+  readonly x: RefTensor;
+  readonly indices: RefTensor;
+  readonly weights: RefTensor;
+  readonly gate_up: RefTensor;
+  readonly down: RefTensor;
+  readonly addend?: RefTensor | undefined;
+}
+
+function moeFfn({ x, indices, weights, gate_up, down, addend }: FfnOperands, group: number, dtype: DType): RefTensor {
+  const gateUp = expertLinear(x, indices, gate_up, "f32");
+  const [choices, width] = matrix(gateUp);
+  const hidden = refTensor(dtype, [choices, width / 2], swigluInterleaved(gateUp.data, choices, width, group));
+  return combine(expertLinear(hidden, indices, down, "f32"), indices, weights, addend);
+}
+
+export const moeMeanings: Meanings<
+  "moe_router" | "expert_linear" | "moe_combine" | "moe_ffn" | "moe_ffn_norm" | "norm_router" | "router_swiglu"
+> = {
   moe_router: ({ x, gate, correction }, attrs) => route(x, gate, correction, attrs),
 
   norm_router: ({ x, norm, gate, correction }, attrs) => {
@@ -104,10 +123,10 @@ export const moeMeanings: Meanings<"moe_router" | "expert_linear" | "moe_combine
 
   moe_combine: ({ rows, indices, weights }) => [combine(rows, indices, weights, undefined)],
 
-  moe_ffn: ({ x, indices, weights, gate_up, down, addend }, { group, dtype }) => {
-    const gateUp = expertLinear(x, indices, gate_up, "f32");
-    const [choices, width] = matrix(gateUp);
-    const hidden = refTensor(dtype, [choices, width / 2], swigluInterleaved(gateUp.data, choices, width, group));
-    return [combine(expertLinear(hidden, indices, down, "f32"), indices, weights, addend)];
+  moe_ffn: (operands, { group, dtype }) => [moeFfn(operands, group, dtype)],
+
+  moe_ffn_norm: ({ norm, ...operands }, { group, eps, dtype }) => {
+    const out = moeFfn(operands, group, dtype);
+    return [out, rmsNorm(out, norm, eps, dtype)];
   },
 };

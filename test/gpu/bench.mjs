@@ -1,7 +1,9 @@
 /**
  * Times a GPU package as `ernie-compile bench` does, on a machine without the compiler:
  *
- *     node bench.mjs [--decode | --prefill] [--chunks 2048,8192] <package>...     chunks: of prefill, each up to the package's own
+ *     node bench.mjs [--decode | --prefill] [--chunks 2048,8192] [--context 8192] <package>...
+ *
+ * chunks: of prefill, each up to the package's own. context: decode is of one sequence, after a prompt of so many tokens.
  */
 
 import { join } from "node:path";
@@ -28,10 +30,12 @@ async function timed(engine, ids, tokens, sampling = { temperature: 0, minTokens
   }
 }
 
+/** Sequences together, their prompts, and tokens after these. */
+const DECODES = [1, 4, 16, 64].map((batch) => [batch, 64, 128]);
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 const { values, positionals } = parseArgs({
-  options: { decode: { type: "boolean" }, prefill: { type: "boolean" }, chunks: { type: "string", default: "0" } },
+  options: { decode: { type: "boolean" }, prefill: { type: "boolean" }, chunks: { type: "string", default: "0" }, context: { type: "string" } },
   allowPositionals: true,
 });
 for (const path of positionals) {
@@ -46,14 +50,15 @@ for (const path of positionals) {
     // Without minTokens, which would have the host look at each row: a made-up model hardly ever draws the end.
     const drawn = await timed(engine, randomIds(64, vocab), 257, { temperature: 0.8, topP: 0.8, seed: 1 });
     console.log(`decode batch 1, drawn with top_p: ${((1000 * (drawn.tokens - 1)) / drawn.timings.decode).toFixed(0)} tok/s over ${drawn.tokens} tokens`);
-    for (const [batch, prompt, tokens] of values.prefill ? [] : [[1, 64, 128], [4, 64, 128], [16, 64, 128], [64, 64, 128]]) {
+    const decodes = values.context === undefined ? DECODES : [[1, Number(values.context), 128]];
+    for (const [batch, prompt, tokens] of values.prefill ? [] : decodes) {
       const rates = [];
       for (let i = 0; i < 5; i++) {
         const runs = await Promise.all(Array.from({ length: batch }, () => timed(engine, randomIds(prompt, vocab), tokens + 1)));
         const ms = batch === 1 ? runs[0].timings.decode : Math.max(...runs.map((run) => run.endMs)) - Math.max(...runs.map((run) => run.firstMs));
         rates.push((1000 * batch * tokens) / ms);
       }
-      console.log(`decode batch ${batch}: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
+      console.log(`decode batch ${batch}, after ${prompt} tokens: ${rates.map((rate) => rate.toFixed(0)).join(" ")} tok/s, median ${median(rates).toFixed(0)}`);
     }
     for (const batch of values.decode ? [] : [1, 8]) {
       const [rates, engineMs] = [[], []];

@@ -26,7 +26,8 @@ template <int Vocab>
 int32_t device(const float* logits, int32_t best, const DrawRow& how, const uint32_t* allowed) {
   const Step step = {1, 1, 1, 0};
   int32_t next = -7, host = -8;
-  simt::run(draw_threads, {0, 0, 0}, {1, 1, 1}, [&] { draw<1, Vocab>(&step, logits, &best, &how, allowed, &next, &host, Vocab); });
+  std::vector<uint32_t> keys(draw_shared_bytes(1, Vocab) / 4);
+  simt::run(draw_threads, {0, 0, 0}, {1, 1, 1}, [&] { draw<1, Vocab>(&step, logits, &best, &how, allowed, &next, &host, Vocab, keys.data()); });
   CHECK_EQUAL(next, host);
   return next;
 }
@@ -116,7 +117,11 @@ int main() {
   compare<1031>({.temperature = 1}, 20, 5);
   compare<1031>({.temperature = 0.3f, .top_p = 0.5f, .min_p = 0.01f, .top_k = 7, .masked = true, .spread = 4}, 20, 6);
   compare<8192>({.temperature = 1, .top_p = 1e-6f}, 3, 7);
-  compare<20011>({.temperature = 0.8f, .top_p = 0.8f, .masked = true, .spread = 3}, 4, 8);  // more than stays in registers
+  compare<20011>({.temperature = 0.8f, .top_p = 0.8f, .masked = true, .spread = 3}, 4, 8);
+  compare<40009>({.temperature = 0.8f, .top_p = 0.8f, .top_k = 100, .masked = true, .spread = 3}, 1, 11);  // more than stays in shared memory
+  // More than one block finishes by itself: all go on over the whole row.
+  compare<20011>({.temperature = 2, .top_p = 0.95f}, 2, 9);
+  compare<8192>({.temperature = 1, .top_p = 0.9f, .top_k = 3000}, 2, 10);
   check_edges();
   return check::result();
 }

@@ -175,4 +175,5 @@ inline float __uint_as_float(uint32_t bits) {
 inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
 inline float __int_as_float(int x) { return __uint_as_float(static_cast<uint32_t>(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned long long __cvta_generic_to_shared(const void* at) { return reinterpret_cast<unsigned long long>(at); }

@@ -75,6 +75,10 @@ template <class P> __global__ void combine_kernel(const Step* s, const float* ro
 
 template <class Up> struct FirstLinear { static constexpr ExpertLinear value{2 * Up::value.m, Up::value.hidden, Up::value.experts, Up::value.chosen, false, Rows::tokens, Up::value.tiling}; };
 template <class Down> struct SecondLinear { static constexpr ExpertLinear value{Down::value.hidden, Down::value.m, Down::value.experts, Down::value.chosen, true, Rows::tokens, Down::value.tiling}; };
+template <class P> __global__ void __launch_bounds__(P::value.norm.threads, 1) combine_norm_kernel(const Step* s, const float* rows, const int32_t* i, const float* w, const float* addend, const Bf16* norm, float* out, Bf16* normed) {
+  moe_combine_norm<P::value>(s, rows, i, w, addend, norm, out, normed);
+}
+template <class Up> struct CombineNormOf { static constexpr CombineNorm value{{Up::value.hidden, 1e-5f}, Up::value.chosen, true, true}; };
 template <class Up> struct CombineOf { static constexpr MoeCombine value{Up::value.hidden, Up::value.chosen, true}; };
 
 // `pattern` 0: random choices; 1: everybody chooses the same; 2: the first half of the experts stay empty.
@@ -133,6 +137,17 @@ void check_experts(int tokens, int pattern) {
   expect_close(name + " expert_linear", back, want_back, f32_limit);
   launch(combine_kernel<CombineOf<Up>>, {dim3(ceil_div(size_t(tokens) * hidden / 4, 256)), 256}, nullptr, step.get(), back.device, indices.device, weights.device, addend.device, out.device);
   expect_close(name + " combine", out, want, f32_limit);
+  // With the norm behind it: the same sums to the bit.
+  Buffer<float> again(out.count);
+  Buffer<Bf16> norm(hidden), normed(out.count);
+  fill_normal(norm, 1);
+  again.poison(), normed.poison();
+  launch(combine_norm_kernel<CombineNormOf<Up>>, {dim3(tokens), CombineNormOf<Up>::value.norm.threads}, nullptr, step.get(), back.device, indices.device, weights.device, addend.device, norm.device, again.device, normed.device);
+  CK(cudaDeviceSynchronize());
+  again.download();
+  ++checks;
+  if (std::memcmp(again.host.data(), out.host.data(), out.count * 4) != 0) ++failures, std::printf("FAIL %s combine_norm: other sums\n", name.c_str());
+  expect_close(name + " combine_norm", normed, norm_reference(again.host, norm.host, tokens, hidden), bf16_limit);
 }
 
 }  // namespace

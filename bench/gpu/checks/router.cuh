@@ -44,7 +44,7 @@ void check_norm_router(int tokens, int blocks) {
       launch(router_swiglu_kernel<P, W>, {dim3(blocks), tiling.threads(), size_t(tiling.shared_bytes(p.hidden, true))}, nullptr, step.get(), x.device, norm.device, gate.device, correction.device, weight.device, normed.device, logits.device,
              indices.device, weights.device, hidden.device);
     } else {
-      launch(norm_router_kernel<P, W>, {dim3(p.routers, ceil_div(tokens, p.most)), p.warps * 32, size_t(p.most) * p.hidden * 4}, nullptr, step.get(), x.device, norm.device, gate.device, correction.device, normed.device, logits.device,
+      launch(norm_router_kernel<P, W>, {dim3(p.routers, ceil_div(tokens, p.most)), p.warps * 32}, nullptr, step.get(), x.device, norm.device, gate.device, correction.device, normed.device, logits.device,
              indices.device, weights.device);
     }
     CK(cudaDeviceSynchronize());

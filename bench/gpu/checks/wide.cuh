@@ -1,4 +1,4 @@
-// Checks of products of 17 to 64 rows. See check.cu.
+// Checks of products of 9 to 64 rows. See check.cu.
 #pragma once
 
 #include "../../../runtime/device/cuda/wide.cuh"
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(wide_threads, P::value.tiling.residents) wide_
 template <class P, class Y>
 void check_wide(int rows) {
   constexpr WideLinear p = P::value;
-  const std::string name = tag("wide", {p.n, p.k, rows, p.swiglu, p.group, p.tiling.cluster, p.tiling.stages});
+  const std::string name = tag("wide", {p.n, p.k, rows, p.swiglu, p.group, p.tiling.cluster, p.tiling.stages, p.tiling.columns});
   if (!wanted(name)) return;
   const int width = p.swiglu ? p.n / 2 : p.n;
   Buffer<Bf16> x(size_t(rows) * p.k), w(size_t(p.n) * p.k);
@@ -29,7 +29,7 @@ void check_wide(int rows) {
   fill_normal(x, 1), fill_normal(w, 1 / std::sqrt(float(p.k))), fill_normal(bias, 1), fill_normal(residual, 1);
   y.poison();
   DeviceStep step(rows, rows, 0);
-  launch(wide_kernel<P, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster}, nullptr, step.get(), bias.device, residual.device, y.device, row_map(x.device, rows, p.k),
+  launch(wide_kernel<P, Y>, {dim3(ceil_div(p.n, wide_rows) * p.tiling.cluster), wide_threads, size_t(wide_shared_bytes(p.tiling)), p.tiling.cluster}, nullptr, step.get(), bias.device, residual.device, y.device, row_map(x.device, rows, p.k, p.tiling.columns),
          row_map(w.device, p.n, p.k));
   CK(cudaDeviceSynchronize());
   const std::vector<double> sums = product_reference(widen(x.host), w.host.data(), rows, p.n, p.k);
@@ -47,7 +47,7 @@ void check_wide(int rows) {
 template <class P>
 void check_wide_head(int rows, int blocks) {
   constexpr WideHead p = P::value;
-  const std::string name = tag("wide head", {p.n, p.k, rows, blocks});
+  const std::string name = tag("wide head", {p.n, p.k, rows, blocks, p.tiling.columns});
   if (!wanted(name)) return;
   Buffer<Bf16> x(size_t(rows) * p.k), w(size_t(p.n) * p.k);
   Buffer<float> bias(p.n), logits(size_t(rows) * p.n);
@@ -61,7 +61,7 @@ void check_wide_head(int rows, int blocks) {
   DeviceStep step(rows, rows, 0);
   for (int again = 0; again < 2; ++again) {
     logits.poison(), ids.poison(), workspace.poison();
-    launch(wide_head_kernel<P>, {dim3(blocks), wide_threads, size_t(wide_shared_bytes(p.tiling))}, nullptr, step.get(), bias.device, logits.device, ids.device, (void*)workspace.device, arrivals.device, row_map(x.device, rows, p.k),
+    launch(wide_head_kernel<P>, {dim3(blocks), wide_threads, size_t(wide_head_shared_bytes(p.tiling))}, nullptr, step.get(), bias.device, logits.device, ids.device, (void*)workspace.device, arrivals.device, row_map(x.device, rows, p.k, p.tiling.columns),
            row_map(w.device, p.n, p.k));
     CK(cudaDeviceSynchronize());
     std::vector<double> want = product_reference(widen(x.host), w.host.data(), rows, p.n, p.k);

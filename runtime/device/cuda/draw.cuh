@@ -12,8 +12,12 @@
 // drawn number meets the tokens in the order of their ids. Weights are added up in integers, as multiples of 2^-36 (sm_80: 2^-30), so no order of additions shows, and a draw is a
 // function of (row of logits, DrawRow) alone: the batch does not matter.
 //
-// The border is found on the bits of w, which sort as the numbers do: three rounds, each over 10 bits, of a histogram and a search from above.
-// Launch: draw_threads threads, grid (cluster, S), in clusters of `cluster` blocks, which share out a row.
+// The border is found on the bits of w, which sort as the numbers do, in rounds of 9 of them: a histogram and a search from above. Mostly few ids are in question,
+// which one round tells: if the largest key of each thread alone reaches the target from some key on, then the border is no lower. The first block gathers the ids from
+// there on, if there are no more than most_few, and finishes the draw by itself; else all go on over the whole row.
+// Blocks of a cluster read one another's histograms, counts and lists, and these are written in turns in two places, so that one barrier a round is enough.
+// Launch: draw_threads threads, grid (cluster, S), in clusters of `cluster` blocks, which share out a row; draw_shared_bytes(cluster, Vocab) of dynamic shared memory,
+// which `keys` is.
 #pragma once
 
 #include "cluster.cuh"
@@ -28,223 +32,383 @@ struct DrawRow {
   uint64_t seed, position;
 };
 
-constexpr int draw_threads = 1024;
+constexpr int draw_threads = 512;
+constexpr int draw_held = 48;  // most weights of a thread in shared memory
+
+// Of dynamic shared memory.
+constexpr int draw_shared_bytes(int cluster, int vocab) {
+  const int stretch = static_cast<int>(ceil_div(ceil_div(vocab, cluster * (draw_threads / warp_size)), warp_size));
+  return 4 * draw_threads * (stretch < draw_held ? stretch : draw_held);
+}
 
 namespace draw_detail {
 
-constexpr int warps = draw_threads / warp_size, digit_bits = 10, bins = 1 << digit_bits, rounds = 3;
+constexpr int warps = draw_threads / warp_size, digit_bits = 9, bins = 1 << digit_bits, key_bits = 30;
+constexpr int rounds = static_cast<int>(ceil_div(key_bits, digit_bits)), most_few = 1024;
+// The lowest bit of a round's digit.
+constexpr int shift_of(int round) { return key_bits > (round + 1) * digit_bits ? key_bits - (round + 1) * digit_bits : 0; }
+static_assert(bins == draw_threads);
+
+struct Histogram {
+  // Shared memory adds 32 bits at once and 64 only in a loop: so a mass is two halves.
+  uint32_t number[bins], low[bins], high[bins];
+};
 
 struct Memory {
-  // Of this block, by digit. Shared memory adds 32 bits at once and 64 only in a loop: so a mass is two halves. Or low counts weights.
-  uint32_t low[bins], high[bins];
-  uint64_t total[bins];  // of the first block: of the whole row
+  Histogram histograms[2];
+  uint64_t block_mass[2];
   uint64_t warp_mass[warps];
-  uint64_t block_mass;
-  uint64_t above;  // of the first block: what the last round left, and found
-  uint32_t digit;
+  uint64_t scanned[warps];
+  uint64_t above;
+  uint32_t digit, number, only;
+  uint32_t warp_count[warps];
+  uint32_t count;
+  uint32_t few_keys[most_few];
+  int32_t few_ids[most_few];
 };
 
 constexpr int log2_floor(uint32_t x) { return x < 2 ? 0 : 1 + log2_floor(x / 2); }
 
+// A weight as a multiple of 2^(-2 half_bits), in two halves: exact, for a float has fewer bits. The largest weight is 1; its mass must fit too.
+struct Halves {
+  uint32_t low, high;
+};
+template <int half_bits>
+ERN_DEVICE Halves halves_of(uint32_t key) {
+  constexpr uint32_t one = 1u << half_bits;
+  const float upper = __uint_as_float(key) * static_cast<float>(one);
+  const uint32_t high = static_cast<uint32_t>(upper);
+  if (high >= one) return {one - 1, one - 1};
+  return {static_cast<uint32_t>((upper - static_cast<float>(high)) * static_cast<float>(one)), high};
+}
+template <int half_bits>
+ERN_DEVICE uint64_t mass_of_key(uint32_t key) {
+  const Halves mass = halves_of<half_bits>(key);
+  return (static_cast<uint64_t>(mass.high) << half_bits) + mass.low;
+}
+
 // The row as this block sees it: its warps take neighbouring stretches of ids, in order over the cluster. A lane has every 32nd id of its warp's. Where
-// they fit, all its weights stay in registers; else they are loaded and computed again for each round, `held` at a time.
+// they fit, all its weights stay in shared memory (in registers the loops over them would have to be unrolled, and their code be fetched); else they are
+// loaded and computed again for each pass, `held` at a time.
 template <int Cluster, int Vocab>
 struct Row {
-  static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size)), most_held = 16;
+  static constexpr int stretch = static_cast<int>(ceil_div(ceil_div(Vocab, Cluster * warps), warp_size));
   // Halves of a mass, so wide that those of all ids of a block add up to 32 bits at most.
   static constexpr int half_bits = log2_floor(uint32_t{0xFFFFFFFF} / (stretch * draw_threads));
-  static constexpr uint32_t half_mask = (1u << half_bits) - 1;
-  static constexpr int held = stretch < most_held ? stretch : most_held, parts = static_cast<int>(ceil_div(stretch, held));
+  static constexpr int held = stretch < draw_held ? stretch : draw_held, parts = static_cast<int>(ceil_div(stretch, held));
 
   const float* logits;
   const uint32_t* allowed;
   float max, scale, least;
-  Memory& memory;
-  int rank, begin;  // of the warp's stretch
-  uint32_t keys[held];  // the weights' bits; 0: it can't be drawn
+  int begin;       // of the warp's stretch
+  uint32_t* keys;  // [held][draw_threads] the weights' bits; 0: it can't be drawn
 
-  ERN_DEVICE static uint64_t mass_of(uint32_t key) {
-    // The largest weight is 1; its mass must fit too.
-    const uint64_t mass = static_cast<uint64_t>(__uint_as_float(key) * static_cast<float>(uint64_t{1} << 2 * half_bits));
-    const uint64_t most = (uint64_t{1} << 2 * half_bits) - 1;
-    return mass < most ? mass : most;
-  }
-
+  ERN_DEVICE static uint64_t mass_of(uint32_t key) { return mass_of_key<half_bits>(key); }
   ERN_DEVICE int id_of(int part, int i) const { return begin + (part * held + i) * warp_size + lane_id(); }
+  ERN_DEVICE uint32_t& key(int i) const { return keys[i * draw_threads + static_cast<int>(threadIdx.x)]; }
 
-  ERN_DEVICE void load(int part) {
-    float z[held];
-#pragma unroll
+  // The logits of a part, in the place of their weights; -inf: not there, or not allowed.
+  ERN_DEVICE void fetch(int part) const {
+#pragma unroll 16
     for (int i = 0; i < held; ++i) {
       const int id = id_of(part, i);
       const bool there = part * held + i < stretch && id < Vocab && (!allowed || (allowed[id / 32] >> (id % 32) & 1) != 0);
-      z[i] = there ? __ldcg(logits + id) : -__builtin_inff();
+      key(i) = __float_as_uint(there ? __ldcg(logits + id) : -__builtin_inff());
     }
-#pragma unroll
+  }
+  ERN_DEVICE void weigh() const {
+#pragma unroll 4
     for (int i = 0; i < held; ++i) {
-      const float w = __expf((z[i] - max) * scale);
+      const float w = __expf((__uint_as_float(key(i)) - max) * scale);
       // A NaN compares false.
-      keys[i] = w >= least && w > 0 ? __float_as_uint(w) : 0;
+      key(i) = w >= least && w > 0 ? __float_as_uint(w) : 0;
     }
   }
   // work(key, part, i) for each of the lane's ids, in order.
   template <class Work>
-  ERN_DEVICE void each(Work work) {
+  ERN_DEVICE void each(const Work& work) const {
 #pragma unroll 1
     for (int part = 0; part < parts; ++part) {
-      if (parts > 1) load(part);
-#pragma unroll
-      for (int i = 0; i < held; ++i) work(keys[i], part, i);
+      if (parts > 1) fetch(part), weigh();
+#pragma unroll 4
+      for (int i = 0; i < held; ++i) work(key(i), part, i);
     }
-  }
-
-  // Mass of the row from `weakest` on, and of what comes before this block and this warp.
-  struct Masses {
-    uint64_t total, before_block, before_warp;
-  };
-  ERN_DEVICE Masses masses(uint32_t weakest) {
-    uint64_t mass = 0;
-    each([&](uint32_t key, int, int) { mass += key >= weakest ? mass_of(key) : 0; });
-#pragma unroll
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) mass += __shfl_xor_sync(~0u, mass, mask);
-    if (lane_id() == 0) memory.warp_mass[warp_id()] = mass;
-    __syncthreads();
-    Masses result = {0, 0, 0};
-    uint64_t block = 0;
-    for (int i = 0; i < warps; ++i) {
-      if (i == warp_id()) result.before_warp = block;
-      block += memory.warp_mass[i];
-    }
-    if (threadIdx.x == 0) memory.block_mass = block;
-    cluster_barrier<Cluster>();
-    for (int r = 0; r < Cluster; ++r) {
-      if (r == rank) result.before_block = result.total;
-      result.total += load_from_rank<Cluster>(&memory.block_mass, r);
-    }
-    result.before_warp += result.before_block;
-    cluster_barrier<Cluster>();  // before the masses are written again
-    return result;
-  }
-
-  // The largest key from which on the weights reach `target` together: in number, or in mass. 0 if they never do.
-  ERN_DEVICE uint32_t weakest_to_reach(uint64_t target, bool in_mass, uint32_t floor) {
-    uint32_t prefix = 0;
-    if (threadIdx.x == 0) memory.above = 0;
-#pragma unroll 1
-    for (int round = 0; round < rounds; ++round) {
-      const int shift = (rounds - 1 - round) * digit_bits;
-      const int bin = static_cast<int>(threadIdx.x);
-      static_assert(bins == draw_threads);
-      memory.low[bin] = memory.high[bin] = 0, memory.total[bin] = 0;
-      cluster_barrier<Cluster>();
-      each([&](uint32_t key, int, int) {
-        if (key == 0 || key < floor || key >> (shift + digit_bits) != prefix) return;
-        const uint64_t mass = mass_of(key);
-        const uint32_t digit = key >> shift & (bins - 1);
-        atomicAdd(&memory.low[digit], in_mass ? static_cast<uint32_t>(mass) & half_mask : 1u);
-        if (in_mass) atomicAdd(&memory.high[digit], static_cast<uint32_t>(mass >> half_bits));
-      });
-      __syncthreads();
-      const uint64_t sum = (static_cast<uint64_t>(memory.high[bin]) << half_bits) + memory.low[bin];
-      if (sum != 0) add_to_rank<Cluster>(&memory.total[bin], 0, sum);
-      cluster_barrier<Cluster>();
-      if (rank == 0 && warp_id() == 0) search(target);
-      cluster_barrier<Cluster>();
-      prefix = prefix << digit_bits | load_from_rank<Cluster>(&memory.digit, 0);
-    }
-    cluster_barrier<Cluster>();  // before the digit is written again
-    return prefix;
-  }
-
- private:
-  // By one warp: the highest digit at which what lies above it, with its own, reaches the target; else the lowest.
-  ERN_DEVICE void search(uint64_t target) const {
-    constexpr int each = bins / warp_size;
-    const int top = bins - each * lane_id();  // this lane has [top - each, top)
-    uint64_t sum = 0;
-    for (int i = 1; i <= each; ++i) sum += memory.total[top - i];
-    uint64_t upto = sum;
-#pragma unroll
-    for (int step = 1; step < warp_size; step *= 2) {
-      const uint64_t other = __shfl_up_sync(~0u, upto, step);
-      if (lane_id() >= step) upto += other;
-    }
-    const uint64_t above = memory.above;
-    const unsigned reached = __ballot_sync(~0u, above + upto >= target);
-    const int chosen = reached != 0 ? __ffs(static_cast<int>(reached)) - 1 : warp_size - 1;
-    if (lane_id() != chosen) return;
-    uint64_t before = above + upto - sum;
-    int bin = top - 1;
-    while (bin > top - each && before + memory.total[bin] < target) before += memory.total[bin--];
-    memory.above = before;
-    memory.digit = static_cast<uint32_t>(bin);
   }
 };
 
-// The id at which the running mass of the row passes `target`, by the warp that has it.
-template <class Row>
-ERN_DEVICE int32_t id_at(Row& row, uint32_t weakest, uint64_t target) {
-  int32_t found = -1;
-  row.each([&](uint32_t key, int part, int i) {
-    const uint64_t mass = key >= weakest ? Row::mass_of(key) : 0;
-    uint64_t upto = mass;
+// Ids that were gathered, in order.
+struct Few {
+  static constexpr int held = most_few / draw_threads;
+  uint32_t keys[held];
+  int32_t ids[held];
+
+  static ERN_DEVICE int place(int i) { return (warp_id() * held + i) * warp_size + lane_id(); }
+  ERN_DEVICE int id_of(int, int i) const { return ids[i]; }
+  template <class Work>
+  ERN_DEVICE void each(const Work& work) {
 #pragma unroll
-    for (int step = 1; step < warp_size; step *= 2) {
-      const uint64_t other = __shfl_up_sync(~0u, upto, step);
-      if (lane_id() >= step) upto += other;
+    for (int i = 0; i < held; ++i) work(keys[i], 0, i);
+  }
+};
+
+ERN_DEVICE uint64_t warp_scan(uint64_t sum) {
+#pragma unroll
+  for (int step = 1; step < warp_size; step *= 2) {
+    const uint64_t other = __shfl_up_sync(~0u, sum, step);
+    if (lane_id() >= step) sum += other;
+  }
+  return sum;
+}
+
+// What the blocks of a cluster find out together; every thread calls everything.
+template <int Cluster, int half_bits>
+struct Search {
+  Memory& memory;
+  int rank;
+  int turn = 0;
+
+  struct Border {
+    uint32_t digit;
+    uint64_t above;   // what lies above it
+    uint32_t number;  // of keys that have it
+  };
+
+  // The highest digit at which `above`, what lies above it and its own reach the target; else the lowest. fill(add) calls add(key, digit) for its keys. Counts
+  // keys, or their mass.
+  template <class Fill>
+  ERN_DEVICE Border round(uint64_t target, bool in_mass, uint64_t above, const Fill& fill) {
+    Histogram& own = memory.histograms[turn++ % 2];
+    const int thread = static_cast<int>(threadIdx.x), bin = bins - 1 - thread;
+    own.number[thread] = own.low[thread] = own.high[thread] = 0;
+    __syncthreads();
+    fill([&](uint32_t key, uint32_t digit) {
+      atomicAdd(&own.number[digit], 1u);
+      if (!in_mass) return;
+      const Halves mass = halves_of<half_bits>(key);
+      atomicAdd(&own.low[digit], mass.low);
+      atomicAdd(&own.high[digit], mass.high);
+    });
+    cluster_barrier<Cluster>();
+    uint32_t number = 0;
+    uint64_t sum = 0;
+#pragma unroll
+    for (int r = 0; r < Cluster; ++r) number += load_from_rank<Cluster>(&own.number[bin], r);
+    if (in_mass) {
+#pragma unroll
+      for (int r = 0; r < Cluster; ++r)
+        sum += (static_cast<uint64_t>(load_from_rank<Cluster>(&own.high[bin], r)) << half_bits) + load_from_rank<Cluster>(&own.low[bin], r);
+    } else {
+      sum = number;
     }
+    uint64_t upto = warp_scan(sum);
+    if (lane_id() == warp_size - 1) memory.scanned[warp_id()] = upto;
+    __syncthreads();
+    upto += above;
+    for (int w = 0; w < warp_id(); ++w) upto += memory.scanned[w];
+    const bool here = upto >= target && upto - sum < target, never = bin == 0 && upto < target;
+    if (here || never) memory.digit = static_cast<uint32_t>(bin), memory.above = upto - sum, memory.number = number;
+    __syncthreads();
+    return {memory.digit, memory.above, memory.number};
+  }
+
+  // The largest key from which on the weights reach `target` together, in number or in mass; if they never do, one that is not above any. Of keys from `floor` on.
+  template <class Ids>
+  ERN_DEVICE uint32_t weakest_to_reach(Ids& ids, uint64_t target, bool in_mass, uint32_t floor) {
+    uint32_t prefix = 0;
+    uint64_t above = 0;
+#pragma unroll 1
+    for (int r = 0; r < rounds; ++r) {
+      const int before = shift_of(r - 1), shift = shift_of(r);
+      const uint32_t mask = (1u << (before - shift)) - 1;
+      const Border border = round(target, in_mass, above, [&](const auto& add) {
+        ids.each([&](uint32_t key, int, int) {
+          if (key != 0 && key >= floor && key >> before == prefix) add(key, key >> shift & mask);
+        });
+      });
+      above = border.above;
+      prefix = prefix << (before - shift) | border.digit;
+      if (Cluster > 1 || border.number != 1) continue;
+      ids.each([&](uint32_t key, int, int) {
+        if (key != 0 && key >= floor && key >> shift == prefix) memory.only = key;
+      });
+      __syncthreads();
+      return memory.only;
+    }
+    return prefix;
+  }
+
+  // Mass of the ids from `weakest` on, and of what comes before this warp's.
+  struct Masses {
+    uint64_t total, before;
+  };
+  template <class Ids>
+  ERN_DEVICE Masses masses(Ids& ids, uint32_t weakest) {
+    Halves sum = {0, 0};  // of a block they have 32 bits
+    ids.each([&](uint32_t key, int, int) {
+      const Halves mass = halves_of<half_bits>(key >= weakest ? key : 0);
+      sum.low += mass.low, sum.high += mass.high;
+    });
+#pragma unroll
+    for (int mask = warp_size / 2; mask > 0; mask /= 2) sum.low += __shfl_xor_sync(~0u, sum.low, mask), sum.high += __shfl_xor_sync(~0u, sum.high, mask);
+    if (lane_id() == 0) memory.warp_mass[warp_id()] = (static_cast<uint64_t>(sum.high) << half_bits) + sum.low;
+    __syncthreads();
+    Masses result = {0, 0};
+    uint64_t block = 0;
+    for (int i = 0; i < warps; ++i) {
+      if (i == warp_id()) result.before = block;
+      block += memory.warp_mass[i];
+    }
+    uint64_t* const shared = &memory.block_mass[turn++ % 2];
+    if (threadIdx.x == 0) *shared = block;
+    cluster_barrier<Cluster>();
+    for (int r = 0; r < Cluster; ++r) {
+      const uint64_t other = load_from_rank<Cluster>(shared, r);
+      if (r < rank) result.before += other;
+      result.total += other;
+    }
+    return result;
+  }
+
+  // The ids of keys from `least` on, gathered by the first block. False, and nothing is gathered, if they are more than most_few.
+  template <class Ids>
+  ERN_DEVICE bool gather(Ids& ids, uint32_t least, Few& few) {
+    uint32_t own = 0;
+    ids.each([&](uint32_t key, int, int) { own += key >= least ? 1 : 0; });
+#pragma unroll
+    for (int mask = warp_size / 2; mask > 0; mask /= 2) own += __shfl_xor_sync(~0u, own, mask);
+    if (lane_id() == 0) memory.warp_count[warp_id()] = own;
+    __syncthreads();
+    uint32_t at = 0, block = 0;
+    for (int i = 0; i < warps; ++i) {
+      if (i == warp_id()) at = block;
+      block += memory.warp_count[i];
+    }
+    if (threadIdx.x == 0) memory.count = block;
+    if (own > 0) {
+      ids.each([&](uint32_t key, int part, int i) {
+        const unsigned some = __ballot_sync(~0u, key >= least);
+        const uint32_t to = at + static_cast<uint32_t>(__popc(some & ((1u << lane_id()) - 1)));
+        if (key >= least && to < most_few) memory.few_keys[to] = key, memory.few_ids[to] = ids.id_of(part, i);
+        at += static_cast<uint32_t>(__popc(some));
+      });
+    }
+    cluster_barrier<Cluster>();
+    uint32_t counts[Cluster], all = 0;
+#pragma unroll
+    for (int r = 0; r < Cluster; ++r) counts[r] = load_from_rank<Cluster>(&memory.count, r), all += counts[r];
+    if (all > most_few) return false;
+    if (rank == 0) {
+#pragma unroll
+      for (int i = 0; i < Few::held; ++i) {
+        uint32_t place = static_cast<uint32_t>(Few::place(i));
+        few.keys[i] = 0, few.ids[i] = -1;
+        if (place >= all) continue;
+        int from = 0;
+#pragma unroll
+        for (int r = 0; r + 1 < Cluster; ++r) {
+          if (from == r && place >= counts[r]) place -= counts[r], ++from;
+        }
+        few.keys[i] = load_from_rank<Cluster>(&memory.few_keys[place], from);
+        few.ids[i] = load_from_rank<Cluster>(&memory.few_ids[place], from);
+      }
+    }
+    cluster_barrier<Cluster>();  // nobody leaves while the first block reads
+    return true;
+  }
+};
+
+// The id at which the running mass passes `target`, by the warp that has it.
+template <int half_bits, class Ids>
+ERN_DEVICE int32_t id_at(Ids& ids, uint32_t weakest, uint64_t target) {
+  int32_t found = -1;
+  ids.each([&](uint32_t key, int part, int i) {
+    const uint64_t upto = warp_scan(key >= weakest ? mass_of_key<half_bits>(key) : 0);
     const unsigned passed = __ballot_sync(~0u, upto > target);
-    if (found < 0 && passed != 0) found = row.id_of(part, i) - lane_id() + __ffs(static_cast<int>(passed)) - 1;
+    if (found < 0 && passed != 0) found = __shfl_sync(~0u, ids.id_of(part, i), __ffs(static_cast<int>(passed)) - 1);
     target -= __shfl_sync(~0u, upto, warp_size - 1);  // wraps once it is found, when nothing looks at it any more
   });
   return found;
 }
 
-}  // namespace draw_detail
+// The mass that top_p asks for.
+ERN_DEVICE uint64_t share_of_mass(float top_p, uint64_t total) {
+  const uint64_t target = static_cast<uint64_t>(ceil(static_cast<double>(top_p) * static_cast<double>(total)));
+  return target > 0 ? target : 1;
+}
 
-template <int Cluster, int Vocab>
-ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows, const uint32_t* allowed, int32_t* next,
-                     int32_t* host, int64_t stride) {
-  using namespace draw_detail;
-  __shared__ Memory memory;
-  start_dependents();
-  wait_for_inputs();
-  const int s = static_cast<int>(blockIdx.y), rank = static_cast<int>(blockIdx.x);
-  if (s >= step->sequences) return;
-  const DrawRow how = rows[s];
-  const float* const row_logits = logits + s * stride;
-  const int32_t best = __ldcg(argmax + s);
-  const float max = __ldcg(row_logits + best);
-  const bool first = rank == 0 && threadIdx.x == 0;
-  // Nothing to choose, nothing to choose from, or infinitely sure.
-  if (how.temperature == 0 || !(max > -__builtin_inff()) || max == __builtin_inff()) {
-    if (first) next[s] = host[s] = how.temperature != 0 && !(max > -__builtin_inff()) ? -1 : best;
-    return;
-  }
-  using Ids = Row<Cluster, Vocab>;
-  Ids row = {row_logits, allowed, max, 1 / how.temperature, how.min_p, memory, rank, (rank * warps + warp_id()) * Ids::stretch * warp_size, {}};
-  if (Ids::parts == 1) row.load(0);
+// top_k if `counted`, top_p and the draw, over ids that hold all that stays. `all`: the mass of the whole row, if it is known.
+template <int Cluster, int half_bits, class Ids>
+ERN_DEVICE void pick(Search<Cluster, half_bits>& search, Ids& ids, const DrawRow& how, bool counted, uint64_t all, int32_t* next, int32_t* host) {
   uint32_t weakest = 0;
-  if (how.top_k > 0 && how.top_k < Vocab) weakest = row.weakest_to_reach(static_cast<uint64_t>(how.top_k), false, 0);
-  auto masses = row.masses(weakest);
-  if (how.top_p < 1 && masses.total > 0) {
-    const uint64_t target = static_cast<uint64_t>(ceil(static_cast<double>(how.top_p) * static_cast<double>(masses.total)));
-    const uint32_t border = row.weakest_to_reach(target > 0 ? target : 1, true, weakest);
+  if (counted) weakest = search.weakest_to_reach(ids, static_cast<uint64_t>(how.top_k), false, 0);
+  typename Search<Cluster, half_bits>::Masses masses = {all, 0};
+  const bool shares = how.top_p < 1;
+  if (counted || all == 0 || !shares) masses = search.masses(ids, weakest);
+  if (shares && masses.total > 0) {
+    const uint32_t border = search.weakest_to_reach(ids, share_of_mass(how.top_p, masses.total), true, weakest);
     weakest = border > weakest ? border : weakest;
-    masses = row.masses(weakest);
+    masses = search.masses(ids, weakest);
   }
+  if (Cluster > 1) cluster_barrier<Cluster>();  // nobody leaves while others read its mass
   if (masses.total == 0) {
-    if (first) next[s] = host[s] = -1;
+    if (search.rank == 0 && threadIdx.x == 0) *next = *host = -1;
     return;
   }
   // 53 bits in [0, 1): random_unit of runtime/src/random.hpp.
   const double unit = static_cast<double>(random64(how.seed, how.position) >> 11) * 0x1p-53;
   uint64_t target = static_cast<uint64_t>(unit * static_cast<double>(masses.total));
   if (target >= masses.total) target = masses.total - 1;
-  const uint64_t mine = memory.warp_mass[warp_id()];
-  if (target < masses.before_warp || target - masses.before_warp >= mine) return;
-  const int32_t id = id_at(row, weakest, target - masses.before_warp);
-  if (lane_id() == 0) next[s] = host[s] = id;
+  const uint64_t mine = search.memory.warp_mass[warp_id()];
+  if (target < masses.before || target - masses.before >= mine) return;
+  const int32_t id = id_at<half_bits>(ids, weakest, target - masses.before);
+  if (lane_id() == 0) *next = *host = id;
+}
+
+}  // namespace draw_detail
+
+template <int Cluster, int Vocab>
+ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argmax, const DrawRow* rows, const uint32_t* allowed, int32_t* next,
+                     int32_t* host, int64_t stride, uint32_t* keys) {
+  using namespace draw_detail;
+  using Ids = Row<Cluster, Vocab>;
+  __shared__ Memory memory;
+  start_dependents();
+  const int s = static_cast<int>(blockIdx.y), rank = static_cast<int>(blockIdx.x);
+  if (s >= step->sequences) return;  // those of the first row wait for inputs
+  const DrawRow how = rows[s];  // from the host, as the step is
+  const float* const row_logits = logits + s * stride;
+  Ids row = {row_logits, allowed, 0, 1 / how.temperature, how.min_p, (rank * warps + warp_id()) * Ids::stretch * warp_size, keys};
+  wait_for_inputs();
+  if (Ids::parts == 1 && how.temperature != 0) row.fetch(0);  // while the largest is looked up
+  const int32_t best = __ldcg(argmax + s);
+  const float max = __ldcg(row_logits + best);
+  // Nothing to choose, nothing to choose from, or infinitely sure.
+  if (how.temperature == 0 || !(max > -__builtin_inff()) || max == __builtin_inff()) {
+    if (rank == 0 && threadIdx.x == 0) next[s] = host[s] = how.temperature != 0 && !(max > -__builtin_inff()) ? -1 : best;
+    return;
+  }
+  row.max = max;
+  if (Ids::parts == 1) row.weigh();
+  Search<Cluster, Ids::half_bits> search = {memory, rank};
+  const bool counted = how.top_k > 0 && how.top_k < Vocab;
+  uint64_t all = 0;
+  if (counted || how.top_p < 1) {
+    if (!counted) all = search.masses(row, 0).total;
+    uint32_t top = 0;
+    row.each([&](uint32_t key, int, int) { top = key > top ? key : top; });
+    const uint64_t target = counted ? static_cast<uint64_t>(how.top_k) : share_of_mass(how.top_p, all);
+    const auto border = search.round(target, !counted, 0, [&](const auto& add) {
+      if (top != 0) add(top, top >> shift_of(0));
+    });
+    const uint32_t least = border.digit << shift_of(0);
+    Few few;
+    if (search.gather(row, least > 0 ? least : 1, few)) {
+      if (rank != 0) return;
+      Search<1, Ids::half_bits> alone = {memory, 0};
+      return pick(alone, few, how, counted, all, next + s, host + s);
+    }
+  }
+  pick(search, row, how, counted, all, next + s, host + s);
 }
 
 }  // namespace ern::cuda

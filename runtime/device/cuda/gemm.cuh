@@ -22,10 +22,6 @@
 // two phases, which a barrier's parity could not tell from none.
 // Shared memory: [stages] x tiles, [stages] W tiles, each a multiple of 1024 bytes; then the barriers.
 //
-// gemm_grouped: the same with a weight for each group of rows: x and y hold the rows of group 0, then 1, ..., W is [groups, n, k] (its tensor map has
-// groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
-// computed and thrown away.
-//
 // Sums run over k in order, 16 at a time within the tensor core, in f32, from 0; then + bias, + residual. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
 #pragma once
 
@@ -303,46 +299,6 @@ struct PlainTiles {
   }
 };
 
-constexpr int most_gemm_groups = 256;
-
-// Groups in order, in each the rows fastest.
-template <Gemm problem, int groups>
-struct GroupedTiles {
-  static constexpr GemmTiling tiling = problem.tiling;
-  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
-  static constexpr int cluster_rows = tiling.rows * tiling.cluster;
-  static_assert(groups <= most_gemm_groups);
-  struct Shared {
-    int32_t offset[groups + 1];
-    int32_t first_tile[groups + 1];
-  };
-  const Shared& shared;
-  int count;
-  int group = 0;
-
-  // Every thread of the block calls it; ends with a barrier.
-  static ERN_DEVICE void set(Shared& shared, const int32_t* offsets) {
-    for (int i = static_cast<int>(threadIdx.x); i <= groups; i += gemm_threads) shared.offset[i] = __ldcg(offsets + i);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int tiles = 0;
-      for (int i = 0; i < groups; ++i) {
-        shared.first_tile[i] = tiles;
-        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], cluster_rows)) * column_tiles;
-      }
-      shared.first_tile[groups] = tiles;
-    }
-    __syncthreads();
-  }
-  ERN_DEVICE explicit GroupedTiles(const Shared& shared) : shared(shared), count(shared.first_tile[groups]) {}
-  ERN_DEVICE GemmTile at(int tile) {
-    while (tile >= shared.first_tile[group + 1]) ++group;
-    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, cluster_rows));
-    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns, rank = tiling.cluster > 1 ? cluster_rank() : 0;
-    return {begin + within % row_tiles * cluster_rows + rank * tiling.rows, end, column, group * problem.n + column};
-  }
-};
-
 // Walks this block's tiles; `store` takes their sums. make_tiles() is called by every thread when the inputs are there.
 template <Gemm problem, class Store, class MakeTiles>
 ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const Store& store, MakeTiles make_tiles) {
@@ -479,17 +435,6 @@ ERN_DEVICE void gemm_rope(const Step* step, const TensorMap* x_map, const Tensor
                           Bf16* q, Bf16* kv) {
   static_assert(problem.heads > 0 && !problem.residual && !problem.swiglu);
   gemm_tiles<problem>(x_map, weight_map, RopeStore<problem>{bias, turns, slots, q, kv}, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
-}
-
-template <Gemm problem, int groups, class Y>
-ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, const TensorMap* weight_map, Y* y) {
-  static_assert(!problem.bias && !problem.residual);
-  using Tiles = GroupedTiles<problem, groups>;
-  __shared__ typename Tiles::Shared shared;
-  gemm_tiles<problem>(x_map, weight_map, GemmStore<problem, Y>{nullptr, nullptr, y}, [&] {
-    Tiles::set(shared, offsets);
-    return Tiles(shared);
-  });
 }
 
 }  // namespace ern::cuda

@@ -15,17 +15,20 @@
 //   activations  Bf16 [tokens*chosen, m]
 //   addend       float [tokens, hidden]            if problem.addend, else not read
 //   out          float [tokens, hidden]
+//   norm         W [hidden]                        moe_combine_norm: the norm's weight, float or Bf16
+//   normed       Bf16 [tokens, hidden]             moe_combine_norm: rms_norm(out), as in rms_norm.cuh
 //
 // Launch, tiling.threads() threads and tiling.shared_bytes(k, normed) of dynamic shared memory each:
 //   moe_up         as many blocks as fit, which share out (expert in use, m / 8 tiles) in runs
 //   moe_down       grid (ceil(hidden / tiling.rows)): a block passes over the experts in use, ascending
 //   expert_linear  as moe_up, with ceil(n / tiling.rows) tiles
 //   moe_combine    256 threads; any grid, as in elementwise.cuh
+//   moe_combine_norm   problem.norm.threads threads; a block a row
 // Products as in product.cuh, whose columns here are the tokens of one expert. Tokens go in chunks of 64, a chunk through all experts. Sums in
 // f32 by ascending expert, then addend. Reference ops: expert_linear, swiglu, moe_combine, add (fused: moe_ffn).
 #pragma once
 
-#include "elementwise.cuh"
+#include "rms_norm.cuh"
 
 namespace ern::cuda {
 
@@ -284,6 +287,67 @@ ERN_DEVICE void moe_combine(const Step* step, const float* rows, const int32_t* 
     }
     store4(out + token * width + column, sum);
   });
+}
+
+// moe_combine, and the norm of what it gives: a block a row, which keeps the row in registers between the two. With choice_stands (see MoeFfn) the choice is
+// read before the wait.
+struct CombineNorm {
+  RmsNorm norm;
+  int chosen;
+  bool addend = false;
+  bool choice_stands = false;
+};
+
+template <CombineNorm problem, class W>
+ERN_DEVICE void moe_combine_norm(const Step* step, const float* rows, const int32_t* indices, const float* weights, const float* addend, const W* norm,
+                                 float* out, Bf16* normed) {
+  constexpr int chosen = problem.chosen, width = problem.norm.width, step_columns = problem.norm.threads * 4;
+  constexpr int groups = static_cast<int>(ceil_div(width, step_columns));
+  static_assert(width % 4 == 0);
+  start_dependents();
+  if constexpr (!problem.choice_stands) wait_for_inputs();
+  const int64_t token = blockIdx.x;
+  if (token >= rows_of(step, problem.norm.rows)) return;  // those of the step's rows wait for inputs
+  // The choices by ascending expert, with their weights.
+  int32_t expert[chosen];
+  int choice[chosen];
+  float weight[chosen];
+#pragma unroll
+  for (int j = 0; j < chosen; ++j) expert[j] = __ldcg(indices + token * chosen + j), weight[j] = __ldcg(weights + token * chosen + j), choice[j] = j;
+#pragma unroll
+  for (int end = chosen - 1; end > 0; --end) {
+#pragma unroll
+    for (int j = 0; j < end; ++j) {
+      const bool swap = expert[j] > expert[j + 1];
+      const int32_t e = expert[j];
+      const int c = choice[j];
+      const float w = weight[j];
+      expert[j] = swap ? expert[j + 1] : e, expert[j + 1] = swap ? e : expert[j + 1];
+      choice[j] = swap ? choice[j + 1] : c, choice[j + 1] = swap ? c : choice[j + 1];
+      weight[j] = swap ? weight[j + 1] : w, weight[j + 1] = swap ? w : weight[j + 1];
+    }
+  }
+  if constexpr (problem.choice_stands) wait_for_inputs();
+  float4 v[groups], more[groups];
+  const int first = static_cast<int>(threadIdx.x) * 4;
+#pragma unroll
+  for (int i = 0; i < groups; ++i) {
+    const int column = first + i * step_columns;
+    v[i] = more[i] = {0, 0, 0, 0};
+    if (column >= width) continue;
+    if constexpr (problem.addend) more[i] = load4(addend + token * width + column);
+    float4 part[chosen];
+#pragma unroll
+    for (int j = 0; j < chosen; ++j) part[j] = load4(rows + (token * chosen + choice[j]) * width + column);
+#pragma unroll
+    for (int j = 0; j < chosen; ++j) {
+      const float w = weight[j];
+      v[i] = {v[i].x + w * part[j].x, v[i].y + w * part[j].y, v[i].z + w * part[j].z, v[i].w + w * part[j].w};
+    }
+    if constexpr (problem.addend) v[i] = {v[i].x + more[i].x, v[i].y + more[i].y, v[i].z + more[i].z, v[i].w + more[i].w};
+    store4(out + token * width + column, v[i]);
+  }
+  norm_held<problem.norm>(v, norm, normed + token * width);
 }
 
 }  // namespace ern::cuda

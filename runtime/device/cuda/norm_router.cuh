@@ -12,9 +12,10 @@
 //   hidden_rows Bf16 [tokens, m]           router_swiglu: silu(n . gate^T) * (n . up^T), n normed on the way into the product (Norm in product.cuh)
 //   arrivals    a counter for every problem.most tokens, 0 before the first launch; each launch leaves them 0
 //
-// Blocks of a group of problem.most tokens share out its logits, an expert a warp; the one that is last to write them chooses.
+// Blocks of a group of problem.most tokens share out the experts of its logits; the one that is last to write them chooses.
 // Launch:
-//   norm_router    grid (problem.routers, ceil(tokens / problem.most)), 32 * problem.warps threads, problem.most * hidden * 4 bytes of dynamic shared memory
+//   norm_router    grid (problem.routers, ceil(tokens / problem.most)), 32 * problem.warps threads. A thread has its columns of the group's rows and of some
+//                  experts' in registers
 //   router_swiglu  blocks 0 .. problem.routers - 1 route; the others take tiles in turns. problem.tiling.threads() threads, problem.tiling.shared_bytes(hidden,
 //                  true) of dynamic shared memory, which must hold problem.most rows of x too; tokens at most problem.most, of one group
 // Everything but operands of products is f32. A row's bits do not depend on other rows. Reference ops: rms_norm, cast, moe_router, linear_swiglu.
@@ -38,6 +39,31 @@ struct NormRouter {
   Rows rows = Rows::tokens;
 };
 
+// Whether this block is the last of a group's to come here; counts again from 0 then. One thread calls it, after a barrier.
+template <int routers>
+ERN_DEVICE bool is_last(unsigned* arrivals) {
+  __threadfence();
+  const bool last = atomicAdd(arrivals, 1u) + 1 == routers;
+  if (last) *arrivals = 0;
+  __threadfence();
+  return last;
+}
+
+// The experts of tokens first .. first + count - 1, from their logits.
+template <NormRouter problem>
+ERN_DEVICE void choose(int first, int count, const float* correction, const float* logits, int32_t* indices, float* weights) {
+  constexpr int experts = problem.experts;
+  __shared__ float own_logits[problem.warps][experts];
+  float* const mine = own_logits[warp_id()];
+  for (int token = first + warp_id(); token < first + count; token += problem.warps) {
+    for (int e = lane_id(); e < experts; e += warp_size) mine[e] = __ldcg(logits + static_cast<int64_t>(token) * experts + e);
+    __syncwarp();
+    choose_experts<experts>(mine, problem.correction ? correction : nullptr, problem.chosen, problem.norm_min,
+                            indices + static_cast<int64_t>(token) * problem.chosen, weights + static_cast<int64_t>(token) * problem.chosen);
+    __syncwarp();
+  }
+}
+
 // Block `block` of the routers of tokens first .. first + count - 1. `memory`: x * norm of them, f32.
 template <NormRouter problem, class W>
 ERN_DEVICE void route(int first, int count, int block, float* memory, const float* x, const Bf16* norm, const W* gate, const float* correction,
@@ -46,7 +72,6 @@ ERN_DEVICE void route(int first, int count, int block, float* memory, const floa
   constexpr int groups = static_cast<int>(ceil_div(hidden, 4 * warp_size));  // of 4 columns a lane
   static_assert(hidden % 4 == 0 && problem.chosen <= warp_size && problem.chosen <= experts);
   __shared__ float inverse[problem.most];
-  __shared__ float own_logits[warps][experts];
   __shared__ bool last;
   const int lane = lane_id();
   const auto load_gate = [&](float4 (&row)[groups], int expert) {
@@ -104,34 +129,127 @@ ERN_DEVICE void route(int first, int count, int block, float* memory, const floa
     load_gate(row, expert + warps * routers);
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    last = atomicAdd(arrivals, 1u) + 1 == routers;
-    if (last) *arrivals = 0;
-    __threadfence();
-  }
+  if (threadIdx.x == 0) last = is_last<routers>(arrivals);
   __syncthreads();
-  if (!last) return;
-  float* const mine = own_logits[warp_id()];
-  for (int token = first + warp_id(); token < first + count; token += warps) {
-    for (int e = lane; e < experts; e += warp_size) mine[e] = __ldcg(logits + static_cast<int64_t>(token) * experts + e);
-    __syncwarp();
-    choose_experts<experts>(mine, problem.correction ? correction : nullptr, problem.chosen, problem.norm_min,
-                            indices + static_cast<int64_t>(token) * problem.chosen, weights + static_cast<int64_t>(token) * problem.chosen);
-    __syncwarp();
+  if (last) choose<problem>(first, count, correction, logits, indices, weights);
+}
+
+// Lane i gets the sum over the warp of v[i % count], in one order. `all`: count, before it was halved.
+template <int count, int all = count>
+ERN_DEVICE float warp_sums(const float (&v)[count]) {
+  static_assert(count <= warp_size && (count & (count - 1)) == 0);
+  if constexpr (count > 1) {
+    constexpr int half = count / 2;
+    const bool upper = (lane_id() & half) != 0;  // a lane goes on with one half of the values, its partner with the other
+    float kept[half];
+#pragma unroll
+    for (int i = 0; i < half; ++i) kept[i] = (upper ? v[i + half] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[i + half], half);
+    return warp_sums<half, all>(kept);
+  } else {
+    float sum = v[0];
+#pragma unroll
+    for (int mask = all; mask < warp_size; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+    return sum;
   }
 }
 
 template <NormRouter problem, class W>
 ERN_DEVICE void norm_router(const Step* step, const float* x, const Bf16* norm, const W* gate, const float* correction, Bf16* normed, float* logits,
                             int32_t* indices, float* weights, unsigned* arrivals) {
-  extern __shared__ __align__(16) unsigned char product_memory[];
+  constexpr int hidden = problem.hidden, experts = problem.experts, warps = problem.warps, routers = problem.routers, most = problem.most;
+  constexpr int groups = static_cast<int>(ceil_div(hidden, 4 * warps * warp_size));  // of 4 columns a thread
+  constexpr int share = static_cast<int>(ceil_div(experts, routers));
+  constexpr int together = share > 2 ? 4 : share;  // experts at a time
+  static_assert(hidden % 4 == 0 && problem.chosen <= warp_size && problem.chosen <= experts && together * most <= warp_size);
+  __shared__ float sums[warps][together * most];
+  __shared__ float squares[warps][most];
+  __shared__ bool last;
   start_dependents();
-  const int tokens = rows_of(step, problem.rows), first = static_cast<int>(blockIdx.y) * problem.most;
+  const int tokens = rows_of(step, problem.rows), first = static_cast<int>(blockIdx.y) * most, block = static_cast<int>(blockIdx.x);
   if (first >= tokens) return;  // those of the first group wait for inputs
-  const int count = tokens - first < problem.most ? tokens - first : problem.most;
-  route<problem>(first, count, static_cast<int>(blockIdx.x), reinterpret_cast<float*>(product_memory), x, norm, gate, correction, normed, logits, indices,
-                 weights, arrivals + blockIdx.y);
+  const int count = tokens - first < most ? tokens - first : most, thread = static_cast<int>(threadIdx.x);
+  const auto column_of = [&](int i) { return (i * warps * warp_size + thread) * 4; };
+  float4 row[together][groups];
+  const auto load_gate = [&](int from) {
+#pragma unroll
+    for (int e = 0; e < together; ++e) {
+      const int expert = (from + e) * routers + block;
+#pragma unroll
+      for (int i = 0; i < groups; ++i)
+        row[e][i] = expert < experts && column_of(i) < hidden ? load4(gate + static_cast<int64_t>(expert) * hidden + column_of(i)) : float4{0, 0, 0, 0};
+    }
+  };
+  load_gate(0);
+  float4 scale[groups];
+#pragma unroll
+  for (int i = 0; i < groups; ++i) scale[i] = column_of(i) < hidden ? load4(norm + column_of(i)) : float4{0, 0, 0, 0};
+  wait_for_inputs();
+  float4 v[most][groups];
+#pragma unroll
+  for (int t = 0; t < most; ++t) {
+#pragma unroll
+    for (int i = 0; i < groups; ++i)
+      v[t][i] = t < count && column_of(i) < hidden ? load4(x + static_cast<int64_t>(first + t) * hidden + column_of(i)) : float4{0, 0, 0, 0};
+  }
+  float own_squares[most];
+#pragma unroll
+  for (int t = 0; t < most; ++t) {
+    own_squares[t] = 0;
+#pragma unroll
+    for (int i = 0; i < groups; ++i) {
+      float4& at = v[t][i];
+      own_squares[t] += at.x * at.x + at.y * at.y + at.z * at.z + at.w * at.w;
+      at = {at.x * scale[i].x, at.y * scale[i].y, at.z * scale[i].z, at.w * scale[i].w};
+    }
+  }
+  const float warp_squares = warp_sums(own_squares);
+  if (lane_id() < most) squares[warp_id()][lane_id()] = warp_squares;
+  const auto inverse = [&](int token) {
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < warps; ++w) sum += squares[w][token];
+    return rsqrtf(sum / hidden + problem.norm.eps);
+  };
+#pragma unroll 1
+  for (int from = 0; from < share; from += together) {
+    if (from > 0) load_gate(from), __syncthreads();  // the sums of before are read
+    float own[together * most];
+#pragma unroll
+    for (int e = 0; e < together; ++e) {
+#pragma unroll
+      for (int t = 0; t < most; ++t) {
+        float& sum = own[e * most + t];
+        sum = 0;
+#pragma unroll
+        for (int i = 0; i < groups; ++i)
+          sum += v[t][i].x * row[e][i].x + v[t][i].y * row[e][i].y + v[t][i].z * row[e][i].z + v[t][i].w * row[e][i].w;
+      }
+    }
+    const float warp_total = warp_sums(own);
+    if (lane_id() < together * most) sums[warp_id()][lane_id()] = warp_total;
+    __syncthreads();
+    const int expert = (from + thread / most) * routers + block, token = thread % most;
+    if (thread < together * most && token < count && expert < experts) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < warps; ++w) sum += sums[w][thread];
+      __stcg(logits + static_cast<int64_t>(first + token) * experts + expert, sum * inverse(token));
+    }
+  }
+  __syncthreads();
+  if (thread == 0) last = is_last<routers>(arrivals + blockIdx.y);
+#pragma unroll
+  for (int t = 0; t < most; ++t) {  // each block keeps some rows
+    if (t >= count || t % routers != block) continue;
+    const float r = inverse(t);
+#pragma unroll
+    for (int i = 0; i < groups; ++i) {
+      if (column_of(i) < hidden)
+        store4(normed + static_cast<int64_t>(first + t) * hidden + column_of(i), {v[t][i].x * r, v[t][i].y * r, v[t][i].z * r, v[t][i].w * r});
+    }
+  }
+  __syncthreads();
+  if (last) choose<problem>(first, count, correction, logits, indices, weights);
 }
 
 struct RouterSwiglu {

@@ -22,6 +22,23 @@ struct RmsNorm {
   int threads = 256;
 };
 
+// A row that the threads of a block hold as norm_rows does, normed.
+template <RmsNorm problem, int groups, class W, class Out>
+ERN_DEVICE void norm_held(const float4 (&v)[groups], const W* weight, Out* y) {
+  const int first = static_cast<int>(threadIdx.x) * 4, step_columns = problem.threads * 4;
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < groups; ++i) squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+  const float r = rsqrtf(block_sum<problem.threads / warp_size>(squares) / problem.width + problem.eps);
+#pragma unroll
+  for (int i = 0; i < groups; ++i) {
+    const int column = first + i * step_columns;
+    if (column >= problem.width) continue;
+    const float4 w = load4(weight + column);
+    store4(y + column, {v[i].x * r * w.x, v[i].y * r * w.y, v[i].z * r * w.z, v[i].w * r * w.w});
+  }
+}
+
 template <RmsNorm problem, bool add, class W, class Out>
 ERN_DEVICE void norm_rows(const Step* step, const float* x, const float* residual, const W* weight, float* sum, Out* y) {
   constexpr int width = problem.width, step_columns = problem.threads * 4, groups = static_cast<int>(ceil_div(width, step_columns));
@@ -32,7 +49,6 @@ ERN_DEVICE void norm_rows(const Step* step, const float* x, const float* residua
   if (row >= rows_of(step, problem.rows)) return;
   const int first = static_cast<int>(threadIdx.x) * 4;
   float4 v[groups];
-  float squares = 0;
 #pragma unroll
   for (int i = 0; i < groups; ++i) {
     const int column = first + i * step_columns;
@@ -45,16 +61,8 @@ ERN_DEVICE void norm_rows(const Step* step, const float* x, const float* residua
       v[i] = {v[i].x + r.x, v[i].y + r.y, v[i].z + r.z, v[i].w + r.w};
       store4(sum + at, v[i]);
     }
-    squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
   }
-  const float r = rsqrtf(block_sum<problem.threads / warp_size>(squares) / width + problem.eps);
-#pragma unroll
-  for (int i = 0; i < groups; ++i) {
-    const int column = first + i * step_columns;
-    if (column >= width) continue;
-    const float4 w = load4(weight + column);
-    store4(y + row * width + column, {v[i].x * r * w.x, v[i].y * r * w.y, v[i].z * r * w.z, v[i].w * r * w.w});
-  }
+  norm_held<problem>(v, weight, y + row * width);
 }
 
 template <RmsNorm problem, class W, class Out>

@@ -51,6 +51,8 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly only?: CudaArch;
   /** Rows for which it is worth a measurement where another kernel is the default. */
   readonly worth?: { readonly least: number; readonly most?: number };
+  /** The CPU's where it is left out. */
+  readonly share?: KernelDef<K>["share"];
   readonly workspace?: (params: KernelParams, rows: number) => number;
   readonly parts?: KernelDef<K>["parts"];
   readonly args?: (params: KernelParams) => readonly Argument[];
@@ -73,7 +75,7 @@ export function cudaType(type: string): string {
 export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKernel {
   const base = CPU_KERNELS.find((kernel) => kernel.op === op) as unknown as KernelDef<K> | undefined;
   const { name, suffix, refuse, launch, template = name, view } = entry;
-  const { fit, cost, file, args, order, inPlace } = { ...base, ...entry };
+  const { fit, cost, file, args, order, share, inPlace } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
   const {
     language,
@@ -98,7 +100,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     name: `cuda_${joinName(name, suffix)}`,
     template,
     order,
-    ...(base?.share ? { share: base.share } : {}),
+    ...(share ? { share } : {}),
     ...(inPlace ? { inPlace } : {}),
     ...(language ? { language } : {}),
     ...(tunables ? { tunables } : {}),

@@ -219,19 +219,29 @@ function headEntry(tiles: RowTiles): Omit<CudaEntry<"head_argmax">, "suffix" | "
 
 const headArgmax = variants<"head_argmax">("head_argmax", headEntry);
 
-/** The last of an op's variants take any number of rows, slowly; where the GPU has wgmma there are better ones for more than 16 rows, and for many. */
-function withWgmma(few: readonly AnyKernel[], wide: AnyKernel, many?: AnyKernel): readonly AnyKernel[] {
-  const first = few.findIndex(({ mostRows = Number.POSITIVE_INFINITY }) => mostRows > 16);
-  return [...few.slice(0, first), wide, ...few.slice(first, -2), ...(many ? [many] : []), ...few.slice(-2)];
+/** The last of an op's variants take any number of rows, slowly; where the GPU has wgmma there are better ones for more than 8 rows, and for many. */
+function withWgmma(few: readonly AnyKernel[], wide: (columns: 16 | 32 | 64) => AnyKernel, many?: AnyKernel): readonly AnyKernel[] {
+  const upto = (rows: number): number => few.findIndex(({ mostRows = Number.POSITIVE_INFINITY }) => mostRows > rows);
+  const [small, first] = [upto(8), upto(16)];
+  return [
+    ...few.slice(0, small),
+    wide(16),
+    ...few.slice(small, first),
+    wide(32),
+    wide(64),
+    ...few.slice(first, -2),
+    ...(many ? [many] : []),
+    ...few.slice(-2),
+  ];
 }
 
 export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
-  ...withWgmma(linear, wideLinear(linearEntry(LAST_TILES)), gemmLinear(linearEntry(LAST_TILES))),
+  ...withWgmma(linear, (columns) => wideLinear(linearEntry(LAST_TILES), columns), gemmLinear(linearEntry(LAST_TILES))),
   tritonLinear(linearEntry(LAST_TILES)),
-  ...withWgmma(projection, wideProjection(linearEntry(LAST_TILES)), gemmProjection(linearEntry(LAST_TILES))),
+  ...withWgmma(projection, (columns) => wideProjection(linearEntry(LAST_TILES), columns), gemmProjection(linearEntry(LAST_TILES))),
   tritonProjection(linearEntry(LAST_TILES)),
   gemmRope,
-  ...withWgmma(linearSwiglu, wideSwiglu(swigluEntry(LAST_TILES)), gemmSwiglu(swigluEntry(LAST_TILES))),
+  ...withWgmma(linearSwiglu, (columns) => wideSwiglu(swigluEntry(LAST_TILES), columns), gemmSwiglu(swigluEntry(LAST_TILES))),
   tritonSwiglu(swigluEntry(LAST_TILES)),
-  ...withWgmma(headArgmax, wideHead(headEntry(LAST_TILES))),
+  ...withWgmma(headArgmax, (columns) => wideHead(headEntry(LAST_TILES), columns)),
 ];

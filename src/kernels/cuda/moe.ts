@@ -1,12 +1,21 @@
 /** Mixture of experts: runtime/device/cuda/moe_router.cuh, moe_ffn.cuh. The chosen experts are found on the device, and each is read once for all its rows. moe-many.ts has those of many rows. */
 
-import { cFloat, joinName } from "../common.js";
+import { cFloat, constType, joinName } from "../common.js";
 import { ONE, perRows } from "../cuda-launch.js";
-import { type AnyKernel, bytesOf, dtypeParam, type KernelDef, type KernelParams, numberParam, type Tunable } from "../kernel-def.js";
+import {
+  type AnyKernel,
+  type Argument,
+  bytesOf,
+  dtypeParam,
+  type KernelDef,
+  type KernelParams,
+  numberParam,
+  type Tunable,
+} from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
 import type { View } from "../view.js";
 import { clusterFor } from "./attention.js";
-import { BF16_ROWS, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
+import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { moeFfnMany, moeRouterMany } from "./moe-many.js";
 import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 
@@ -120,13 +129,15 @@ function ffnWorkspace(params: KernelParams, rows: number, runs: boolean): number
   return rows * numberParam(params, "chosen") * (hiddenRow + (runs ? 4 * numberParam(params, "hidden") : 0));
 }
 
-function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth }: FfnRows): AnyKernel {
+type FfnEntry = CudaEntry<"moe_ffn">;
+
+function ffnEntry({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth }: FfnRows): FfnEntry {
   const tiles = { tokenTiles, ...(columns === undefined ? {} : { columns }) };
   const up = tilingFor(tiles, { role: "expert", rows: 16, n: size("m"), k: size("hidden"), once: false });
   const down = tilingFor(tiles, { role: "expert", rows: runs ? 16 : 8, n: size("hidden"), k: size("m"), once: false });
   const phases = { up, down };
   const tunables = ffnTunables(phases);
-  return defineCuda("moe_ffn", {
+  return {
     name: "moe_ffn",
     tunables,
     constraint: (params, place) =>
@@ -185,11 +196,47 @@ function moeFfn({ suffix, mostRows, columns, tokenTiles, runs, otherOrder, worth
       addend: params.addend as boolean,
       early: params.early === true,
       runs,
+      normed: params.eps !== undefined,
+      eps: cFloat(typeof params.eps === "number" ? params.eps : 0),
       up: tilingView(up, params, "up"),
       down: tilingView(down, params, "down"),
       ...(runs ? {} : { sum_functions: [] }),
     }),
-  });
+  };
+}
+
+/** With the norm behind it, which the launch that sums up makes: it has a block a row. */
+function ffnNormEntry(rows: FfnRows): CudaEntry<"moe_ffn_norm"> {
+  const { fit: _, constraint, worth: __, ...entry } = ffnEntry(rows);
+  return {
+    ...entry,
+    name: "moe_ffn_norm",
+    template: "moe_ffn",
+    order: CPU_FFN.order,
+    ...(constraint ? { constraint } : {}),
+    share: CPU_FFN.share,
+    weights: { ...entry.weights, norm: [...BF16_ROWS, ...F32_ROWS] },
+    fit: (node, target) => {
+      const { norm: _, ...operands } = node.operands;
+      const params = CPU_FFN.fit({ ...node, op: "moe_ffn", operands } as never, target);
+      return typeof params === "string" ? params : { ...params, eps: node.attrs.eps };
+    },
+    cost: CPU_FFN.cost,
+    file: (params) => joinName((entry.file as (params: KernelParams) => string)(params), "norm"),
+    args: (params) =>
+      CPU_FFN.args(params).flatMap((arg): readonly Argument[] =>
+        arg.name === "down"
+          ? [arg, { name: "norm", type: constType(params.norm_dtype) }]
+          : arg.name === "out"
+            ? [arg, { name: "normed", type: "Bf16" }]
+            : [arg],
+      ),
+    phases: (entry.phases ?? []).map((phase) =>
+      phase.suffix === "sum" ? { suffix: "sum", args: ["workspace", "indices", "weights", "addend", "norm", "out", "normed"] } : phase,
+    ),
+    launch: (params, phase) =>
+      phase === "sum" ? { threads: COMBINE_THREADS, grid: [perRows(1), ONE, ONE], sharedBytes: 0 } : entry.launch(params, phase),
+  };
 }
 
 function tilingView(tiling: Tiling, params: KernelParams, phase?: string): View {
@@ -236,7 +283,8 @@ export const CUDA_MOE_KERNELS: readonly AnyKernel[] = [
   moeRouterMany,
   moeRouter,
   moeFfnMany,
-  ...FFN_ROWS.map(moeFfn),
+  ...FFN_ROWS.map((rows) => defineCuda("moe_ffn", ffnEntry(rows))),
+  ...FFN_ROWS.filter(({ runs }) => runs).map((rows) => defineCuda("moe_ffn_norm", ffnNormEntry(rows))),
   expertLinear,
   moeCombine,
 ];

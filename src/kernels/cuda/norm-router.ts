@@ -12,8 +12,13 @@ import { MULTIPROCESSORS, type Tiling, tilingFor } from "./tiling.js";
 /** Blocks that share out the logits of a group of tokens: alone, and beside a product, whose tiles want the other multiprocessors. */
 const ROUTERS = { alone: 16, beside: 4 } as const;
 /** Tokens of a group. */
-const MOST = 16;
-const WARPS = 8;
+const MOST = 8;
+/** A thread has so many values of each row; more rows than fit in registers make another group. */
+const COLUMNS = 8;
+const WARPS = { least: 4, most: 12 } as const;
+function routerWarps(params: KernelParams): number {
+  return Math.min(WARPS.most, Math.max(WARPS.least, ceilDiv(numberParam(params, "hidden"), 32 * COLUMNS)));
+}
 /** Tokens that there are counters for. */
 const MOST_ROWS = 65_536;
 
@@ -73,16 +78,22 @@ const normRouter = defineCuda("norm_router", {
   order: "sequential-k",
   weights: WEIGHTS,
   fit: fitRouter,
-  refuse: (params) => (rowsBytes(params, MOST) <= 200 * 1024 ? undefined : "rows that shared memory has no place for"),
+  refuse: (params) => (numberParam(params, "hidden") <= WARPS.most * 32 * COLUMNS ? undefined : "rows that registers have no place for"),
   args: (params) => routerArgs(params),
   cost: routerCost,
   file: (params) => routerName("norm_router", params),
   launch: (params) => ({
-    threads: 32 * WARPS,
+    threads: 32 * routerWarps(params),
     grid: [{ constant: ROUTERS.alone }, perRows(MOST), ONE],
-    sharedBytes: rowsBytes(params, MOST),
+    sharedBytes: 0,
   }),
-  view: (params) => ({ ...routerView(params), routers: ROUTERS.alone, most: MOST, warps: WARPS, groups: ceilDiv(MOST_ROWS, MOST) }),
+  view: (params) => ({
+    ...routerView(params),
+    routers: ROUTERS.alone,
+    most: MOST,
+    warps: routerWarps(params),
+    groups: ceilDiv(MOST_ROWS, MOST),
+  }),
 });
 
 function rowsBytes(params: KernelParams, rows: number): number {

@@ -1,5 +1,5 @@
 /**
- * Products of 17 to 64 rows: runtime/device/cuda/wide.cuh, which multiplies with wgmma as gemm.cuh does, but with the weight's rows where that has the rows
+ * Products of 9 to 64 rows: runtime/device/cuda/wide.cuh, which multiplies with wgmma as gemm.cuh does, but with the weight's rows where that has the rows
  * of x. Hopper only.
  */
 
@@ -16,61 +16,65 @@ const THREADS = 160;
 const ROWS = 64;
 const BOX_K = 64;
 const STAGE_K = 2 * BOX_K;
-const STAGE_BYTES = 4 * BOX_K * ROWS * 2;
-const SUMS_BYTES = ROWS * (ROWS + 2) * 4;
-const MOST_STAGES = 5;
-/** Elements of a weight that is over before a ring has gone round: each block then has two stages, and that is all. */
-const SHORT = { elements: 3_000_000, steps: 2, mostCluster: 8 } as const;
+const PITCH = ROWS + 4;
+/** As many as a block's shared memory holds, less what the head needs for its sums. */
+const MOST_STAGES = { 16: 10, 32: 8, 64: 6 } as const;
 const MOST_CLUSTER = 4;
+/** Elements of a weight up to which 16 rows are multiplied better by lanes: a cluster's sum takes longer than what it saves. */
+const SHORT_WEIGHT = 4_000_000;
 
 interface WideTiling {
   readonly stages: number;
   readonly cluster: number;
+  readonly columns: Columns;
 }
+/** Rows of x that a product is for. */
+type Columns = 16 | 32 | 64;
 
 /**
- * Blocks of a cluster share out k. A long weight has as many as find a place at once, with half of what they copy on the way; what an H100 was fastest with on
- * the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
+ * Blocks of a cluster share out k, as many as find a place at once and a power of two (three were slower than two); a block's ring holds all of its k if it can, so that as much of a weight as possible is on its
+ * way before the rows are there. What an H100 was fastest with on the shapes of the 0.3B and the 21B-A3B (bench/NOTES-cuda-decode.md).
  */
-function tilingOf(params: KernelParams): WideTiling {
+function tilingOf(params: KernelParams, columns: Columns): WideTiling {
   const [n, k] = [numberParam(params, "n"), numberParam(params, "k")];
   const steps = ceilDiv(k, STAGE_K);
-  const power = (x: number, most: number): number => Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, x))));
-  if (n * k <= SHORT.elements) {
-    const cluster = power(steps / SHORT.steps, SHORT.mostCluster);
-    return { cluster, stages: Math.min(MOST_STAGES, ceilDiv(steps, cluster)) };
-  }
-  const cluster = power(Math.min(steps, MULTIPROCESSORS / ceilDiv(n, ROWS)), MOST_CLUSTER);
-  return { cluster, stages: Math.max(1, Math.min(MOST_STAGES, ceilDiv(ceilDiv(steps, cluster), 2))) };
+  const places = Math.max(1, Math.min(MOST_CLUSTER, steps, Math.floor(MULTIPROCESSORS / ceilDiv(n, ROWS))));
+  const cluster = 2 ** Math.floor(Math.log2(places));
+  return { cluster, stages: Math.min(MOST_STAGES[columns], ceilDiv(steps, cluster)), columns };
 }
 
 /** `wide_shared_bytes`, which the template compares. */
-function sharedBytes({ stages }: WideTiling): number {
-  return 1024 + stages * (STAGE_BYTES + 16) + SUMS_BYTES;
+function sharedBytes({ stages, columns }: WideTiling): number {
+  return 1024 + stages * (2 * STAGE_K * (ROWS + columns) + 16);
+}
+
+/** `wide_head_shared_bytes`: sums have a place of their own. */
+function headSharedBytes(tiling: WideTiling): number {
+  return sharedBytes(tiling) + 4 * PITCH * tiling.columns;
 }
 
 /** Multiprocessors have shared memory for so many blocks. */
-function residents(tiling: WideTiling): number {
-  return Math.max(1, Math.min(2, Math.floor((227 * 1024) / (sharedBytes(tiling) + 1024))));
+function residents(bytes: number): number {
+  return Math.max(1, Math.min(2, Math.floor((228 * 1024) / (bytes + 1024))));
 }
 
-function launchOf(params: KernelParams, tiling: WideTiling, blocks: number): CudaLaunch {
+function launchOf(params: KernelParams, { cluster, columns }: WideTiling, blocks: number, bytes: number): CudaLaunch {
   const k = numberParam(params, "k");
-  const map = (arg: string, rows: number | "rows"): TensorMap => ({
+  const map = (arg: string, rows: number | "rows", box: number): TensorMap => ({
     arg,
     dtype: "bf16",
     dims: [k, rows],
     strides: [2 * k],
-    box: [BOX_K, ROWS],
+    box: [BOX_K, box],
     swizzle: 128,
   });
   return {
     threads: THREADS,
     grid: [{ constant: blocks }, ONE, ONE],
-    sharedBytes: sharedBytes(tiling),
-    blocksPerMultiprocessor: residents(tiling),
-    ...(tiling.cluster > 1 ? { cluster: tiling.cluster } : {}),
-    maps: [map("x", "rows"), map("weight", numberParam(params, "n"))],
+    sharedBytes: bytes,
+    blocksPerMultiprocessor: residents(bytes),
+    ...(cluster > 1 ? { cluster } : {}),
+    maps: [map("x", "rows", columns), map("weight", numberParam(params, "n"), ROWS)],
   };
 }
 
@@ -78,46 +82,54 @@ type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 
 function wide<K extends OpName>(
   base: Base<K>,
+  columns: Columns,
   refuse: (params: KernelParams) => string | undefined,
 ): Omit<CudaEntry<K>, "launch" | "view"> {
   const { tunables: _, launch: __, view: ___, constraint: ____, footprint: _____, ...entry } = base;
   return {
     ...entry,
-    suffix: "wide",
-    mostRows: ROWS,
+    suffix: columns === 64 ? "wide" : `wide${columns}`,
+    mostRows: columns,
     only: "sm_90a",
-    worth: { least: 9 },
+    worth: { least: columns === 16 ? 9 : columns / 2 + 1 },
     order: "by-bucket",
     refuse: (params) => (params.norm ? "a norm in front" : refuse(params)),
     file: (params) => joinName((base.file as NonNullable<typeof base.file>)(params)),
   };
 }
 
-function productView(params: KernelParams, tiling: WideTiling): View {
+function productView(params: KernelParams, tiling: WideTiling, bytes: number): View {
   return {
     n: numberParam(params, "n"),
     k: numberParam(params, "k"),
     x: params.x as string,
     bias: params.bias as boolean,
     stages: tiling.stages,
-    shared_bytes: sharedBytes(tiling),
+    columns: tiling.columns,
+    shared_bytes: bytes,
   };
 }
 
-function wideProduct<K extends OpName>(op: K, base: Base<K>): AnyKernel {
+function wideProduct<K extends OpName>(op: K, base: Base<K>, columns: Columns): AnyKernel {
   const swiglu = op === "linear_swiglu";
   return defineCuda(op, {
-    ...wide(base, (params) => (swiglu && ROWS % (2 * numberParam(params, "group")) !== 0 ? `groups of ${params.group} rows` : undefined)),
+    ...wide(base, columns, (params) =>
+      swiglu && ROWS % (2 * numberParam(params, "group")) !== 0
+        ? `groups of ${params.group} rows`
+        : columns === 16 && numberParam(params, "n") * numberParam(params, "k") < SHORT_WEIGHT
+          ? "a short weight"
+          : undefined,
+    ),
     name: swiglu ? "linear_swiglu" : "linear",
     template: "wide_linear",
     launch: (params) => {
-      const tiling = tilingOf(params);
-      return launchOf(params, tiling, ceilDiv(numberParam(params, "n"), ROWS) * tiling.cluster);
+      const tiling = tilingOf(params, columns);
+      return launchOf(params, tiling, ceilDiv(numberParam(params, "n"), ROWS) * tiling.cluster, sharedBytes(tiling));
     },
     view: (params): View => {
-      const tiling = tilingOf(params);
+      const tiling = tilingOf(params, columns);
       return {
-        ...productView(params, tiling),
+        ...productView(params, tiling, sharedBytes(tiling)),
         out: params.out as string,
         residual: params.residual === true,
         swiglu,
@@ -129,16 +141,16 @@ function wideProduct<K extends OpName>(op: K, base: Base<K>): AnyKernel {
   });
 }
 
-export function wideLinear(base: Base<"linear">): AnyKernel {
-  return wideProduct("linear", base);
+export function wideLinear(base: Base<"linear">, columns: Columns): AnyKernel {
+  return wideProduct("linear", base, columns);
 }
 
-export function wideProjection(base: Base<"projection">): AnyKernel {
-  return wideProduct("projection", base);
+export function wideProjection(base: Base<"projection">, columns: Columns): AnyKernel {
+  return wideProduct("projection", base, columns);
 }
 
-export function wideSwiglu(base: Base<"linear_swiglu">): AnyKernel {
-  return wideProduct("linear_swiglu", base);
+export function wideSwiglu(base: Base<"linear_swiglu">, columns: Columns): AnyKernel {
+  return wideProduct("linear_swiglu", base, columns);
 }
 
 /** Blocks of the head, each of which leaves its best of each row. */
@@ -151,14 +163,15 @@ function headWorkspace(params: KernelParams, rows: number): number {
   return rows * headBlocks(params) * 8;
 }
 
-export function wideHead(base: Base<"head_argmax">): AnyKernel {
-  const tiling: WideTiling = { cluster: 1, stages: MOST_STAGES };
+export function wideHead(base: Base<"head_argmax">, columns: Columns): AnyKernel {
+  const tiling: WideTiling = { cluster: 1, stages: MOST_STAGES[columns], columns };
+  const bytes = headSharedBytes(tiling);
   return defineCuda("head_argmax", {
-    ...wide(base, () => undefined),
+    ...wide(base, columns, () => undefined),
     name: "head_argmax",
     template: "wide_head",
     workspace: headWorkspace,
-    launch: (params) => launchOf(params, tiling, headBlocks(params)),
-    view: (params) => ({ ...productView(params, tiling), blocks: headBlocks(params), workspace_of_7: headWorkspace(params, 7) }),
+    launch: (params) => launchOf(params, tiling, headBlocks(params), bytes),
+    view: (params) => ({ ...productView(params, tiling, bytes), blocks: headBlocks(params), workspace_of_7: headWorkspace(params, 7) }),
   });
 }

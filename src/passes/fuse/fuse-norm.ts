@@ -3,6 +3,7 @@
  * out of the cache anyway. For decode on a GPU alone, and its smaller buckets: with many rows each block of a product would norm them again, and a CPU has no launches to save.
  */
 
+import type { GraphInfo } from "../../ir/analysis.js";
 import type { NodeOf, Value } from "../../ir/graph.js";
 import { resultOf } from "../../ir/graph.js";
 import { op } from "../../ir/match.js";
@@ -11,6 +12,14 @@ import { definePass } from "../pass.js";
 
 /** An H100 decoded 64 sequences of the 0.3B at 28.9k tok/s with norms apart, at 23.9k without; 16 at 17.9k and 20.4k (bench/NOTES-cuda.md). */
 const MOST_ROWS = 16;
+
+/**
+ * More rows than these a product multiplies better with wgmma, which reads them as bf16 (runtime/device/cuda/wide.cuh), once they are so wide, and its weight has
+ * so many elements, that the launch for the norm is worth it: 16 rows of the 21B-A3B, not of the 0.3B (bench/NOTES-cuda-decode.md).
+ */
+const MOST_BY_LANES = 8;
+const WIDE_ROW = 2048;
+const LONG_WEIGHT = 8_000_000;
 
 /** What a product with a norm in front reads. */
 function withNorm({ operands, attrs }: NodeOf<"rms_norm">): {
@@ -28,11 +37,21 @@ export const MOST_WIDTH = 4096;
 const where = {
   "the norm is rounded to bf16": ({ n }: { readonly n: NodeOf<"rms_norm"> }) => n.attrs.dtype === "bf16",
   "rows are at most 4096 wide": ({ n }: { readonly n: NodeOf<"rms_norm"> }) => {
-    const { type } = n.operands.x;
-    const width = type.kind === "tensor" ? type.shape.at(-1) : undefined;
-    return typeof width === "number" && width <= MOST_WIDTH;
+    const width = widthOf(n.operands.x);
+    return width !== undefined && width <= MOST_WIDTH;
+  },
+  "no product of warpgroups takes the rows": ({ weight }: { readonly weight: Value }, { graph }: GraphInfo) => {
+    const width = widthOf(weight) ?? 0;
+    return (graph.bounds.S?.max ?? 0) <= MOST_BY_LANES || width < WIDE_ROW || width * (sizesOf(weight)[0] ?? 0) < LONG_WEIGHT;
   },
 } as const;
+
+function sizesOf({ type }: Value): readonly (number | undefined)[] {
+  return type.kind === "tensor" ? type.shape.map((size) => (typeof size === "number" ? size : undefined)) : [];
+}
+function widthOf(value: Value): number | undefined {
+  return sizesOf(value).at(-1);
+}
 
 const normThenLinear = rule({
   name: "norm-then-linear",
