@@ -116,27 +116,6 @@ void check_router(int tokens) {
 template <int width_> struct Width { static constexpr RmsNorm norm{width_, 1e-5f}; static constexpr Elementwise elements{.width = width_}; };
 template <class P, class Out>
 __global__ void __launch_bounds__(256, 1) norm(const Step* s, const float* x, const Bf16* w, Out* y) { rms_norm<P::norm>(s, x, w, y); }
-template <class P, class Out, int threads>
-__global__ void __launch_bounds__(threads, 1) norm_many(const Step* s, const float* x, const Bf16* w, Out* y) {
-  static constexpr RmsNorm problem{P::norm.width, P::norm.eps, Rows::tokens, threads};
-  rms_norm_many<problem>(s, x, w, y);
-}
-template <int width, int threads>
-void check_norm_many(int rows) {
-  Buffer<float> x(size_t(rows) * width), y(x.count);
-  Buffer<Bf16> w(width);
-  fill_normal(x, 2), fill_normal(w, 1), y.poison();
-  DeviceStep step(rows, 1, 1);
-  launch(norm_many<Width<width>, float, threads>, {dim3(ceil_div(rows, threads / 32)), threads}, nullptr, step.get(), x.device, w.device, y.device);
-  CK(cudaDeviceSynchronize());
-  std::vector<double> want(x.count);
-  for (int t = 0; t < rows; ++t) {
-    double squares = 0;
-    for (int i = 0; i < width; ++i) squares += double(x.host[size_t(t) * width + i]) * x.host[size_t(t) * width + i];
-    for (int i = 0; i < width; ++i) want[size_t(t) * width + i] = x.host[size_t(t) * width + i] / std::sqrt(squares / width + 1e-5) * as_float(w.host[i]);
-  }
-  expect_close("rms_norm_many " + std::to_string(width) + " rows " + std::to_string(rows), y, want, f32_limit);
-}
 template <class P>
 __global__ void __launch_bounds__(256, 1) add_norm(const Step* s, const float* x, const float* r, const Bf16* w, float* sum, Bf16* y) { add_rms_norm<P::norm>(s, x, r, w, sum, y); }
 template <class P>
@@ -168,8 +147,6 @@ void time_rows(int rows) {
   const auto report = [&](const char* name, double bytes, double us) { std::printf("rows %5d width %4d %-16s %7.1f us %5.2f TB/s\n", rows, width, name, us, bytes / us / 1e6); };
   const double row_bytes = double(rows) * width * 4;
   report("rms_norm bf16", 1.5 * row_bytes, time_graph([&](cudaStream_t s) { launch(norm<W, Bf16>, {dim3(rows), 256}, s, step.get(), x.device, w.device, y.device); }, 4, 10));
-  report("rms_norm_many 128", 1.5 * row_bytes, time_graph([&](cudaStream_t s) { launch(norm_many<W, Bf16, 128>, {dim3(ceil_div(rows, 4)), 128}, s, step.get(), x.device, w.device, y.device); }, 4, 10));
-  report("rms_norm_many 256", 1.5 * row_bytes, time_graph([&](cudaStream_t s) { launch(norm_many<W, Bf16, 256>, {dim3(ceil_div(rows, 8)), 256}, s, step.get(), x.device, w.device, y.device); }, 4, 10));
   report("rms_norm f32", 2 * row_bytes, time_graph([&](cudaStream_t s) { launch(norm<W, float>, {dim3(rows), 256}, s, step.get(), x.device, w.device, sum.device); }, 4, 10));
   report("cast", 1.5 * row_bytes, time_graph([&](cudaStream_t s) { launch(to_bf16<W>, {dim3(element_blocks), 256}, s, step.get(), x.device, y.device); }, 4, 10));
   report("add_rms_norm", 3.5 * row_bytes, time_graph([&](cudaStream_t s) { launch(add_norm<W>, {dim3(rows), 256}, s, step.get(), x.device, r.device, w.device, sum.device, y.device); }, 4, 10));
@@ -185,7 +162,6 @@ int main() {
     check_router<Router<5, 36, 2, false>>(tokens);
     check_router<Router<130, 100, 8, true>>(tokens);
   }
-  for (const int rows : {1, 7, 65}) check_norm_many<1024, 128>(rows), check_norm_many<2560, 128>(rows), check_norm_many<100, 256>(rows);
   std::printf("checks: %d, failures: %d\n", checks, failures);
   for (const int rows : {2048, 8192}) {
     time_rows<1024, 16, 2>(rows);

@@ -1,13 +1,11 @@
-// rms_norm:       y = x * rsqrt(mean(x^2) + eps) * weight, over each row
-// rms_norm_many:  the same for many rows
-// add_rms_norm:   sum = x + residual; y = rms_norm(sum). The sum is normed while it is in registers.
+// rms_norm:      y = x * rsqrt(mean(x^2) + eps) * weight, over each row
+// add_rms_norm:  sum = x + residual; y = rms_norm(sum). The sum is normed while it is in registers.
 //
 //   x       float [rows, width]; residual the same; sum: float [rows, width], may be x or residual
 //   weight  Bf16 or float [width]
 //   y       Out [rows, width], float or Bf16, rounded once at the end
 //
-// Launch: problem.threads threads; a block a row, of rms_norm_many a warp. A thread holds ceil(width / (4 * threads of a row)) groups of 4 columns; width a
-// multiple of 4.
+// Launch: problem.threads threads; a block a row. A thread holds ceil(width / (4 * threads)) groups of 4 columns; width a multiple of 4.
 // f32, in one order whatever the number of rows. Reference ops: rms_norm, add_rms_norm.
 #pragma once
 
@@ -68,35 +66,6 @@ ERN_DEVICE void norm_rows(const Step* step, const float* x, const float* residua
 template <RmsNorm problem, class W, class Out>
 ERN_DEVICE void rms_norm(const Step* step, const float* x, const W* weight, Out* y) {
   norm_rows<problem, false>(step, x, nullptr, weight, nullptr, y);
-}
-
-// No warp waits for another, and all of a row is on its way at once.
-template <RmsNorm problem, class W, class Out>
-ERN_DEVICE void rms_norm_many(const Step* step, const float* x, const W* weight, Out* y) {
-  constexpr int width = problem.width, step_columns = warp_size * 4, groups = static_cast<int>(ceil_div(width, step_columns));
-  static_assert(width % 4 == 0);
-  start_dependents();
-  wait_for_inputs();
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (problem.threads / warp_size) + warp_id();
-  if (row >= rows_of(step, problem.rows)) return;
-  const int first = lane_id() * 4;
-  float4 v[groups];
-#pragma unroll
-  for (int i = 0; i < groups; ++i) {
-    const int column = first + i * step_columns;
-    v[i] = column < width ? load4(x + row * width + column) : float4{0, 0, 0, 0};
-  }
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < groups; ++i) squares += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
-  const float r = rsqrtf(warp_sum(squares) / width + problem.eps);
-#pragma unroll
-  for (int i = 0; i < groups; ++i) {
-    const int column = first + i * step_columns;
-    if (column >= width) continue;
-    const float4 w = load4(weight + column);
-    store4(y + row * width + column, {v[i].x * r * w.x, v[i].y * r * w.y, v[i].z * r * w.z, v[i].w * r * w.w});
-  }
 }
 
 template <RmsNorm problem, class W, class Out>

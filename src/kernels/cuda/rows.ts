@@ -1,10 +1,9 @@
 /** Kernels that go over rows and have no matrix: runtime/device/cuda/rms_norm.cuh, elementwise.cuh, argmax.cuh. Their time is the bytes they move. */
 
 import type { OpName } from "../../ir/ops.js";
-import { cFloat, joinName } from "../common.js";
+import { cFloat } from "../common.js";
 import { type CudaLaunch, ONE, perRows, rowTimes } from "../cuda-launch.js";
-import { type AnyKernel, type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
-import { ROW_KERNELS } from "../rows.js";
+import { type AnyKernel, type KernelParams, numberParam } from "../kernel-def.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 
@@ -52,25 +51,6 @@ const rmsNorm = defineCuda("rms_norm", {
   refuse: refuseWidth,
   launch: () => NORM_LAUNCH,
   view: normView,
-});
-
-/** Rows up to which a block for each is the better cut: with more of them a warp is. */
-const FEW_ROWS = 64;
-/** Columns that a warp has registers for. */
-const MOST_WIDTH = 4096;
-const MANY_THREADS = 128;
-
-const CPU_NORM = ROW_KERNELS.find(({ op }) => op === "rms_norm") as unknown as KernelDef<"rms_norm">;
-
-const rmsNormMany = defineCuda("rms_norm", {
-  name: "rms_norm_many",
-  file: (params) => joinName(CPU_NORM.file(params), "many"),
-  leastRows: FEW_ROWS + 1,
-  order: "by-bucket",
-  weights: { weight: NORM_WEIGHT },
-  refuse: (params) => refuseWidth(params) ?? (numberParam(params, "width") > MOST_WIDTH ? `rows wider than ${MOST_WIDTH}` : undefined),
-  launch: () => ({ threads: MANY_THREADS, grid: [perRows(MANY_THREADS / 32), ONE, ONE], sharedBytes: 0 }),
-  view: (params) => ({ ...normView(params), threads: MANY_THREADS }),
 });
 
 const addRmsNorm = defineCuda("add_rms_norm", {
@@ -125,7 +105,6 @@ const split = defineCuda("split", {
 const OUT_VIEW = { view: (params: KernelParams): View => ({ ...elementView(params), out: params.out as string }) };
 
 export const CUDA_ROW_KERNELS: readonly AnyKernel[] = [
-  rmsNormMany,
   rmsNorm,
   addRmsNorm,
   embedding,
