@@ -188,6 +188,7 @@ void launch(const Step* step, const float* bias, const float* residual, Y* y, co
 }
 
 int failures = 0;
+const bool in_place = std::getenv("IN_PLACE") != nullptr;  // the residual is y
 const char* only = "";  // names that are timed begin with it
 
 template <class P, class Y>
@@ -208,7 +209,8 @@ void check(int rows) {
   if (getenv("PROGRESS")) { CHECK(cudaDeviceSynchronize()); std::printf("n %d k %d rows %d tile %dx%d\n", problem.n, problem.k, rows, problem.tiling.rows, problem.tiling.columns); }
   auto kernel = run<P, Y>;
   CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, gemm_shared_bytes(problem.tiling)));
-  launch<P, Y>(b.step, b.bias, b.residual, static_cast<Y*>(b.y), make_map(b.x, rows + 300, problem.k, problem.tiling.rows),
+  if (in_place && problem.residual) CHECK(cudaMemcpy(b.y, b.residual, static_cast<size_t>(count) * sizeof(float), cudaMemcpyDeviceToDevice));
+  launch<P, Y>(b.step, b.bias, in_place ? static_cast<float*>(b.y) : b.residual, static_cast<Y*>(b.y), make_map(b.x, rows + 300, problem.k, problem.tiling.rows),
                                                                             make_map(b.w, problem.n, problem.k, problem.tiling.columns / problem.tiling.cluster));
   CHECK(cudaGetLastError());
   CHECK(cudaDeviceSynchronize());
@@ -251,7 +253,7 @@ double time(int rows, int reps) {
   for (int round = 0; round < 7; ++round) {
     CHECK(cudaEventRecord(begin));
     for (int i = 0; i < reps; ++i)
-      launch<P, Y>(b.step, b.bias, b.residual, static_cast<Y*>(b.y) + i % y_sets * rows * out_n, x[i % rotation], w[i % rotation]);
+      launch<P, Y>(b.step, b.bias, in_place ? static_cast<float*>(b.y) + i % y_sets * rows * out_n : b.residual, static_cast<Y*>(b.y) + i % y_sets * rows * out_n, x[i % rotation], w[i % rotation]);
     CHECK(cudaEventRecord(end));
     CHECK(cudaEventSynchronize(end));
     float ms;

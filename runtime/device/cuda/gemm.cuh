@@ -64,6 +64,9 @@ ERN_DEVICE void registers_for_copying() { asm volatile("setmaxnreg.dec.sync.alig
 template <int count>
 ERN_DEVICE void registers_for_products() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count)); }
 
+// *at += x, by L2; 8-byte aligned.
+ERN_DEVICE void add_to(float* at, float2 x) { asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" ::"l"(at), "f"(x.x), "f"(x.y) : "memory"); }
+
 // What becomes of the sums of 64 rows that one warpgroup holds.
 template <Gemm problem, class Y>
 struct GemmStore {
@@ -134,7 +137,17 @@ struct GemmStore {
           if (row < rows && (whole || column < out_n)) *reinterpret_cast<uint4*>(y + row * out_n + column) = {words[0], words[1], words[2], words[3]};
         }
       } else if constexpr (problem.residual) {
-        // It may be y: the loads of the next pieces are under way before those at hand are stored, which the compiler could not know to be right.
+        // Where it is y, L2 adds: nothing is loaded, and nobody waits.
+        if (residual == y) {
+#pragma unroll
+          for (int piece = 0; piece < out_columns / 8; ++piece) {
+            const int column = out_first + 8 * piece + 2 * quad;
+            const float2 v = pair(d, piece, lower, first_column, quad);
+            if (row < rows && (whole || column < out_n)) add_to(y + row * out_n + column, v);
+          }
+          continue;
+        }
+        // The loads of the next pieces are under way before those at hand are stored, which the compiler could not know to be right.
         constexpr int pieces = out_columns / 8, batch = pieces % 8 == 0 ? 8 : pieces % 5 == 0 ? 5 : 4;
         const float* const from = residual + row * out_n;
         float2 more[2][batch];

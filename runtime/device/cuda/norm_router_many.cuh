@@ -3,52 +3,43 @@
 //   x, norm, gate, correction, normed, logits, indices, weights   as in norm_router.cuh; gate float
 //
 // Launch: grid (RouteTile::cluster, ceil(tokens / 64)) in clusters of RouteTile::cluster; 256 threads; norm_router_many_shared<problem>() bytes of dynamic
-// shared memory; sm_90.
-// A cluster takes 64 tokens, its blocks share out k. Tiles of 64 k of 64 tokens and 64 experts come through three stages (cp.async); two sets of four warps
-// take 16 k in turns, a warp 32 tokens x 32 experts of them. Then each block adds up the cluster's logits of its share of the tokens and chooses, and norms its
-// k of all tokens, which are still in L2.
-// Products on tensor cores, to f32's precision: of each factor tf32 holds the upper half and, apart, the lower one, so that
-//   x * g = xh * gh + (xh * gl + xl * gh), and what is left out, xl * gl, is below 2^-23 of it.
-//   shared  stages of [64 + 64 rows][64 k], chunks of 16 bytes of odd rows in turns with their neighbours four further, so that two rows lie in all banks;
-//           the sums in their place; norm of the block's k, f32; logits of the block's tokens
+// shared memory; sm_90a.
+// A cluster takes 64 tokens, its blocks share out k. Tiles of 64 k of 64 tokens and 64 experts come through stages (cp.async); of each two warpgroups
+// multiply 32 k. A stage is free as soon as both have: two are enough where another block of the multiprocessor fills the time.
+// Then each block adds up the cluster's logits of its share of the tokens and chooses, and norms its k of all tokens, which are still in L2.
+// Products on tensor cores, to f32's precision: tf32 holds the upper half of each factor (h), a second tile and second registers the rest (l), so that
+//   x * g = xh * gh + xl * gh + xh * gl, and what is left out, xl * gl and the lowest bits of xl and gl, is below 2^-20 of it. g is gate * norm.
+//   shared  stages of x, then gate: each 2 parts of 32 k, [64 rows][32 k], chunks of 16 bytes as a 128-byte swizzle has them; two tiles of xl, alike;
+//           the sums in the place of the stages; norm of the block's k, f32; logits of the block's tokens
 // hidden a multiple of 4. Reference ops: rms_norm, cast, moe_router.
 #pragma once
 
 #include "attention_prefill.cuh"
 #include "cluster.cuh"
 #include "norm_router.cuh"
+#include "wgmma.cuh"
 
 namespace ern::cuda {
 
 struct RouteTile {
-  static constexpr int tokens = 64, experts = 64, k = 64, stages = 3, cluster = 8, warps = 8, threads = warps * warp_size;
-  static constexpr int stage_floats = (tokens + experts) * k, own_tokens = tokens / cluster;
-  static constexpr int sets = 2, warp_rows = 32, warp_columns = 32;  // of warps that share out k; of a warp's sums
+  static constexpr int tokens = 64, experts = 64, k = 64, stages = 2, cluster = 8, threads = 2 * warpgroup_size;
+  static constexpr int own_tokens = tokens / cluster, part_k = 32, part_floats = 64 * part_k, x_floats = 2 * part_floats, stage_floats = 2 * x_floats;
+  static constexpr int sum_pitch = experts + 8;  // of the sums: rows 8 apart in other banks
+  static_assert(tokens == 64 && experts == 64);
 
-  // Where chunk `chunk` of 4 k of row `row` of a stage lies.
-  static ERN_DEVICE int at(int row, int chunk) { return row * k + (chunk ^ (row & 1) * 4) * 4; }
+  // Where chunk `chunk` of 4 k of row `row` of a tile lies.
+  static ERN_DEVICE int at(int row, int chunk) { return chunk / 8 * part_floats + row * part_k + ((chunk ^ row) & 7) * 4; }
 };
 
 // Of k, for each block of a cluster.
 constexpr int route_tiles(int hidden) { return static_cast<int>(ceil_div(ceil_div(hidden, RouteTile::k), RouteTile::cluster)); }
 
+// With the slack that aligning to 1024 needs.
 template <NormRouter problem>
 constexpr int norm_router_many_shared() {
-  return (RouteTile::stages * RouteTile::stage_floats + route_tiles(problem.hidden) * RouteTile::k + RouteTile::own_tokens * problem.experts) *
-         static_cast<int>(sizeof(float));
-}
-
-// A factor's upper half as tf32, to nearest; the rest of it, exact, of which the tensor core takes the upper bits. (cvt.rna.tf32 takes five instructions.)
-ERN_DEVICE void halve(float x, uint32_t& high, uint32_t& low) {
-  high = (__float_as_uint(x) + 0x1000) & 0xffffe000;
-  low = __float_as_uint(x - __uint_as_float(high));
-}
-
-// d += a . b of 16 rows, 8 columns, 8 k.
-ERN_DEVICE void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  return 1024 + (RouteTile::stages * RouteTile::stage_floats + 2 * RouteTile::x_floats + route_tiles(problem.hidden) * RouteTile::k +
+                 RouteTile::own_tokens * problem.experts) *
+                    static_cast<int>(sizeof(float));
 }
 
 template <NormRouter problem>
@@ -57,108 +48,134 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
   using Tile = RouteTile;
   constexpr int hidden = problem.hidden, experts = problem.experts, cluster = Tile::cluster, own_tokens = Tile::own_tokens;
   constexpr int all_tiles = static_cast<int>(ceil_div(hidden, Tile::k)), most_tiles = route_tiles(hidden);
-  constexpr int chunks = Tile::k / 4, sums = Tile::tokens * Tile::experts;
+  constexpr int chunks = Tile::k / 4, sums = Tile::tokens * Tile::sum_pitch, each = 10;
+  constexpr uint32_t upper = 0xffffe000;  // what tf32 holds
   static_assert(hidden % 4 == 0 && problem.norm.on && problem.chosen <= warp_size && problem.chosen <= experts);
-  static_assert(Tile::sets * (sums + Tile::tokens) <= Tile::stages * Tile::stage_floats);
+  static_assert(2 * sums + Tile::tokens <= Tile::stages * Tile::stage_floats);
   extern __shared__ __align__(16) float route_shared[];
-  float* const stages = route_shared;
-  float* const own_norm = stages + Tile::stages * Tile::stage_floats;
+  float* const stages = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(route_shared) + 1023) / 1024 * 1024);
+  float* const lower_x = stages + Tile::stages * Tile::stage_floats;
+  float* const own_norm = lower_x + 2 * Tile::x_floats;
   float* const own_logits = own_norm + most_tiles * Tile::k;
   __shared__ float scales[Tile::tokens];
   const int lane = lane_id(), warp = warp_id(), thread = static_cast<int>(threadIdx.x);
   const int rank = static_cast<int>(blockIdx.x), first_tile = rank * most_tiles, first_column = first_tile * Tile::k;
   const int tiles = all_tiles - first_tile < most_tiles ? max(all_tiles - first_tile, 0) : most_tiles;
+  // The part of a tile that a thread copies and takes apart: two chunks of two rows.
+  const int own_chunk = thread % 8, own_row = thread / 8;
   start_dependents();
   for (int i = thread; i < most_tiles * Tile::k; i += Tile::threads) own_norm[i] = first_column + i < hidden ? __bfloat162float(norm[first_column + i]) : 0;
   wait_for_inputs();
   const int tokens = rows_of(step, problem.rows), first_token = static_cast<int>(blockIdx.y) * Tile::tokens;
   if (first_token >= tokens) return;  // the whole cluster
 
+  // The rows again, for their norm: on their way while blocks wait for one another, if they do so once.
+  constexpr bool early = experts <= Tile::experts;
+  constexpr int width = most_tiles * chunks;  // chunks of a row
+  float4 again[each];
+  const auto load_again = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      const int at = first + i * Tile::threads, row = at / width, column = first_column + at % width * 4;
+      again[i] = row < Tile::tokens && first_token + row < tokens && column < hidden ? load4(x + static_cast<int64_t>(first_token + row) * hidden + column) : float4{0, 0, 0, 0};
+    }
+  };
+
   for (int first_expert = 0; first_expert < experts; first_expert += Tile::experts) {
     const auto load = [&](int tile) {
       float* const to = stages + tile % Tile::stages * Tile::stage_floats;
       if (tile < tiles) {
-        constexpr int step_rows = Tile::threads / chunks;
-        const int chunk = thread % chunks, column = first_column + tile * Tile::k + chunk * 4, row = thread / chunks;
-        const float* const token = x + static_cast<int64_t>(first_token + row) * hidden + column;
-        const float* const expert = gate + static_cast<int64_t>(first_expert + row) * hidden + column;
-        // Nothing is read where `in` is false.
+        const int column = first_column + tile * Tile::k + own_chunk * 4;
+        const float* const token = x + static_cast<int64_t>(first_token + own_row) * hidden + column;
+        const float* const expert = gate + static_cast<int64_t>(first_expert + own_row) * hidden + column;
+        // Nothing is read where the last argument is false.
 #pragma unroll
-        for (int i = 0; i < Tile::tokens; i += step_rows) copy_async(to + Tile::at(row + i, chunk), token + i * hidden, column < hidden && first_token + row + i < tokens);
+        for (int part = 0; part < 2; ++part) {
 #pragma unroll
-        for (int i = 0; i < Tile::experts; i += step_rows) copy_async(to + Tile::at(Tile::tokens + row + i, chunk), expert + i * hidden, column < hidden && first_expert + row + i < experts);
-      }
-      commit_copies();
-    };
-    const int set = warp / 4, first_row = warp % 4 / 2 * Tile::warp_rows, first_sum = warp % 2 * Tile::warp_columns, quad = lane % 4, group = lane / 4;
-    float all[2][4][4] = {};  // of 16 tokens and 8 experts each
-    float squares[4] = {};    // of tokens 8 apart
-    for (int tile = 0; tile < Tile::stages - 1; ++tile) load(tile);
-    for (int tile = 0; tile < tiles; ++tile) {
-      wait_copies<Tile::stages - 2>();
-      __syncthreads();
-      load(tile + Tile::stages - 1);  // into the stage that everybody has left
-      const float* const at = stages + tile % Tile::stages * Tile::stage_floats;
-#pragma unroll 1
-      for (int i = 0; i < Tile::k / 16 / Tile::sets; ++i) {
-        // A lane has 4 neighbouring k: two steps of 8 take two of them each, of both factors alike.
-        const int chunk = (i * Tile::sets + set) * 4 + quad;
-        uint32_t high[2][2][4], low[2][2][4];  // step, 16 tokens
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const float4 v = *reinterpret_cast<const float4*>(at + Tile::at(first_row + 8 * r + group, chunk));
-          squares[r] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-          halve(v.x, high[0][r / 2][r % 2], low[0][r / 2][r % 2]), halve(v.y, high[0][r / 2][2 + r % 2], low[0][r / 2][2 + r % 2]);
-          halve(v.z, high[1][r / 2][r % 2], low[1][r / 2][r % 2]), halve(v.w, high[1][r / 2][2 + r % 2], low[1][r / 2][2 + r % 2]);
-        }
-        const float4 scale = *reinterpret_cast<const float4*>(own_norm + tile * Tile::k + chunk * 4);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float4 w = *reinterpret_cast<const float4*>(at + Tile::at(Tile::tokens + first_sum + 8 * e + group, chunk));
-          uint32_t b[2][2], rest[2][2];
-          halve(w.x * scale.x, b[0][0], rest[0][0]), halve(w.y * scale.y, b[0][1], rest[0][1]);
-          halve(w.z * scale.z, b[1][0], rest[1][0]), halve(w.w * scale.w, b[1][1], rest[1][1]);
-#pragma unroll
-          for (int s = 0; s < 2; ++s) {
-#pragma unroll
-            for (int t = 0; t < 2; ++t) {
-              multiply_tf32(all[t][e], high[s][t], rest[s][0], rest[s][1]);
-              multiply_tf32(all[t][e], low[s][t], b[s][0], b[s][1]);
-              multiply_tf32(all[t][e], high[s][t], b[s][0], b[s][1]);
-            }
+          for (int row = 0; row < 64; row += 32) {
+            const bool in = column + part * Tile::part_k < hidden;
+            const int at = Tile::at(own_row + row, own_chunk + 8 * part), from = row * hidden + part * Tile::part_k;
+            copy_async(to + at, token + from, in && first_token + own_row + row < tokens);
+            copy_async(to + Tile::x_floats + at, expert + from, in && first_expert + own_row + row < experts);
           }
         }
       }
-    }
-    wait_copies<0>();
-    __syncthreads();
-    // The sets' sums and squares, then the block's in the place of the first.
-    float* const partial = stages + set * (sums + Tile::tokens);
+      commit_copies();
+    };
+    const int part = warp / 4, quad = lane % 4, group = lane / 4, expert_row = warp % 4 * 16 + group;
+    float all[32] = {};
+    float squares[2] = {};
+    uint32_t high[4][4], low[4][4];  // of gate * norm: 4 steps of 8 k
+    for (int tile = 0; tile < Tile::stages - 1; ++tile) load(tile);
+    for (int tile = 0; tile < tiles; ++tile) {
+      float* const at = stages + tile % Tile::stages * Tile::stage_floats;
+      float* const rest = lower_x + tile % 2 * Tile::x_floats;
+      wait_copies<Tile::stages - 2>();
 #pragma unroll
-    for (int t = 0; t < 2; ++t) {
+      for (int i = 0; i < 4; ++i) {
+        const int mine = Tile::at(own_row + i / 2 * 32, own_chunk + i % 2 * 8);
+        const float4 v = *reinterpret_cast<const float4*>(at + mine);
+        squares[i / 2] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        const auto lower = [&](float value) { return value - __uint_as_float(__float_as_uint(value) & upper); };
+        *reinterpret_cast<float4*>(rest + mine) = {lower(v.x), lower(v.y), lower(v.z), lower(v.w)};
+      }
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      wgmma_wait<0>();  // the last tile's: its stage is free, and so are these registers
+      wgmma_hold(all);
+      __syncthreads();
+      load(tile + Tile::stages - 1);
+      const float* const gate_part = at + Tile::x_floats;
+      const float* const norm_part = own_norm + tile * Tile::k + part * Tile::part_k;
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int s = 0; s < 4; ++s) {
 #pragma unroll
-        for (int lower = 0; lower < 2; ++lower) {
-          const int row = first_row + 16 * t + 8 * lower + group, column = first_sum + 8 * e + 2 * quad;
-          *reinterpret_cast<float2*>(partial + row * Tile::experts + column) = {all[t][e][2 * lower], all[t][e][2 * lower + 1]};
+        for (int i = 0; i < 4; ++i) {
+          const int chunk = 8 * part + 2 * s + i / 2;
+          const float g = gate_part[Tile::at(expert_row + i % 2 * 8, chunk) + quad] * norm_part[8 * s + 4 * (i / 2) + quad];
+          high[s][i] = (__float_as_uint(g) + 0x1000) & upper;
+          low[s][i] = __float_as_uint(g - __uint_as_float(high[s][i]));
         }
       }
+      const uint64_t x_operand = wgmma_operand(at + part * Tile::part_floats), rest_operand = wgmma_operand(rest + part * Tile::part_floats);
+      wgmma_fence();
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+        wgmma_tf32(all, high[s], x_operand + 2 * s, true);
+        wgmma_tf32(all, low[s], x_operand + 2 * s, true);
+        wgmma_tf32(all, high[s], rest_operand + 2 * s, true);
+      }
+      wgmma_commit();
+    }
+    wgmma_wait<0>();
+    wgmma_hold(all);
+    wait_copies<0>();
+    if constexpr (early) load_again(thread);
+    __syncthreads();
+    // The two halves' sums, a row of experts for each token, and squares; then the block's in the place of the first.
+    float* const partial = stages + part * sums;
+    float* const all_squares = stages + 2 * sums;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      const int token = i / 4 * 8 + 2 * quad + i % 2, expert = expert_row + i % 4 / 2 * 8;
+      partial[token * Tile::sum_pitch + expert] = all[i];
     }
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      float sum = squares[r];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      if (first_sum == 0 && quad == 0) partial[sums + first_row + 8 * r + group] = sum;
+    for (int i = 0; i < 2; ++i) {
+      float sum = squares[i];
+      for (int mask = 1; mask < 8; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+      if (own_chunk == 0) all_squares[own_row + 32 * i] = sum;
     }
     __syncthreads();
-    for (int i = thread; i < sums + Tile::tokens; i += Tile::threads) stages[i] += stages[sums + Tile::tokens + i];
+    for (int i = thread * 4; i < sums; i += Tile::threads * 4) {
+      float4& to = *reinterpret_cast<float4*>(stages + i);
+      const float4 other = *reinterpret_cast<const float4*>(stages + sums + i);
+      to = {to.x + other.x, to.y + other.y, to.z + other.z, to.w + other.w};
+    }
     cluster_barrier<cluster>();
     if (first_expert == 0 && thread < Tile::tokens) {
       float sum = 0;
 #pragma unroll
-      for (int block = 0; block < cluster; ++block) sum += load_from_rank<cluster>(stages + sums + thread, block);
+      for (int block = 0; block < cluster; ++block) sum += load_from_rank<cluster>(all_squares + thread, block);
       scales[thread] = rsqrtf(sum / hidden + problem.norm.eps);
     }
     __syncthreads();
@@ -167,7 +184,7 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
       const int own = i / Tile::experts, row = rank * own_tokens + own, expert = first_expert + i % Tile::experts;
       float sum = 0;
 #pragma unroll
-      for (int block = 0; block < cluster; ++block) sum += load_from_rank<cluster>(stages + row * Tile::experts + i % Tile::experts, block);
+      for (int block = 0; block < cluster; ++block) sum += load_from_rank<cluster>(stages + row * Tile::sum_pitch + i % Tile::experts, block);
       sum *= scales[row];
       if (expert >= experts) continue;
       own_logits[own * experts + expert] = sum;
@@ -176,24 +193,18 @@ ERN_DEVICE void norm_router_many(const Step* step, const float* x, const Bf16* n
     cluster_barrier<cluster>();  // nobody reads another's sums any more
   }
 
-  constexpr int width = most_tiles * chunks, each = 4;  // chunks of a row; of a thread at a time
   for (int first = thread; first < Tile::tokens * width; first += each * Tile::threads) {
-    float4 v[each];
-#pragma unroll
-    for (int i = 0; i < each; ++i) {
-      const int at = first + i * Tile::threads, row = at / width, column = first_column + at % width * 4;
-      v[i] = row < Tile::tokens && first_token + row < tokens && column < hidden ? load4(x + static_cast<int64_t>(first_token + row) * hidden + column) : float4{0, 0, 0, 0};
-    }
+    if (!early || first != thread) load_again(first);
 #pragma unroll
     for (int i = 0; i < each; ++i) {
       const int at = first + i * Tile::threads, row = at / width, column = first_column + at % width * 4;
       if (row >= Tile::tokens || first_token + row >= tokens || column >= hidden) continue;
       const float4 w = *reinterpret_cast<const float4*>(own_norm + at % width * 4);
       const float r = scales[row];
-      store4(normed + static_cast<int64_t>(first_token + row) * hidden + column, {v[i].x * r * w.x, v[i].y * r * w.y, v[i].z * r * w.z, v[i].w * r * w.w});
+      store4(normed + static_cast<int64_t>(first_token + row) * hidden + column, {again[i].x * r * w.x, again[i].y * r * w.y, again[i].z * r * w.z, again[i].w * r * w.w});
     }
   }
-  for (int own = warp; own < own_tokens; own += Tile::warps) {
+  for (int own = warp; own < own_tokens; own += Tile::threads / warp_size) {
     const int64_t token = first_token + rank * own_tokens + own;
     if (token >= tokens) break;
     choose_experts<experts>(own_logits + own * experts, problem.correction ? correction : nullptr, problem.chosen, problem.norm_min,

@@ -59,6 +59,7 @@ export interface CudaEntry<K extends OpName = OpName> {
   readonly phases?: readonly Phase[];
   readonly late?: boolean;
   readonly early?: readonly string[];
+  readonly inPlace?: KernelDef<K>["inPlace"];
   readonly launch: (params: KernelParams, phase: string) => CudaLaunch;
   readonly view: (params: KernelParams) => View;
 }
@@ -74,7 +75,7 @@ export function cudaType(type: string): string {
 export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKernel {
   const base = CPU_KERNELS.find((kernel) => kernel.op === op) as unknown as KernelDef<K> | undefined;
   const { name, suffix, refuse, launch, template = name, view } = entry;
-  const { fit, cost, file, args, order, share } = { ...base, ...entry };
+  const { fit, cost, file, args, order, share, inPlace } = { ...base, ...entry };
   if (!fit || !cost || !file || !args || !order) throw bug(`the entry of ${name} lacks what the CPU has no kernel for`);
   const {
     language,
@@ -100,7 +101,7 @@ export function defineCuda<K extends OpName>(op: K, entry: CudaEntry<K>): AnyKer
     template,
     order,
     ...(share ? { share } : {}),
-    ...(base?.inPlace ? { inPlace: base.inPlace } : {}),
+    ...(inPlace ? { inPlace } : {}),
     ...(language ? { language } : {}),
     ...(tunables ? { tunables } : {}),
     ...(constraint ? { constraint } : {}),

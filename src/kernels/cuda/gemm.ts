@@ -179,6 +179,11 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
   };
 }
 
+/** In pairs 8192 rows of the 21B take 245 us, without 224 (bench/NOTES-cuda-prefill.md). */
+function ropeTiling(params: KernelParams): GemmTiling {
+  return tilingOf({ ...params, cluster: 1 }, ROPE_COLUMNS);
+}
+
 /** q, k and v of many rows, rotated, rounded and appended while their sums are in registers. */
 export const gemmRope = defineCuda("qkv_rope_append", {
   name: "gemm_rope",
@@ -210,9 +215,9 @@ export const gemmRope = defineCuda("qkv_rope_append", {
   cost: (params, rows) => productCost(params, rows, 2),
   file: (params) =>
     joinName("qkv_rope_append", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`, `k${params.k}`, params.bias && "bias"),
-  launch: (params) => launchOf(params, tilingOf(params, ROPE_COLUMNS)),
+  launch: (params) => launchOf(params, ropeTiling(params)),
   view: (params) => {
-    const tiling = tilingOf(params, ROPE_COLUMNS);
+    const tiling = ropeTiling(params);
     return {
       ...cacheView(params),
       heads: numberParam(params, "heads"),
@@ -281,7 +286,7 @@ export function gemmLinear(base: Base<"linear">): AnyKernel {
 
 /** With the residual stream: while one warpgroup multiplies, the other has the residual of its next tile on the way. */
 export function gemmProjection(base: Base<"projection">): AnyKernel {
-  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1 }, [64, 96, 128, 160], 8);
+  return gemm("projection", { ...base, leastRows: FEW_ROWS + 1, inPlace: { out: "residual" } }, [64, 96, 128, 160], 8);
 }
 
 /** Gate and up alternate in groups of 32 at most: a tile holds whole pairs. */

@@ -9,13 +9,14 @@ import { fitRouter, routerArgs, routerCost, routerName, routerView } from "./nor
 /** Up to so many rows the kernel that reads the gate for 16 of them is as good. */
 const FEW_ROWS = 64;
 /** `RouteTile` of norm_router_many.cuh. */
-const TILE = { tokens: 64, experts: 64, k: 64, stages: 3, cluster: 8, threads: 256, residents: 2 } as const;
+const TILE = { tokens: 64, experts: 64, k: 64, stages: 2, cluster: 8, threads: 256, residents: 2 } as const;
 
 /** `norm_router_many_shared`, which the template compares. */
 function sharedBytes(params: KernelParams): number {
   const ownK = ceilDiv(ceilDiv(numberParam(params, "hidden"), TILE.k), TILE.cluster) * TILE.k;
   const stages = TILE.stages * (TILE.tokens + TILE.experts) * TILE.k;
-  return 4 * (stages + ownK + (TILE.tokens / TILE.cluster) * numberParam(params, "experts"));
+  const lowerX = 2 * TILE.tokens * TILE.k;
+  return 1024 + 4 * (stages + lowerX + ownK + (TILE.tokens / TILE.cluster) * numberParam(params, "experts"));
 }
 
 export const normRouterMany = defineCuda("norm_router", {
