@@ -29,7 +29,7 @@ import { selectKernels } from "./passes/lower/select-kernels.js";
 import { type LayoutChoice, selectLayouts } from "./passes/lower/select-layouts.js";
 import { selectPersistent } from "./passes/lower/select-steps.js";
 import type { Pass } from "./passes/pass.js";
-import { BUCKET_PASSES, fusionPasses } from "./passes/pipeline.js";
+import { bucketPasses, fusionPasses } from "./passes/pipeline.js";
 import { persistDecode } from "./passes/plan/persist-decode.js";
 import { kvLayerBytes, planMemory } from "./passes/plan/plan-memory.js";
 import { planWeights, type WeightPlan } from "./passes/plan/plan-weights.js";
@@ -191,8 +191,7 @@ function programsOf({ config, activations, arch, limits, weights }: LowerInput):
 
 /** Those before and those after clone-buckets. */
 function fusionsOf({ arch, deterministic }: LowerInput): { readonly fusions: readonly Pass[]; readonly bucketFusions: readonly Pass[] } {
-  // A norm inside a product rounds elsewhere than one in front of it.
-  return { fusions: fusionPasses(targetOf(arch), deterministic), bucketFusions: isCudaArch(arch) && !deterministic ? BUCKET_PASSES : [] };
+  return { fusions: fusionPasses(targetOf(arch), deterministic), bucketFusions: bucketPasses(arch, deterministic) };
 }
 
 /** Without the passes that make launches and memory of a graph there is nothing to run; without a fusion there are more launches. */

@@ -84,6 +84,46 @@ __global__ void plain(const Bf16* x, const Bf16* w, const float* bias, const flo
   }
 }
 
+// Rotated, rounded results in double, from what `plain` left: queries [rows, heads * head_dim], then what belongs into the cache.
+constexpr double theta = 500000;
+__global__ void rotate_plain(double* y, const int32_t* positions, int rows, int n, int turned, int head_dim) {
+  const int64_t at = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (at >= int64_t{rows} * turned / 2) return;
+  const int64_t row = at / (turned / 2), column = at % (turned / 2) * 2;
+  const float frequency = static_cast<float>(pow(theta, -static_cast<double>(column % head_dim) / head_dim));
+  const double angle = static_cast<float>(positions[3 * row]) * frequency, c = cos(angle), s = sin(angle);
+  double* const pair = y + row * n + column;
+  const double a = pair[0], b = pair[1];
+  pair[0] = a * c - b * s, pair[1] = b * c + a * s;
+}
+
+// The queries and the rows of the cache side by side again.
+template <class P>
+__global__ void join(const Bf16* q, const Bf16* kv, const int32_t* slots, float* y, int rows) {
+  constexpr Gemm problem = P::problem;
+  constexpr int head_dim = problem.cache.head_dim;
+  const KvCache<problem.cache> cache{const_cast<Bf16*>(kv)};
+  const int64_t at = blockIdx.x * int64_t{blockDim.x} + threadIdx.x;
+  if (at >= int64_t{rows} * problem.n) return;
+  const int64_t row = at / problem.n;
+  const int column = static_cast<int>(at % problem.n), head = column / head_dim, dim = column % head_dim;
+  y[at] = __bfloat162float(head < problem.heads                             ? q[row * problem.heads * head_dim + column]
+                           : head < problem.heads + problem.cache.kv_heads ? *cache.key(slots[row], head - problem.heads, dim)
+                                                                           : *cache.value(slots[row], head - problem.heads - problem.cache.kv_heads, dim));
+}
+
+template <class P>
+__global__ void __launch_bounds__(gemm_threads, 1) run_rope(const Step* step, const float* bias, const float* turns, const int32_t* slots, Bf16* q, Bf16* kv,
+                                                            const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weight) {
+  gemm_rope<P::problem>(step, &x, &weight, bias, turns, slots, q, kv);
+}
+template <int head_dim>
+__device__ const auto frequencies = rope_frequencies<head_dim>(theta);
+template <int head_dim>
+__global__ void __launch_bounds__(256) run_turns(const Step* step, const int32_t* positions, float* turns) {
+  rope_turns<RopeTurns{head_dim}>(step, positions, frequencies<head_dim>, turns);
+}
+
 template <class Y>
 __global__ void errors(const Y* y, const double* want, int64_t count, double* sums) {
   double error = 0, power = 0;
@@ -148,6 +188,7 @@ void launch(const Step* step, const float* bias, const float* residual, Y* y, co
 }
 
 int failures = 0;
+const char* only = "";  // names that are timed begin with it
 
 template <class P, class Y>
 void check(int rows) {
@@ -221,14 +262,165 @@ double time(int rows, int reps) {
   return times[times.size() / 2];
 }
 
+// What qkv_rope_append reads and writes besides: `rows` rows at slots in another order than theirs.
+struct RopeBuffers {
+  int32_t *positions, *slots;
+  float* turns;
+  Bf16 *q, *kv;
+  int64_t kv_elements;
+  std::vector<int32_t> slot_of;
+  template <class Problem>
+  RopeBuffers(Problem problem, int rows) {
+    const int blocks = static_cast<int>(ceil_div(rows, problem.cache.block_size)) + 2;
+    const int64_t block_elements = problem.cache.kv_block_bytes / 2;
+    kv_elements = blocks * block_elements;
+    std::vector<int32_t> position(3 * static_cast<size_t>(rows));
+    const int all = blocks * problem.cache.block_size;
+    for (int i = 0; i < rows; ++i) {
+      position[3 * i] = (i * 37 + 5) % 131072, position[3 * i + 1] = position[3 * i + 2] = -1;
+      slot_of.push_back((i + 3 * problem.cache.block_size / 2) % all);
+    }
+    positions = allocate<int32_t>(3 * int64_t{rows}), slots = allocate<int32_t>(rows), turns = allocate<float>(int64_t{rows} * problem.cache.head_dim);
+    q = allocate<Bf16>((int64_t{rows} + 300) * problem.heads * problem.cache.head_dim), kv = allocate<Bf16>(kv_elements);
+    CHECK(cudaMemcpy(positions, position.data(), position.size() * 4, cudaMemcpyHostToDevice));
+    CHECK(cudaMemcpy(slots, slot_of.data(), slot_of.size() * 4, cudaMemcpyHostToDevice));
+    CHECK(cudaMemset(q, 0xff, (static_cast<size_t>(rows) + 300) * problem.heads * problem.cache.head_dim * 2));
+    CHECK(cudaMemset(kv, 0xff, static_cast<size_t>(kv_elements) * 2));
+    CHECK(cudaMemset(turns, 0xff, static_cast<size_t>(rows) * problem.cache.head_dim * 4));
+  }
+  ~RopeBuffers() {
+    for (void* data : {static_cast<void*>(positions), static_cast<void*>(slots), static_cast<void*>(turns), static_cast<void*>(q), static_cast<void*>(kv)}) cudaFree(data);
+  }
+};
+
+template <class P>
+void launch_turns(const Step* step, const RopeBuffers& r, int rows) {
+  constexpr int head_dim = P::problem.cache.head_dim;
+  run_turns<head_dim><<<static_cast<unsigned>(ceil_div(rows, rope_turns_rows(head_dim))), 256>>>(step, r.positions, r.turns);
+}
+
+template <class P>
+void launch_rope(const Step* step, const float* bias, const RopeBuffers& r, const TensorMap& x, const TensorMap& weight) {
+  constexpr GemmTiling tiling = P::problem.tiling;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(tiling.cluster), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(processors() / tiling.cluster * tiling.cluster);
+  config.blockDim = gemm_threads;
+  config.dynamicSmemBytes = gemm_shared_bytes(tiling);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  CHECK(cudaLaunchKernelEx(&config, run_rope<P>, step, bias, static_cast<const float*>(r.turns), static_cast<const int32_t*>(r.slots), r.q, r.kv, x, weight));
+}
+
+template <class P>
+void check_rope(int rows) {
+  constexpr Gemm problem = P::problem;
+  constexpr int head_dim = problem.cache.head_dim, turned = (problem.heads + problem.cache.kv_heads) * head_dim, queries = problem.heads * head_dim;
+  Buffers& b = buffers();
+  const Step step{rows, 1, 1, 0};
+  CHECK(cudaMemcpy(b.step, &step, sizeof step, cudaMemcpyHostToDevice));
+  const int64_t count = int64_t{rows} * problem.n;
+  double* want = allocate<double>(count);
+  float* got = allocate<float>(count);
+  double* sums = allocate<double>(2);
+  CHECK(cudaMemset(sums, 0, 16));
+  RopeBuffers r(problem, rows);
+  plain<<<static_cast<unsigned>(ceil_div(count, 256)), 256>>>(b.x, b.w, problem.bias ? b.bias : nullptr, nullptr, want, rows, problem.n, problem.k, 0);
+  rotate_plain<<<static_cast<unsigned>(ceil_div(count, 256)), 256>>>(want, r.positions, rows, problem.n, turned, head_dim);
+  CHECK(cudaFuncSetAttribute(run_rope<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, gemm_shared_bytes(problem.tiling)));
+  launch_turns<P>(b.step, r, rows);
+  launch_rope<P>(b.step, b.bias, r, make_map(b.x, rows + 300, problem.k, problem.tiling.rows),
+                 make_map(b.w, problem.n, problem.k, problem.tiling.columns / problem.tiling.cluster));
+  CHECK(cudaGetLastError());
+  CHECK(cudaDeviceSynchronize());
+  join<P><<<static_cast<unsigned>(ceil_div(count, 256)), 256>>>(r.q, r.kv, r.slots, got, rows);
+  errors<<<256, 256>>>(got, want, count, sums);
+  double found[2];
+  CHECK(cudaMemcpy(found, sums, 16, cudaMemcpyDeviceToHost));
+  const auto written = [](const Bf16* data, int64_t elements) {
+    std::vector<uint16_t> host(static_cast<size_t>(elements));
+    CHECK(cudaMemcpy(host.data(), data, host.size() * 2, cudaMemcpyDeviceToHost));
+    return static_cast<int64_t>(std::ranges::count_if(host, [](uint16_t word) { return word != 0xffff; }));
+  };
+  const int64_t q_written = written(r.q, (int64_t{rows} + 300) * queries), kv_written = written(r.kv, r.kv_elements);
+  const bool intact = q_written == int64_t{rows} * queries && kv_written == int64_t{rows} * 2 * problem.cache.kv_heads * head_dim;
+  const double nmse = found[0] / found[1];
+  if (!(nmse < 1e-5) || !intact) {
+    ++failures;
+    std::printf("WRONG rotated n %d k %d rows %d tile %dx%d: nmse %.2e, %lld of q and %lld of kv written\n", problem.n, problem.k, rows, problem.tiling.rows,
+                problem.tiling.columns, nmse, static_cast<long long>(q_written), static_cast<long long>(kv_written));
+  }
+  CHECK(cudaFree(want));
+  CHECK(cudaFree(got));
+  CHECK(cudaFree(sums));
+}
+
+template <int heads, int kv_heads, int head_dim, int k_, bool bias_, class T>
+struct Rotated {
+  static constexpr int block_size = 64;
+  static constexpr Gemm problem{.n = (heads + 2 * kv_heads) * head_dim, .k = k_, .bias = bias_, .heads = heads,
+                                .cache = {kv_heads, head_dim, block_size, int64_t{3} * 2 * kv_heads * block_size * head_dim * 2}, .tiling = T::tiling};
+};
+
+template <class... T>
+void check_rotated() {
+  for (const int rows : {1, 130, 517}) {
+    (check_rope<Rotated<16, 2, 128, 1024, false, T>>(rows), ...);
+    (check_rope<Rotated<4, 1, 64, 200, true, T>>(rows), ...);
+    (check_rope<Rotated<20, 4, 128, 2560, false, T>>(rows), ...);
+  }
+}
+
+template <int heads, int kv_heads, int k, class T>
+void one_rotated(const char* name, int rows, int reps) {
+  if (std::strncmp(name, only, std::strlen(only)) != 0) return;
+  using P = Rotated<heads, kv_heads, 128, k, false, T>;
+  constexpr Gemm problem = P::problem;
+  Buffers& b = buffers();
+  const Step step{rows, 1, 1, 0};
+  CHECK(cudaMemcpy(b.step, &step, sizeof step, cudaMemcpyHostToDevice));
+  CHECK(cudaFuncSetAttribute(run_rope<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, gemm_shared_bytes(problem.tiling)));
+  TensorMap x[rotation], w[rotation];
+  for (int i = 0; i < rotation; ++i) {
+    x[i] = make_map(b.x + int64_t{i} * rows * k, rows, k, problem.tiling.rows);
+    w[i] = make_map(b.w + int64_t{i} * problem.n * k, problem.n, k, problem.tiling.columns / problem.tiling.cluster);
+  }
+  RopeBuffers r0(problem, rows), r1(problem, rows);
+  launch_turns<P>(b.step, r0, rows);
+  launch_turns<P>(b.step, r1, rows);
+  cudaEvent_t begin, end;
+  CHECK(cudaEventCreate(&begin));
+  CHECK(cudaEventCreate(&end));
+  std::vector<double> times;
+  for (int round = 0; round < 7; ++round) {
+    CHECK(cudaEventRecord(begin));
+    for (int i = 0; i < reps; ++i) launch_rope<P>(b.step, b.bias, i % 2 ? r1 : r0, x[i % rotation], w[i % rotation]);
+    CHECK(cudaEventRecord(end));
+    CHECK(cudaEventSynchronize(end));
+    float ms;
+    CHECK(cudaEventElapsedTime(&ms, begin, end));
+    if (round > 0) times.push_back(ms / reps * 1e-3);
+  }
+  std::ranges::sort(times);
+  const double seconds = times[times.size() / 2];
+  std::printf("%-14s rows %5d n %5d k %5d rope tile %3dx%3dc%d stages %d %s %8.1f us %6.1f TFLOP/s\n", name, rows, problem.n, k, problem.tiling.rows,
+              problem.tiling.columns, problem.tiling.cluster, problem.tiling.stages, problem.tiling.turns ? "turns " : "shared", seconds * 1e6,
+              2e-12 * rows * problem.n * k / seconds);
+}
+
+template <int heads, int kv_heads, int k, class... T>
+void all_rotated(const char* name, int rows, int reps) {
+  (one_rotated<heads, kv_heads, k, T>(name, rows, reps), ...);
+}
+
 enum class Kind { plain, residual, swiglu };
 
 template <int n_, int k_, Kind kind, class T>
 struct Timed {
   static constexpr Gemm problem{.n = n_, .k = k_, .residual = kind == Kind::residual, .swiglu = kind == Kind::swiglu, .tiling = T::tiling};
 };
-
-const char* only = "";  // names that are timed begin with it
 
 template <int n, int k, Kind kind, class Y, class T>
 void one(const char* name, int rows, int reps) {
@@ -286,10 +478,15 @@ int main(int argc, char** argv) {
   using seven2 = Tile<128, 224, 5, false, 2>;
   using tall5 = Tile<256, 160, 4, false, 1>;
   using tall52 = Tile<256, 160, 4, false, 2>;
-  check_tiles<wide, turns2, five_turns2, seven2, tall5, tall52>();
+  using five_turns = Tile<128, 160, 6, true, 1>;
+  using wide2 = Tile<128, 256, 4, false, 2>;
+  if (std::getenv("ROTATED") == nullptr) check_tiles<wide, turns2, five_turns2, seven2, tall5, tall52>();
+  check_rotated<wide, turns, five_turns, five, seven, seven2, tall5>();
   std::printf("checks: %s\n", failures ? "WRONG" : "right");
   if (reps == 0) return failures != 0;
   for (const int rows : {2048, 8192}) {
+    all_rotated<16, 2, 1024, turns, five, five_turns, five_turns2, tall5, wide>("0.3B rotated", rows, reps);
+    all_rotated<20, 4, 2560, seven, seven2, wide, wide2, five_turns, five_turns2, tall5>("21B rotated", rows, reps);
     all<2560, 1024, Kind::plain, float, five, tall5, tall52>("0.3B qkv", rows, reps);
     all<1024, 2048, Kind::residual, float, turns, turns2, tall52>("0.3B o", rows, reps);
     all<6144, 1024, Kind::swiglu, Bf16, wide, turns>("0.3B gate|up", rows, reps);

@@ -19,7 +19,7 @@ inline TensorMap make_map(const Bf16* data, std::vector<cuuint64_t> dims, std::v
   CUtensorMap map;
   const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
   if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(dims.size()), const_cast<Bf16*>(data), dims.data(), strides.data(), box.data(),
-             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS) {
     std::printf("no tensor map\n");
     std::exit(1);

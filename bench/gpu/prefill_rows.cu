@@ -1,6 +1,7 @@
-// What goes over rows in prefill, alone: norms, casts, rotation and append, the router. The router is first compared with float64. usage: prefill_rows
+// What goes over rows in prefill, alone: norms, casts, rotation and append, the router, also with its norm. Routers are first compared with float64. usage: prefill_rows
 #include "../../runtime/device/cuda/elementwise.cuh"
 #include "../../runtime/device/cuda/moe_router_many.cuh"
+#include "../../runtime/device/cuda/norm_router_many.cuh"
 #include "../../runtime/device/cuda/rms_norm.cuh"
 #include "harness.cuh"
 
@@ -44,16 +45,32 @@ struct RouterBuffers {
 };
 
 template <class P>
-void check_router(int tokens) {
+struct NormBefore {
+  static constexpr NormRouter value{.experts = P::value.experts, .hidden = P::value.hidden, .chosen = P::value.chosen, .correction = P::value.correction, .norm = {true, 1e-5f}};
+};
+template <class P>
+__global__ void __launch_bounds__(RouteTile::threads, 2) norm_router_rows(const Step* s, const float* x, const Bf16* norm, const float* gate, const float* correction, Bf16* normed, float* logits, int32_t* indices,
+                                                                                       float* weights) {
+  norm_router_many<NormBefore<P>::value>(s, x, norm, gate, correction, normed, logits, indices, weights);
+}
+template <class P>
+struct NormRouterBuffers : RouterBuffers<P> {
+  Buffer<Bf16> norm, normed;
+  explicit NormRouterBuffers(int tokens) : RouterBuffers<P>(tokens), norm(P::value.hidden), normed(this->x.count) { fill_normal(norm, 1), normed.poison(); }
+  void all(cudaStream_t s) {
+    launch(norm_router_rows<P>, {dim3(RouteTile::cluster, ceil_div(this->tokens, RouteTile::tokens)), RouteTile::threads, size_t(norm_router_many_shared<NormBefore<P>::value>()), RouteTile::cluster}, s, this->step.get(), this->x.device,
+           norm.device, this->gate.device, this->correction.device, normed.device, this->logits.device, this->indices.device, this->weights.device);
+  }
+};
+
+// What a router left, against float64 of the rows that it routes.
+template <class P>
+void check_choice(const std::string& name, RouterBuffers<P>& b, const std::vector<double>& rows, int tokens) {
   constexpr MoeRouter p = P::value;
-  RouterBuffers<P> b(tokens);
-  b.many(nullptr);
-  CK(cudaDeviceSynchronize());
   std::vector<double> want(size_t(tokens) * p.experts), want_weights(b.weights.count);
   for (int t = 0; t < tokens; ++t)
     for (int e = 0; e < p.experts; ++e)
-      for (int i = 0; i < p.hidden; ++i) want[size_t(t) * p.experts + e] += double(b.x.host[size_t(t) * p.hidden + i]) * b.gate.host[size_t(e) * p.hidden + i];
-  const std::string name = "moe_router_many " + std::to_string(p.experts) + " " + std::to_string(p.hidden) + " tokens " + std::to_string(tokens);
+      for (int i = 0; i < p.hidden; ++i) want[size_t(t) * p.experts + e] += rows[size_t(t) * p.hidden + i] * b.gate.host[size_t(e) * p.hidden + i];
   expect_close(name + " logits", b.logits, want, f32_limit);
   // The choice is checked on the kernel's own logits, where near ties cannot differ by much.
   std::vector<int32_t> want_indices;
@@ -71,6 +88,29 @@ void check_router(int tokens) {
   }
   expect_equal(name + " indices", b.indices, want_indices);
   expect_close(name + " weights", b.weights, want_weights, f32_limit);
+}
+
+template <class P>
+void check_router(int tokens) {
+  constexpr MoeRouter p = P::value;
+  const std::string sizes = std::to_string(p.experts) + " " + std::to_string(p.hidden) + " tokens " + std::to_string(tokens);
+  RouterBuffers<P> b(tokens);
+  b.many(nullptr);
+  CK(cudaDeviceSynchronize());
+  check_choice("moe_router_many " + sizes, b, {b.x.host.begin(), b.x.host.end()}, tokens);
+
+  NormRouterBuffers<P> n(tokens);
+  n.all(nullptr);
+  CK(cudaDeviceSynchronize());
+  std::vector<double> rows(n.x.count);
+  for (int t = 0; t < tokens; ++t) {
+    const float* const x = &n.x.host[size_t(t) * p.hidden];
+    double squares = 0;
+    for (int i = 0; i < p.hidden; ++i) squares += double(x[i]) * x[i];
+    for (int i = 0; i < p.hidden; ++i) rows[size_t(t) * p.hidden + i] = x[i] / std::sqrt(squares / p.hidden + 1e-5) * as_float(n.norm.host[i]);
+  }
+  expect_close("norm_router_many " + sizes + " normed", n.normed, rows, bf16_limit);
+  check_choice("norm_router_many " + sizes, n, rows, tokens);
 }
 
 template <int width_> struct Width { static constexpr RmsNorm norm{width_, 1e-5f}; static constexpr Elementwise elements{.width = width_}; };
@@ -117,7 +157,7 @@ void time_rows(int rows) {
 
 int main() {
   setvbuf(stdout, nullptr, _IOLBF, 0);
-  for (const int tokens : {1, 15, 17, 200}) {
+  for (const int tokens : {1, 15, 64, 65, 200}) {
     check_router<Router<64, 2560, 6, true>>(tokens);
     check_router<Router<5, 36, 2, false>>(tokens);
     check_router<Router<130, 100, 8, true>>(tokens);
@@ -126,7 +166,8 @@ int main() {
   for (const int rows : {2048, 8192}) {
     time_rows<1024, 16, 2>(rows);
     time_rows<2560, 20, 4>(rows);
-    RouterBuffers<Router<64, 2560, 6, true>> b(rows);
+    NormRouterBuffers<Router<64, 2560, 6, true>> b(rows);
+    std::printf("rows %5d norm_router_many %.1f us\n", rows, time_graph([&](cudaStream_t s) { b.all(s); }, 2, 10));
     std::printf("rows %5d moe_router_many %.1f us\n", rows, time_graph([&](cudaStream_t s) { b.many(s); }, 2, 10));
     if (rows == 2048) std::printf("rows %5d moe_router, each row reads the gate: %.1f us\n", rows, time_graph([&](cudaStream_t s) { b.each(s); }, 2, 10));
   }

@@ -291,7 +291,7 @@ class Bench {
         const uint32_t steps[5] = {1, 1, 1, 1, 1};
         void* const at = reinterpret_cast<void*>(pointers[1 + map.place]);
         require(driver->tensor_map_encode(&maps[i], type, map.rank, at, map.dims, map.strides, map.box, steps, map_no_interleave,
-                                          swizzle_of(map.swizzle), map_promote_128, map_zeros_outside),
+                                          swizzle_of(map.swizzle), map_promote_256, map_zeros_outside),
                 "describing a matrix");
       }
       std::vector<void*> parameters;

@@ -92,7 +92,7 @@ async function answer(words) {
   }
   const times = [];
   for (let i = 0; i < Number(words[1]); i++) times.push(Math.max(1, Math.round(1e6 * (await time(104729 * ++round)))));
-  return `times 1 ${times.join(" ")}`;
+  return `times ${op === "step_decode" ? STEPS : 1} ${times.join(" ")}`;
 }
 
 say("ready");

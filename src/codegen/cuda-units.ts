@@ -23,6 +23,7 @@ const DRAW_SOURCE = "kernels/draw.cu";
 /** By template; what is not named goes with the small ones. */
 const UNIT_OF: { readonly [template: string]: string } = {
   gemm: "gemm",
+  gemm_rope: "gemm",
   wide_linear: "gemm",
   wide_head: "gemm",
   linear: "linear",
@@ -34,6 +35,7 @@ const UNIT_OF: { readonly [template: string]: string } = {
   rope_attention: "attention",
   moe_router: "moe",
   norm_router: "moe",
+  norm_router_many: "moe",
   router_swiglu: "moe",
   moe_ffn: "moe",
   expert_linear: "moe",

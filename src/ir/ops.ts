@@ -580,6 +580,45 @@ export const OPS = {
       return [tensor(dtype("dtype"), [rows, int("heads") * cache.headDim]), cache];
     },
   },
+  /**
+   * Cosine and sine of what rope turns each pair of a head by, in f32; those of a step are the same in every layer. They stand in the order in which tensor
+   * cores leave results: of pair p = 16r + 8h + 4i + j, with i < 2 and j < 4, at 2(16r + 8h + 2j + i) and one further.
+   */
+  rope_turns: {
+    level: "fused",
+    summary: "cosine and sine of each pair's angle",
+    operands: ["positions"],
+    attrs: { head_dim: "int", theta: "float", sections: "ints" },
+    results: ["out"],
+    traits: ["pure", "rowwise"],
+    infer: ({ one, int, ints }) => {
+      const [rows] = dims(one("positions"), 2, "positions");
+      const pairs = ints("sections").reduce((a, b) => a + b, 0);
+      expect(ints("sections").length === 3 && pairs * 2 === int("head_dim"), "sections must be three counts that add up to head_dim / 2");
+      expect(pairs % 16 === 0, `${pairs} pairs are no multiple of 16`);
+      checkPositions(one("positions"), rows as Dim);
+      return [tensor("f32", [rows as Dim, int("head_dim")])];
+    },
+  },
+  /** linear in f32, then rope_kv_append on it, which turns by `turns`. */
+  qkv_rope_append: {
+    level: "fused",
+    summary: "linear, then rope_kv_append",
+    operands: ["x", "weight", "bias?", "turns", "slots", "cache"],
+    attrs: { heads: "int", dtype: "dtype" },
+    results: ["q", "cache"],
+    traits: [],
+    infer: ({ one, maybe, any, int, dtype }) => {
+      const cache = any("cache");
+      checkKv(cache);
+      const [rows, width] = linearShape(one("x"), one("weight"), maybe("bias"));
+      const expected = (int("heads") + 2 * cache.heads) * cache.headDim;
+      expect(width === expected, `the weight has ${width} rows, expected ${expected}`);
+      expect(one("turns").dtype === "f32" && sameShape(one("turns").shape, [rows, cache.headDim]), "turns must be f32[rows, head_dim]");
+      expect(sameShape(one("slots").shape, [rows]) && one("slots").dtype === "i32", "slots must be i32, one a row");
+      return [tensor(dtype("dtype"), [rows, int("heads") * cache.headDim]), cache];
+    },
+  },
   /** rope_kv_append, then attention over the cache with what it appended. */
   rope_attention: {
     level: "fused",

@@ -75,6 +75,8 @@ export interface Footprint {
   readonly blocks?: number;
   readonly residents?: number;
   readonly blockOperations?: number;
+  /** Of a CPU: of a core, for the columns of one panel. Rough: it is for comparing variants on one problem. */
+  readonly cycles?: number;
   /** Bytes that a block reads of what others read too, and what it does one after the other: steps of the warp that has the most. */
   readonly commonBytes?: number;
   readonly steps?: number;

@@ -83,7 +83,49 @@ export function tilingFootprint(params: KernelParams, place: TuningPlace): Footp
   const tiles = Math.ceil(Math.min(rows, numberParam(params, "row_block")) / tile);
   const block = numberParam(params, tiles <= FEW_TILES ? "few_block" : "k_block");
   const weight = Object.entries(params).some(([name, value]) => /^(weight|gate_up|gate)_dtype$/.test(name) && value === "f32") ? 4 : 2;
-  return { registers: tile * vectors + vectors + 1, cacheBytes: tiles > 1 ? block * 64 * weight : 0 };
+  return {
+    registers: tile * vectors + vectors + 1,
+    cacheBytes: tiles > 1 ? block * 64 * weight : 0,
+    // How many rows an expert gets is up to the router, and of the router's few columns there is not much to say.
+    ...(params.experts === undefined ? { cycles: tilingCycles(params, rows, arch, weight) } : {}),
+  };
+}
+
+/** Of a core's first cache, and what it gets a cycle from further away. */
+const FIRST_CACHE = 48 * 1024;
+const FAR_BYTES = 16;
+
+/**
+ * Cycles of panel_matmul for one panel: multiplications of a tile, a step of which costs something besides, and more where registers do not hold it; loading and
+ * storing its sums once a block; blocks that the first cache does not hold; and the panel, which is read again for each block of rows. Judged in bench/NOTES-tune.md.
+ */
+function tilingCycles(params: KernelParams, rows: number, arch: CpuArch, weight: number): number {
+  const lanes = vectorLanes(arch);
+  const number = (name: string): number => numberParam(params, name);
+  const tallest = number("tile_rows") || tileHeight(params, arch);
+  const rowBlocks = Math.ceil(rows / Math.min(number("row_block"), rows));
+  const here = rows / rowBlocks;
+  const tiles = Math.ceil(here / tallest);
+  const height = here / tiles;
+  const most = Math.ceil(height);
+  const vectors = lanes === 16 ? 4 : most === 1 ? 8 : most <= 3 ? 4 : 2;
+  const few = tiles <= FEW_TILES;
+  const k = number("k");
+  const block = Math.min(k, few ? number("few_block") : number("k_block"));
+  // Without an instruction for pairs halves of w, and of x where it is bf16, are widened in registers of their own.
+  const dot = arch === "x86-64-v4-bf16" && params.x === "bf16" && weight === 2;
+  const widened = dot ? 0 : params.x === "bf16" ? vectors + 2 : 2;
+  const spilled = Math.max(0, most * vectors + vectors + 1 + widened - (lanes === 16 ? 32 : 16));
+  const step = (dot ? 1 : 2) * height * vectors + 1.2 + 8 * spilled;
+  const tile = (block / 2) * step + 2 * height * vectors;
+  const bytes = block * 64 * weight;
+  // Few tiles fetch the next block into the same cache.
+  const held = bytes * (few && number("next") === 1 ? 2 : 1);
+  const missed = held > FIRST_CACHE ? (few ? 0.1 : 0.03) * (1 - FIRST_CACHE / held) : 0;
+  // Without that the memory rests while they compute.
+  const rests = few && number("next") === 0 ? 2 : 1;
+  const passes = 64 / (vectors * lanes);
+  return rowBlocks * (k / block) * (tiles * passes * tile * (1 + missed) + (rests * bytes) / FAR_BYTES);
 }
 
 export function tilingConstraint(params: KernelParams, place: TuningPlace): boolean {

@@ -84,7 +84,7 @@ export const STEPS: readonly AnyKernel[] = [
   defineStep({
     op: "step_prefill",
     target: "cuda",
-    name: "cuda_chunks",
+    name: "gpu_chunks",
     tunables: [chunk([512, 1024, 2048, 4096, 8192], ({ experts }) => usualChunk("cuda", experts !== undefined))],
   }),
   defineStep({

@@ -1,6 +1,6 @@
 /** The passes from what the paper says (level `model`) to what one kernel will do (`fused`), in order. Choosing kernels comes after. */
 
-import type { Target } from "../toolchain/arch.js";
+import { type ArchLevel, isCudaArch, type Target } from "../toolchain/arch.js";
 import { canonicalize } from "./canonicalize/canonicalize.js";
 import { fuseAddRmsNorm } from "./fuse/fuse-add-rms-norm.js";
 import { fuseGateUp } from "./fuse/fuse-gate-up.js";
@@ -9,6 +9,7 @@ import { fuseMoe } from "./fuse/fuse-moe.js";
 import { fuseNorm } from "./fuse/fuse-norm.js";
 import { fuseNormRouter } from "./fuse/fuse-norm-router.js";
 import { fuseQkv } from "./fuse/fuse-qkv.js";
+import { fuseQkvRope } from "./fuse/fuse-qkv-rope.js";
 import { fuseResidual } from "./fuse/fuse-residual.js";
 import { fuseRopeAttention } from "./fuse/fuse-rope-attention.js";
 import { fuseRopeKvAppend } from "./fuse/fuse-rope-kv-append.js";
@@ -50,10 +51,20 @@ export const BUCKET_PASSES: readonly Pass[] = [
   // Which norms are left for it depends on fuse-residual.
   fuseNorm,
   fuseRouterSwiglu,
+  fuseQkvRope,
 ];
+
+/** What they leave has kernels on wgmma alone. */
+const WGMMA_PASSES: readonly Pass[] = [fuseQkvRope];
 
 /** A router with its norm inside has other bits than one behind it, which prefill has; so has attention that is cut up for few sequences. */
 const OWN_BITS: readonly Pass[] = [fuseNormRouter, fuseRopeAttention];
+
+/** Those after clone-buckets. A norm inside a product rounds elsewhere than one in front of it. */
+export function bucketPasses(arch: ArchLevel, deterministic = false): readonly Pass[] {
+  if (!isCudaArch(arch) || deterministic) return [];
+  return BUCKET_PASSES.filter((pass) => arch === "sm_90a" || !WGMMA_PASSES.includes(pass));
+}
 
 export function fusionPasses(target: Target, deterministic = false): readonly Pass[] {
   if (target === "cpu") return FUSION_PASSES;

@@ -93,23 +93,46 @@ export interface RopeAttrs {
 }
 
 /** Angles are products of two f32 in f32: see the op table. */
-export function rope(x: RefTensor, positions: RefTensor, { heads, head_dim, theta, sections, dtype }: RopeAttrs): RefTensor {
-  const [rows, width] = matrix(x);
-  if (width !== heads * head_dim) throw bug(`x has width ${width}, not ${heads} heads of ${head_dim}`);
+export function rope(x: RefTensor, positions: RefTensor, attrs: RopeAttrs): RefTensor {
+  return turnBy(x, ropeTurns(positions, attrs), attrs);
+}
+
+/** Cosine and sine of each pair's angle in turn, a row for each of `positions`. */
+export function ropeTurns(
+  positions: RefTensor,
+  { head_dim, theta, sections }: Pick<RopeAttrs, "head_dim" | "theta" | "sections">,
+): Float64Array {
+  const [rows] = matrix(positions);
   const spatial = (sections[0] ?? 0) + (sections[1] ?? 0);
-  const out = new Float64Array(rows * width);
+  const turns = new Float64Array(rows * head_dim);
   for (let r = 0; r < rows; r++) {
     for (let p = 0; p < head_dim / 2; p++) {
       const [t, h, w] = [0, 1, 2];
       const axis = p >= spatial ? t : p % 2 === 0 ? h : w;
       const angle = Math.fround((positions.data[r * 3 + axis] as number) * Math.fround(theta ** ((-2 * p) / head_dim)));
-      const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
-      for (let head = 0; head < heads; head++) {
-        const at = r * width + head * head_dim + 2 * p;
-        const [a, b] = [x.data[at] as number, x.data[at + 1] as number];
-        out[at] = a * cos - b * sin;
-        out[at + 1] = b * cos + a * sin;
-      }
+      turns[r * head_dim + 2 * p] = Math.cos(angle);
+      turns[r * head_dim + 2 * p + 1] = Math.sin(angle);
+    }
+  }
+  return turns;
+}
+
+/** Each pair of each head of x, turned. */
+export function turnBy(
+  x: RefTensor,
+  turns: ArrayLike<number>,
+  { heads, head_dim, dtype }: Pick<RopeAttrs, "heads" | "head_dim" | "dtype">,
+): RefTensor {
+  const [rows, width] = matrix(x);
+  if (width !== heads * head_dim) throw bug(`x has width ${width}, not ${heads} heads of ${head_dim}`);
+  const out = new Float64Array(rows * width);
+  for (let r = 0; r < rows; r++) {
+    for (let column = 0; column < width; column += 2) {
+      const at = r * width + column;
+      const [a, b] = [x.data[at] as number, x.data[at + 1] as number];
+      const [cos, sin] = [0, 1].map((i) => turns[r * head_dim + (column % head_dim) + i] as number) as [number, number];
+      out[at] = a * cos - b * sin;
+      out[at + 1] = b * cos + a * sin;
     }
   }
   return refTensor(dtype, x.shape, out);

@@ -1,10 +1,26 @@
 /** The paged cache and attention over it. */
 
 import { bug } from "../diagnostics.js";
-import { columns, dot, rope } from "./arithmetic.js";
+import { columns, dot, product, rope, ropeTurns, turnBy } from "./arithmetic.js";
 import type { KvEntry, KvStore } from "./kv.js";
 import type { Meanings } from "./meaning.js";
 import { floats, matrix, type RefTensor, refTensor, row } from "./tensor.js";
+
+/** Where `rope_turns` has what pair p turns by: of the pairs 16r + 8h + 4i + j of a head the i change places with the j. */
+function turnPlace(pair: number): number {
+  return Math.floor(pair / 8) * 8 + (pair % 4) * 2 + Math.floor((pair % 8) / 4);
+}
+
+/** Pairs of numbers, those of each row where `place` says, or back. */
+function placePairs(turns: ArrayLike<number>, width: number, back = false): Float64Array {
+  const out = new Float64Array(turns.length);
+  for (let at = 0; at < turns.length; at += 2) {
+    const start = at - (at % width);
+    const to = start + 2 * turnPlace((at % width) / 2);
+    for (const i of [0, 1]) out[(back ? at : to) + i] = turns[(back ? to : at) + i] as number;
+  }
+  return out;
+}
 
 function append(cache: KvStore, k: RefTensor, v: RefTensor, slots: RefTensor): void {
   const [rows] = matrix(k);
@@ -46,8 +62,24 @@ const meanings: Meanings<"kv_append" | "attention" | "rope_kv_append"> = {
   },
 };
 
-export const attentionMeanings: Meanings<"kv_append" | "attention" | "rope_kv_append" | "rope_attention"> = {
+export const attentionMeanings: Meanings<
+  "kv_append" | "attention" | "rope_kv_append" | "rope_attention" | "rope_turns" | "qkv_rope_append"
+> = {
   ...meanings,
+
+  rope_turns: ({ positions }, attrs) => [
+    refTensor("f32", [matrix(positions)[0], attrs.head_dim], placePairs(ropeTurns(positions, attrs), attrs.head_dim)),
+  ],
+
+  qkv_rope_append: ({ x, weight, bias, turns, slots, cache }, { heads, dtype }) => {
+    const { headDim: head_dim } = cache;
+    const [q, kv] = [heads * head_dim, cache.heads * head_dim];
+    const qkv = refTensor("f32", [matrix(x)[0], q + 2 * kv], product(x, weight, bias));
+    const inOrder = placePairs(turns.data as ArrayLike<number>, head_dim, true);
+    const turn = (start: number, n: number) => turnBy(columns(qkv, start, n * head_dim), inOrder, { heads: n, head_dim, dtype });
+    append(cache, turn(q, cache.heads), columns(qkv, q + kv, kv), slots);
+    return [turn(0, heads), cache];
+  },
 
   rope_attention: (operands, attrs, environment, types) => {
     const { qkv, positions, slots, cache, query_start, context, block_table } = operands;

@@ -1,6 +1,6 @@
 /**
  * How long a variant should take, by what it moves and computes and by how it fills the device: a guess that decides what is tried first and what is not
- * tried at all, never what is chosen. Of GPUs: a CPU's variants differ in what their footprints do not say.
+ * tried at all, never what is chosen.
  */
 
 import { MULTIPROCESSORS } from "../kernels/cuda/tiling.js";
@@ -17,7 +17,10 @@ const STEP_SECONDS = 30e-9;
 /** What a round of blocks costs besides: their start, their last bytes. */
 const ROUND_SECONDS = 0.3e-6;
 
-/** Undefined where a kernel does not say enough. How often it is right is in bench/NOTES-tune.md. */
+/** Of a CPU's core. */
+const CYCLES = 3e9;
+
+/** Undefined where a kernel does not say enough; on a CPU of a part of the work, so that only ratios say something. How often it is right is in bench/NOTES-tune.md. */
 export function predictSeconds(task: Task, variant: Configuration, arch: ArchLevel): number | undefined {
   const kernel = kernelOf(task, variant);
   const params = paramsOf(task, variant);
@@ -27,8 +30,9 @@ export function predictSeconds(task: Task, variant: Configuration, arch: ArchLev
     blockOperations,
     commonBytes = 0,
     steps = 0,
+    cycles,
   } = kernel.footprint?.(params, { rows: task.rows, arch }) ?? {};
-  if (blocks === undefined) return undefined;
+  if (blocks === undefined) return cycles === undefined ? undefined : cycles / CYCLES;
   const { bytes, operations } = kernel.cost(params, task.rows);
   const atOnce = MULTIPROCESSORS * residents;
   const rounds = Math.ceil(blocks / atOnce);

@@ -15,7 +15,7 @@ import type { FinalRecord, JournalRecord, Measured, TaskRecord } from "./records
 import type { Configuration, Space } from "./space.js";
 import { randomStrategy } from "./strategies/random.js";
 import type { StrategyDef } from "./strategies/strategy.js";
-import { defaultVariant, indexOf, paramsOf, type Task, taskSpace, variantAt, variantKey } from "./task.js";
+import { defaultVariant, indexOf, kernelDefaults, paramsOf, type Task, taskSpace, variantAt, variantKey } from "./task.js";
 
 export interface SweepOptions {
   readonly tasks: readonly Task[];
@@ -141,7 +141,9 @@ class TaskSweep {
     const count = Math.min(PREDICTED, Math.floor(this.#budget / 3));
     const predicted = predictSpace(this.task, this.#space, this.#standard, this.options.arch, count, seedOf(seed, key, "predicted"));
     const tried = new Set([standard]);
-    const promising = predicted.first.filter((index) => index !== standard);
+    // Another kernel is first tried as it is without a measurement.
+    const others = kernelDefaults(this.task, this.options.arch).flatMap((variant) => indexOf(this.#space, variant) ?? []);
+    const promising = [...others, ...predicted.first].filter((index) => index !== standard);
     const next = (): number | undefined => {
       for (let index = promising.shift() ?? search.ask(); index !== undefined; index = search.ask()) {
         if (tried.has(index)) continue;

@@ -24,6 +24,9 @@ const CLOSE = 0.05;
 
 /** Why `found` cannot be of the model that answered `wanted`, or undefined. */
 export function answersDiffer(found: Answers, wanted: Answers, { exact, experts }: Likeness): string | undefined {
+  // JSON has no NaN: it comes as null, which counts as 0.
+  const numbers = [wanted, found].flatMap(({ spread, answers }) => [spread, ...answers.flatMap(({ tops }) => tops.flat(2))]);
+  if (!numbers.every((number) => Number.isFinite(number))) return "answers hold what is no number";
   if (exact)
     return JSON.stringify(found.answers) === JSON.stringify(wanted.answers)
       ? undefined

@@ -161,13 +161,15 @@ async function ask(process: StepProcess, seed: number): Promise<Answers> {
 /** Each round once through all, in every second one backwards. */
 async function inTurns(processes: readonly StepProcess[], rounds: number, which: readonly number[]): Promise<Times> {
   const times = which.map((): number[] => []);
+  let launches = 1;
   for (let round = 0; round < rounds; round++) {
     const order = [...which.keys()];
     if (round % 2 === 1) order.reverse();
     for (const i of order) {
       const once = await (processes[which[i] as number] as StepProcess).time(1, [0]);
       times[i]?.push(...(once.times[0] ?? []));
+      launches = once.launches;
     }
   }
-  return { launches: 1, times };
+  return { launches, times };
 }

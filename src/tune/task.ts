@@ -173,6 +173,13 @@ export function defaultVariant({ kernel, problem }: Task): Configuration {
   return Object.fromEntries((kernel.tunables ?? []).map(({ name, default: value }) => [name, value(problem)]));
 }
 
+/** Of the other kernels that a variant may be of. */
+export function kernelDefaults(task: Task, arch: ArchLevel): readonly Configuration[] {
+  return kernelsOf(task, arch)
+    .slice(1)
+    .map((kernel) => ({ [KERNEL_CHOICE]: kernel.name, ...defaultVariant({ ...task, kernel }) }));
+}
+
 /** What stands in a configuration for a tunable that its kernel does not have. */
 const ABSENT = 0;
 

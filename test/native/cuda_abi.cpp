@@ -41,7 +41,7 @@ static_assert(sizeof(c::TensorMap) == sizeof(CUtensorMap) && alignof(c::TensorMa
 static_assert(c::map_float32 == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 && c::map_bfloat16 == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
 static_assert(c::swizzle_none == CU_TENSOR_MAP_SWIZZLE_NONE && c::swizzle_32 == CU_TENSOR_MAP_SWIZZLE_32B);
 static_assert(c::swizzle_64 == CU_TENSOR_MAP_SWIZZLE_64B && c::swizzle_128 == CU_TENSOR_MAP_SWIZZLE_128B);
-static_assert(c::map_no_interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && c::map_promote_128 == CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+static_assert(c::map_no_interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && c::map_promote_256 == CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 static_assert(c::map_zeros_outside == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 
 // Calls take as many arguments of the same sizes: handles and enums are ours, so types differ and nothing else.

@@ -1,4 +1,5 @@
-// linear and linear_swiglu for many rows: y = x . W^T (+ bias) (+ residual), or silu(gate) * up of it. Tensor maps, wgmma, sm_90a only.
+// linear and linear_swiglu for many rows: y = x . W^T (+ bias) (+ residual), or silu(gate) * up of it; and qkv_rope_append, whose sums are rotated, rounded
+// and put where they belong while they are in registers. Tensor maps, wgmma, sm_90a only.
 //
 //   x         bf16 [rows, k]     by tensor map: boxes of 64 k x tiling.rows rows, 128-byte swizzle
 //   weight    bf16 [n, k]        by tensor map: boxes of 64 k x tiling.columns / tiling.cluster rows, 128-byte swizzle. With swiglu the rows of gate and up
@@ -6,6 +7,10 @@
 //   bias      float [n]          if problem.bias, else not read
 //   residual  float [rows, n]    if problem.residual, else not read; may be y
 //   y         Y [rows, n], or [rows, n / 2] with swiglu; float, or Bf16 rounded to nearest even
+//
+// qkv_rope_append (gemm_rope): n = (heads + 2 kv_heads) * head_dim, head_dim a multiple of 32; no residual
+//   turns     float [rows, head_dim]   cosine and sine of each pair's angle (rope_turns in rope.cuh)
+//   slots     int32 [rows]             as in rope.cuh, and so is kv; q is y: Bf16 [rows, heads * head_dim]
 //
 // Launch: gemm_threads threads, as many blocks as fit the device (one a multiprocessor) in clusters of tiling.cluster, gemm_shared_bytes(tiling) of dynamic
 // shared memory. Each cluster takes tiles of y in turn, rows fastest, so that blocks at work share weights in L2. The blocks of a cluster take tiles of
@@ -17,13 +22,10 @@
 // two phases, which a barrier's parity could not tell from none.
 // Shared memory: [stages] x tiles, [stages] W tiles, each a multiple of 1024 bytes; then the barriers.
 //
-// gemm_grouped: the same with a weight for each group of rows: x and y hold the rows of group 0, then 1, ..., W is [groups, n, k] (its tensor map has
-// groups * n rows), offsets int32 [groups + 1] says where each begins, in device memory. A tile has rows of one group; what a box brings of the next is
-// computed and thrown away.
-//
 // Sums run over k in order, 16 at a time within the tensor core, in f32, from 0; then + bias, + residual. k % 8 == 0 and n % 8 == 0 (n % 16 with swiglu).
 #pragma once
 
+#include "rope.cuh"
 #include "tma.cuh"
 #include "wgmma.cuh"
 
@@ -51,6 +53,8 @@ struct Gemm {
   bool residual = false;
   bool swiglu = false;
   int group = 32;
+  int heads = 0;       // of queries, where results are rotated
+  KvAppend cache = {};
   Rows rows = Rows::tokens;
   GemmTiling tiling = {};
 };
@@ -67,9 +71,13 @@ struct GemmStore {
   static constexpr int out_columns = problem.swiglu ? columns / 2 : columns, out_n = problem.swiglu ? problem.n / 2 : problem.n;
   static constexpr bool whole = problem.n % columns == 0;  // tiles of y lie within it
 
+  struct Ahead {};  // nothing is fetched before the last products end
+
   const float* bias;
   const float* residual;
   Y* y;
+
+  ERN_DEVICE void fetch(Ahead&, int64_t, int64_t, int) const {}
 
   // Two neighbouring values of y: `piece` of the tile's pieces of 8 columns, `lower` for the 8 rows below.
   ERN_DEVICE float2 pair(const float (&d)[sums], int piece, int lower, int first_column, int quad) const {
@@ -103,12 +111,13 @@ struct GemmStore {
     }
   }
 
-  ERN_DEVICE void operator()(const float (&d)[sums], int64_t first_row, int64_t rows, int first_column) const {
+  // half: which 64 of the rows that the warpgroup has from first_row on.
+  ERN_DEVICE void operator()(const float (&d)[sums], const Ahead&, int half, int64_t first_row, int64_t rows, int first_column) const {
     const int lane = lane_id(), quad = lane % 4, warp = warp_id() % 4;
     const int out_first = problem.swiglu ? first_column / 2 : first_column;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      const int64_t row = first_row + 16 * warp + lane / 4 + 8 * lower;
+      const int64_t row = first_row + 64 * half + 16 * warp + lane / 4 + 8 * lower;
       if constexpr (sizeof(Y) == 2) {
         static_assert(out_columns % 32 == 0);
         // 16 bytes a lane: four pieces change hands within the quad.
@@ -158,6 +167,100 @@ struct GemmStore {
   }
 };
 
+// The same where they are queries, keys and values: the first two rotated, the last two put into the cache.
+template <Gemm problem>
+struct RopeStore {
+  static constexpr int columns = problem.tiling.columns, sums = columns / 2, head_dim = problem.cache.head_dim;
+  static constexpr int queries = problem.heads * head_dim, turned = queries + problem.cache.kv_heads * head_dim;  // columns up to here
+  static constexpr int halves = problem.tiling.rows / 64 / (problem.tiling.turns ? 1 : gemm_consumers);
+  static constexpr int pieces = columns / 8, all = 2 * halves * pieces;  // of 8 columns: of a row; of those that a thread has
+  // Pieces with turns of their own in a row: those of the next head are the same. Where registers are left for all of them each is fetched once a row,
+  // else runs are fetched some pieces before their time.
+  static constexpr int own = (columns < head_dim ? columns : head_dim) / 8;
+  static constexpr bool shared = halves * sums + 2 * own <= 160;
+  static constexpr int window = shared ? own : 8;
+  static constexpr bool whole = problem.n % columns == 0;
+  static_assert(problem.n == turned + problem.cache.kv_heads * head_dim && head_dim % 32 == 0 && columns % 32 == 0);
+
+  struct Ahead {
+    float2 turns[window];
+  };
+
+  const float* bias;
+  const float* turns;
+  const int32_t* slots;
+  Bf16* q;
+  Bf16* kv;
+
+  ERN_DEVICE void prefetch(int64_t, int64_t, int) const {}
+
+  // Pieces are numbered through the thread's rows. first_row: of this warpgroup's.
+  static ERN_DEVICE int64_t row_of(int number, int64_t first_row) {
+    return first_row + 64 * (number / (2 * pieces)) + 8 * (number / pieces % 2) + 16 * (warp_id() % 4) + lane_id() / 4;
+  }
+  // Where the turns of a piece are kept.
+  static constexpr int place(int number) { return (shared ? number % pieces : number) % window; }
+  ERN_DEVICE void fetch_run(Ahead& ahead, int number, int64_t first_row, int64_t rows, int first_column) const {
+    const int column = first_column + 8 * (number % pieces);
+    const int64_t row = row_of(number, first_row);
+    if (number >= all || row >= rows || column >= turned) return;
+    const float* const from = turns + row * head_dim + column % head_dim + 4 * (lane_id() % 4);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const float4 two = __ldcg(reinterpret_cast<const float4*>(from + 8 * i));
+      ahead.turns[place(number + i)] = {two.x, two.y}, ahead.turns[place(number + i + 1)] = {two.z, two.w};
+    }
+  }
+  ERN_DEVICE void fetch(Ahead& ahead, int64_t first_row, int64_t rows, int first_column) const {
+#pragma unroll
+    for (int number = 0; number < window; number += 4) fetch_run(ahead, number, first_row, rows, first_column);
+  }
+  // After the run that begins at `number`: what takes its place.
+  ERN_DEVICE void fetch_next(Ahead& ahead, int number, int64_t first_row, int64_t rows, int first_column) const {
+    if (!shared) return fetch_run(ahead, number + window, first_row, rows, first_column);
+    // The next row's, when no piece of this one wants these any more.
+    const int piece = number % pieces;
+    if (piece + own >= pieces) fetch_run(ahead, number - piece + pieces + piece % own, first_row, rows, first_column);
+  }
+
+  ERN_DEVICE void operator()(const float (&d)[sums], Ahead& ahead, int half, int64_t first_row, int64_t rows, int first_column) const {
+    const int quad = lane_id() % 4;
+    const KvCache<problem.cache> cache{kv};
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int64_t row = row_of((2 * half + lower) * pieces, first_row);
+      const int32_t slot = row < rows && first_column + columns > queries ? slots[row] : 0;
+      // A run of four pieces is of one head; 16 bytes a lane: they change hands within the quad.
+#pragma unroll
+      for (int piece = 0; piece < pieces; piece += 4) {
+        const int column = first_column + 8 * piece, number = (2 * half + lower) * pieces + piece;
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float2 v = {d[4 * (piece + i) + 2 * lower], d[4 * (piece + i) + 2 * lower + 1]};
+          if constexpr (problem.bias) {
+            const float2 b = whole || column < problem.n ? *reinterpret_cast<const float2*>(bias + column + 8 * i + 2 * quad) : float2{0, 0};
+            v.x += b.x, v.y += b.y;
+          }
+          if (column < turned) {
+            const float2 t = ahead.turns[place(number + i)];
+            v = {v.x * t.x - v.y * t.y, v.y * t.x + v.x * t.y};
+          }
+          words[i] = pack_bf16(v.x, v.y);
+        }
+        fetch_next(ahead, number, first_row, rows, first_column);
+        transpose_quad(words, quad);
+        if (row >= rows || (!whole && column >= problem.n)) continue;
+        const int head = column / head_dim, dim = column % head_dim + 8 * quad;
+        Bf16* const to = column < queries  ? q + row * queries + column + 8 * quad
+                         : column < turned ? cache.key(slot, head - problem.heads, dim)
+                                           : cache.value(slot, head - problem.heads - problem.cache.kv_heads, dim);
+        *reinterpret_cast<uint4*>(to) = {words[0], words[1], words[2], words[3]};
+      }
+    }
+  }
+};
+
 // A tile of y. Tiles are asked for in ascending order.
 struct GemmTile {
   int row;         // first of x and y
@@ -183,49 +286,9 @@ struct PlainTiles {
   }
 };
 
-constexpr int most_gemm_groups = 256;
-
-// Groups in order, in each the rows fastest.
-template <Gemm problem, int groups>
-struct GroupedTiles {
-  static constexpr GemmTiling tiling = problem.tiling;
-  static constexpr int column_tiles = static_cast<int>(ceil_div(problem.n, tiling.columns));
-  static constexpr int cluster_rows = tiling.rows * tiling.cluster;
-  static_assert(groups <= most_gemm_groups);
-  struct Shared {
-    int32_t offset[groups + 1];
-    int32_t first_tile[groups + 1];
-  };
-  const Shared& shared;
-  int count;
-  int group = 0;
-
-  // Every thread of the block calls it; ends with a barrier.
-  static ERN_DEVICE void set(Shared& shared, const int32_t* offsets) {
-    for (int i = static_cast<int>(threadIdx.x); i <= groups; i += gemm_threads) shared.offset[i] = __ldcg(offsets + i);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      int tiles = 0;
-      for (int i = 0; i < groups; ++i) {
-        shared.first_tile[i] = tiles;
-        tiles += static_cast<int>(ceil_div(shared.offset[i + 1] - shared.offset[i], cluster_rows)) * column_tiles;
-      }
-      shared.first_tile[groups] = tiles;
-    }
-    __syncthreads();
-  }
-  ERN_DEVICE explicit GroupedTiles(const Shared& shared) : shared(shared), count(shared.first_tile[groups]) {}
-  ERN_DEVICE GemmTile at(int tile) {
-    while (tile >= shared.first_tile[group + 1]) ++group;
-    const int begin = shared.offset[group], end = shared.offset[group + 1], row_tiles = static_cast<int>(ceil_div(end - begin, cluster_rows));
-    const int within = tile - shared.first_tile[group], column = within / row_tiles * tiling.columns, rank = tiling.cluster > 1 ? cluster_rank() : 0;
-    return {begin + within % row_tiles * cluster_rows + rank * tiling.rows, end, column, group * problem.n + column};
-  }
-};
-
-// Walks this block's tiles. make_tiles() is called by every thread when the inputs are there.
-template <Gemm problem, class Y, class MakeTiles>
-ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y, MakeTiles make_tiles) {
+// Walks this block's tiles; `store` takes their sums. make_tiles() is called by every thread when the inputs are there.
+template <Gemm problem, class Store, class MakeTiles>
+ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const Store& store, MakeTiles make_tiles) {
   constexpr GemmTiling tiling = problem.tiling;
   constexpr int stages = tiling.stages, x_bytes = tiling.rows * tile_k * 2, weight_bytes = tiling.columns * tile_k * 2;
   constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
@@ -286,7 +349,6 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
       if (tiling.cluster == 1 && thread == 0) empty[stage].arrive();
       if (tiling.cluster > 1 && thread < tiling.cluster) empty[stage].arrive_at(thread);
     };
-    const GemmStore<problem, Y> store{bias, residual, y};
     Ring<stages> ring;
     if (tiling.turns) ring.skip(consumer * k_tiles);
     int turn_parity = consumer == 0 ? 1 : 0;  // the first has its first turn at once
@@ -334,12 +396,14 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
         previous = ring.stage;
       }
       if (tiling.turns && thread == 0) turn[1 - consumer].arrive();
+      typename Store::Ahead ahead;
+      store.fetch(ahead, row, tile.rows_end, tile.column);
       wgmma_wait<0>();
       release(previous);
 #pragma unroll
       for (int half = 0; half < halves; ++half) {
         wgmma_hold(sums[half]);
-        store(sums[half], row + 64 * half, tile.rows_end, tile.column);
+        store(sums[half], ahead, half, row, tile.rows_end, tile.column);
       }
       if (tiling.turns) ring.skip((gemm_consumers - 1) * k_tiles);
     }
@@ -350,18 +414,14 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
 
 template <Gemm problem, class Y>
 ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
-  gemm_tiles<problem>(x_map, weight_map, bias, residual, y, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
+  gemm_tiles<problem>(x_map, weight_map, GemmStore<problem, Y>{bias, residual, y}, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
 }
 
-template <Gemm problem, int groups, class Y>
-ERN_DEVICE void gemm_grouped(const int32_t* offsets, const TensorMap* x_map, const TensorMap* weight_map, Y* y) {
-  static_assert(!problem.bias && !problem.residual);
-  using Tiles = GroupedTiles<problem, groups>;
-  __shared__ typename Tiles::Shared shared;
-  gemm_tiles<problem>(x_map, weight_map, nullptr, nullptr, y, [&] {
-    Tiles::set(shared, offsets);
-    return Tiles(shared);
-  });
+template <Gemm problem>
+ERN_DEVICE void gemm_rope(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* turns, const int32_t* slots,
+                          Bf16* q, Bf16* kv) {
+  static_assert(problem.heads > 0 && !problem.residual && !problem.swiglu);
+  gemm_tiles<problem>(x_map, weight_map, RopeStore<problem>{bias, turns, slots, q, kv}, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
 }
 
 }  // namespace ern::cuda

@@ -134,6 +134,16 @@ ERN_DEVICE float warp_sum(float x) {
   return x;
 }
 
+// Of this lane and those before it.
+ERN_DEVICE int warp_sum_until(int x) {
+#pragma unroll
+  for (int step = 1; step < warp_size; step *= 2) {
+    const int before = __shfl_up_sync(~0u, x, step);
+    if (lane_id() >= step) x += before;
+  }
+  return x;
+}
+
 // Over all threads of a block of `Warps` warps, in one order; everybody gets it. Every thread calls it.
 template <int Warps>
 ERN_DEVICE float block_sum(float x) {

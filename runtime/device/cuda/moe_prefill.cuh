@@ -3,7 +3,7 @@
 //
 //   moe_sort     offsets, places            from the router's indices
 //   moe_gather   sorted[places[c]] = x[c / chosen], for each choice c = t * chosen + j
-//   gemm_grouped activations = silu(sorted . gate_e^T) * (sorted . up_e^T), then expert_rows = activations . down_e^T (gemm.cuh)
+//   gemm_grouped activations = silu(sorted . gate_e^T) * (sorted . up_e^T), then expert_rows = activations . down_e^T (gemm_grouped.cuh)
 //   moe_sum      out[t] = sum over j of weights[t, j] * expert_rows[places[t * chosen + j]], + addend[t]
 //
 //   x            Bf16 [rows, width]
@@ -12,7 +12,7 @@
 //   offsets      int32 [experts + 1]        where each expert's rows begin
 //   places       int32 [rows, chosen]       of a choice, among the sorted
 //   sorted       Bf16 [rows * chosen, width]
-//   expert_rows  float [rows * chosen, width]
+//   expert_rows  Bf16 [rows * chosen, width]
 //   addend, out  float [rows, width]        addend only if problem.addend; may be out
 //
 // Launch: moe_sort with 1024 threads in one block; the others with 256 threads in any number of blocks.
@@ -44,18 +44,29 @@ ERN_DEVICE void moe_sort(const Step* step, const int32_t* indices, int32_t* offs
   __syncthreads();
   wait_for_inputs();
   const int choices = rows_of(step, problem.rows) * problem.chosen;
+#pragma unroll 4
   for (int c = static_cast<int>(threadIdx.x); c < choices; c += moe_sort_threads) atomicAdd(&counts[__ldcg(indices + c)], 1);
   __syncthreads();
-  if (threadIdx.x == 0) {
-    int begin = 0;
-    for (int e = 0; e < experts; ++e) {
+  if (threadIdx.x < warp_size) {
+    constexpr int own = static_cast<int>(ceil_div(experts, warp_size));  // experts of a lane
+    const int lane = lane_id();
+    int sum = 0;
+#pragma unroll
+    for (int i = 0; i < own; ++i) sum += lane * own + i < experts ? counts[lane * own + i] : 0;
+    const int end = warp_sum_until(sum);
+    int begin = end - sum;
+#pragma unroll
+    for (int i = 0; i < own; ++i) {
+      const int e = lane * own + i;
+      if (e >= experts) break;
       next[e] = begin;
       offsets[e] = begin;
       begin += counts[e];
     }
-    offsets[experts] = begin;
+    if (lane == warp_size - 1) offsets[experts] = end;
   }
   __syncthreads();
+#pragma unroll 4
   for (int c = static_cast<int>(threadIdx.x); c < choices; c += moe_sort_threads) places[c] = atomicAdd(&next[__ldcg(indices + c)], 1);
 }
 
@@ -78,28 +89,29 @@ ERN_DEVICE void moe_gather(const Step* step, const Bf16* x, const int32_t* place
 }
 
 template <MoePrefill problem>
-ERN_DEVICE void moe_sum(const Step* step, const float* expert_rows, const int32_t* places, const float* weights, const float* addend, float* out) {
-  constexpr int width = problem.width, pieces = width / 4;
-  static_assert(width % 4 == 0);
+ERN_DEVICE void moe_sum(const Step* step, const Bf16* expert_rows, const int32_t* places, const float* weights, const float* addend, float* out) {
+  constexpr int width = problem.width, pieces = width / 8;
+  static_assert(width % 8 == 0);
   start_dependents();
   wait_for_inputs();
   const int64_t all = static_cast<int64_t>(rows_of(step, problem.rows)) * pieces;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * moe_row_threads + threadIdx.x; i < all; i += static_cast<int64_t>(gridDim.x) * moe_row_threads) {
-    const int64_t row = i / pieces, column = i % pieces * 4;
-    float4 values[problem.chosen];
+    const int64_t row = i / pieces, column = i % pieces * 8;
+    float sum[8] = {}, more[8] = {};
+    if constexpr (problem.addend) load8(addend + row * width + column, more);
+    uint4 values[problem.chosen];
 #pragma unroll
-    for (int j = 0; j < problem.chosen; ++j) values[j] = load_fresh4(expert_rows + static_cast<int64_t>(__ldcg(places + row * problem.chosen + j)) * width + column);
-    float4 sum = {0, 0, 0, 0};
+    for (int j = 0; j < problem.chosen; ++j) values[j] = load_fresh(expert_rows + static_cast<int64_t>(__ldcg(places + row * problem.chosen + j)) * width + column);
 #pragma unroll
     for (int j = 0; j < problem.chosen; ++j) {
       const float weight = __ldcg(weights + row * problem.chosen + j);
-      sum.x += weight * values[j].x, sum.y += weight * values[j].y, sum.z += weight * values[j].z, sum.w += weight * values[j].w;
+      const uint32_t words[4] = {values[j].x, values[j].y, values[j].z, values[j].w};
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) sum[2 * pair] += weight * low_bf16(words[pair]), sum[2 * pair + 1] += weight * high_bf16(words[pair]);
     }
-    if constexpr (problem.addend) {
-      const float4 more = load_fresh4(addend + row * width + column);
-      sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-    }
-    *reinterpret_cast<float4*>(out + row * width + column) = sum;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) sum[c] += more[c];
+    store8(out + row * width + column, sum);
   }
 }
 

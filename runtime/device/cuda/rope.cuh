@@ -1,3 +1,4 @@
+// rope_turns:      cosine and sine of what each pair (2p, 2p + 1) of a head turns by: the angle position * theta^(-2p / head_dim)
 // rope:            turns adjacent elements (2p, 2p + 1) of each head by position * theta^(-2p / head_dim)
 // kv_append:       puts K and V of new tokens into the paged cache
 // rope_kv_append:  both, on the parts of a fused projection
@@ -9,9 +10,11 @@
 //   slots      int32 [rows]: block * block_size + offset of each token
 //   kv         Bf16, this layer's part of pool block 0, layout kv_rows; block b is b * kv_block_bytes further
 //   q          Q [rows, heads * head_dim], float or Bf16
+//   turns      float [rows, head_dim]: cosine and sine of pair p at 2 turn_place(p) and one further
 //
-// Launch: 256 threads; a block a token. A thread takes 8 elements of a head at a time; head_dim a multiple of 8.
-// Angles are products of f32, reduced in f64; cosine, sine and rotation in f32. Reference ops: rope, kv_append, rope_kv_append.
+// Launch: 256 threads; a block a token, of rope_turns a block every rope_turns_rows(head_dim). A thread takes 8 elements of a head at a time; head_dim a
+// multiple of 8, of 32 for rope_turns.
+// Angles are products of f32, reduced in f64; cosine, sine and rotation in f32. Reference ops: rope_turns, rope, kv_append, rope_kv_append.
 #pragma once
 
 #include "../layout/kv_rows.hpp"
@@ -89,6 +92,31 @@ ERN_DEVICE void turn8(float (&x)[8], const Turn (&turns)[4]) {
     x[2 * i] = a * turns[i].cosine - b * turns[i].sine;
     x[2 * i + 1] = b * turns[i].cosine + a * turns[i].sine;
   }
+}
+
+constexpr int rope_turns_rows(int head_dim) { return 256 / (head_dim / 8); }
+
+// In runs of 16 pairs. A lane of wgmma's results has pairs j, j + 4, j + 8 and j + 12 of a run: two and two of them lie together, those of its quad side by side.
+constexpr int turn_place(int pair) { return pair / 16 * 16 + pair % 16 / 8 * 8 + pair % 4 * 2 + pair % 8 / 4; }
+
+struct RopeTurns {
+  int head_dim;
+  int spatial_pairs = 0;
+};
+
+template <RopeTurns problem>
+ERN_DEVICE void rope_turns(const Step* step, const int32_t* positions, const RopeFrequencies<problem.head_dim>& frequencies, float* out) {
+  constexpr int head_dim = problem.head_dim, threads = head_dim / 8, rows = rope_turns_rows(head_dim);
+  start_dependents();
+  wait_for_inputs();
+  const int within = static_cast<int>(threadIdx.x) / threads, dim = static_cast<int>(threadIdx.x) % threads * 8;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * rows + within;
+  if (within >= rows || row >= step->tokens) return;
+  static_assert(head_dim % 32 == 0);
+  Turn turns[4];
+  turns_at<head_dim, problem.spatial_pairs>(positions + row * 3, frequencies, dim, turns);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) *reinterpret_cast<float2*>(out + row * head_dim + 2 * turn_place(dim / 2 + i)) = {turns[i].cosine, turns[i].sine};
 }
 
 struct Rope {

@@ -70,6 +70,14 @@ ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int middle,
                : "memory");
 }
 
+// The same of a tensor of five axes.
+ERN_DEVICE void copy_tile(void* to, const TensorMap* map, int inner, int second, int third, int fourth, int outer, Barrier& full) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared_address(to)),
+      "l"(map), "r"(inner), "r"(second), "r"(third), "r"(fourth), "r"(outer), "r"(shared_address(&full))
+      : "memory");
+}
+
 // The same into every block of the cluster that `blocks` has a bit for, at the same place, counted by each one's barrier there.
 ERN_DEVICE void copy_tile_to(uint16_t blocks, void* to, const TensorMap* map, int inner, int outer, Barrier& full) {
   asm volatile(

@@ -313,7 +313,7 @@ TensorMap CudaExecutor::make_map(const DeviceMap& map, Pointer at, const char* k
   const int swizzle = map.swizzle == 128 ? swizzle_128 : map.swizzle == 64 ? swizzle_64 : map.swizzle == 32 ? swizzle_32 : swizzle_none;
   const int error = gpu_.driver().tensor_map_encode(&made, map.dtype == Dtype::bf16 ? map_bfloat16 : map_float32, map.rank,
                                                     reinterpret_cast<void*>(at), map.dims, map.strides, map.box, steps,
-                                                    map_no_interleave, swizzle, map_promote_128, map_zeros_outside);
+                                                    map_no_interleave, swizzle, map_promote_256, map_zeros_outside);
   require(error, kernel);
   return made;
 }

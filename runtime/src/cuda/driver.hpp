@@ -78,7 +78,7 @@ struct alignas(128) TensorMap {
 };
 enum TensorMapType : int { map_float32 = 7, map_bfloat16 = 9 };
 enum TensorMapSwizzle : int { swizzle_none = 0, swizzle_32 = 1, swizzle_64 = 2, swizzle_128 = 3 };
-inline constexpr int map_no_interleave = 0, map_promote_128 = 2, map_zeros_outside = 0;
+inline constexpr int map_no_interleave = 0, map_promote_256 = 3, map_zeros_outside = 0;
 
 // name, symbol, arguments
 #define ERN_CUDA_CALLS(X)                                                                                              \

@@ -61,7 +61,7 @@ function decodeCut(arch: CudaArch, kvHeads: number, mostRows = 64): KernelParams
 /** Rows and entries of a tile of attention_prefill. */
 const TILE = 64;
 
-function cacheView(params: KernelParams): View {
+export function cacheView(params: KernelParams): View {
   return {
     kv_heads: numberParam(params, "kv_heads"),
     head_dim: numberParam(params, "head_dim"),
@@ -70,7 +70,7 @@ function cacheView(params: KernelParams): View {
   };
 }
 
-function refuseCache(params: KernelParams): string | undefined {
+export function refuseCache(params: KernelParams): string | undefined {
   if (params.kv !== "bf16") return `a cache of ${params.kv}`;
   return numberParam(params, "block_size") % 16 === 0 ? undefined : "blocks of the cache that are no multiple of 16 tokens";
 }
@@ -298,6 +298,27 @@ const ropeKvAppend = defineCuda("rope_kv_append", {
   }),
 });
 
+/** Rows of a block: `rope_turns_rows` of rope.cuh. */
+function turnRows(params: KernelParams): number {
+  return Math.floor(THREADS / (numberParam(params, "head_dim") / 8));
+}
+
+const ropeTurns = defineCuda("rope_turns", {
+  name: "rope_turns",
+  order: "exact",
+  fit: (node) => {
+    const { head_dim, theta, sections } = node.attrs;
+    if (head_dim > 8 * THREADS) return `head_dim ${head_dim}, expected up to ${8 * THREADS}`;
+    if (sections[0] !== 0 || sections[1] !== 0) return "sections for images";
+    return { head_dim, theta };
+  },
+  args: () => [argument("positions"), { name: "out", type: "float" }],
+  cost: (params, rows) => ({ bytes: 4 * rows * numberParam(params, "head_dim"), operations: 0 }),
+  file: (params) => joinName("rope_turns", `d${params.head_dim}`),
+  launch: (params) => ({ threads: THREADS, grid: [perRows(turnRows(params), 1, "tokens"), ONE, ONE], sharedBytes: 0 }),
+  view: (params) => ({ head_dim: numberParam(params, "head_dim"), theta: cFloat(numberParam(params, "theta")) }),
+});
+
 const rope = defineCuda("rope", {
   name: "rope",
   launch: () => A_BLOCK_A_TOKEN,
@@ -322,6 +343,7 @@ export const CUDA_ATTENTION_KERNELS: readonly AnyKernel[] = [
   attentionPrefill,
   ...DECODE_ROWS.map(ropeAttention),
   ropeKvAppend,
+  ropeTurns,
   rope,
   kvAppend,
 ];

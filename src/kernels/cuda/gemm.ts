@@ -4,11 +4,14 @@
  */
 
 import type { OpName } from "../../ir/ops.js";
+import type { KvType } from "../../ir/types.js";
 import { joinName } from "../common.js";
 import { CUDA_LIMITS, type CudaLaunch, ONE, type TensorMap } from "../cuda-launch.js";
 import { type AnyKernel, type Footprint, type KernelParams, numberParam, type Tunable, type TuningPlace } from "../kernel-def.js";
+import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
-import { type CudaEntry, ceilDiv, defineCuda } from "./define.js";
+import { cacheView, refuseCache } from "./attention.js";
+import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
 
 /** Three warpgroups: one copies, two multiply. */
@@ -77,6 +80,9 @@ function usualTurns({ residual, bias, n }: KernelParams, columns: number): numbe
 function usualCluster({ residual, group }: KernelParams, columns: number, turns: boolean): number {
   return (residual === true ? turns : group === undefined && columns > 192) ? 2 : 1;
 }
+
+/** Of tiles that are rotated in their epilogue: whole runs of 32 columns. */
+const ROPE_COLUMNS = [128, 160, 192, 224, 256];
 
 /** Widths that wgmma.cuh has; which of them are the default's is each op's. */
 const COLUMNS = [64, 96, 128, 160, 192, 224, 256];
@@ -172,6 +178,56 @@ function launchOf(params: KernelParams, tiling: GemmTiling): CudaLaunch {
     maps: [map("x", "rows", tiling.rows), map("weight", numberParam(params, "n"), tiling.columns / tiling.cluster)],
   };
 }
+
+/** q, k and v of many rows, rotated, rounded and appended while their sums are in registers. */
+export const gemmRope = defineCuda("qkv_rope_append", {
+  name: "gemm_rope",
+  order: "wgmma-k",
+  only: "sm_90a",
+  weights: { weight: BF16_ROWS, bias: F32_ROWS },
+  fit: (node, { kvBlockSize: block_size, kvBlockBytes: kv_block_bytes }) => {
+    const { x, weight, bias, cache } = node.operands;
+    const params = productParams(x, weight, x);
+    if (typeof params === "string") return params;
+    if (params.x !== "bf16" || node.attrs.dtype !== "bf16") return "x or queries that are not bf16";
+    if (params.rows !== "tokens" || params.times !== undefined) return "rows that are not tokens";
+    if (numberParam(params, "k") % 8 !== 0) return `rows of ${params.k} are no multiple of 16 bytes`;
+    const kv = cache.type as KvType;
+    if (kv.headDim % 32 !== 0) return `head_dim ${kv.headDim} is no multiple of 32`;
+    const pool = { kv: kv.dtype, kv_heads: kv.heads, head_dim: kv.headDim, block_size, kv_block_bytes };
+    return { ...params, ...pool, heads: node.attrs.heads, bias: bias !== undefined };
+  },
+  refuse: refuseCache,
+  args: (params) => [
+    { name: "x", type: "const Bf16" },
+    { name: "weight", type: "const Bf16" },
+    ...(params.bias ? [{ name: "bias", type: "const float" }] : []),
+    { name: "turns", type: "const float" },
+    { name: "slots", type: "const int32_t" },
+    { name: "cache", type: "Bf16" },
+    { name: "q", type: "Bf16" },
+  ],
+  cost: (params, rows) => productCost(params, rows, 2),
+  file: (params) =>
+    joinName("qkv_rope_append", `h${params.heads}`, `kv${params.kv_heads}`, `d${params.head_dim}`, `k${params.k}`, params.bias && "bias"),
+  launch: (params) => launchOf(params, tilingOf(params, ROPE_COLUMNS)),
+  view: (params) => {
+    const tiling = tilingOf(params, ROPE_COLUMNS);
+    return {
+      ...cacheView(params),
+      heads: numberParam(params, "heads"),
+      n: numberParam(params, "n"),
+      k: numberParam(params, "k"),
+      bias: params.bias as boolean,
+      tile_rows: tiling.rows,
+      columns: tiling.columns,
+      stages: tiling.stages,
+      turns: tiling.turns,
+      cluster: tiling.cluster,
+      shared_bytes: sharedBytes(tiling),
+    };
+  },
+});
 
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
 

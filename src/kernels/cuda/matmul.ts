@@ -11,7 +11,7 @@ import { type AnyKernel, type Argument, bytesOf, dtypeParam, type KernelParams, 
 import { productCost, productParams } from "../matmul.js";
 import type { View } from "../view.js";
 import { BF16_ROWS, type CudaEntry, ceilDiv, defineCuda, F32_ROWS } from "./define.js";
-import { gemmLinear, gemmProjection, gemmSwiglu } from "./gemm.js";
+import { gemmLinear, gemmProjection, gemmRope, gemmSwiglu } from "./gemm.js";
 import { MULTIPROCESSORS, ROW_TILES, type RowTiles, type Tiling, tilingFor, tilingSuffix } from "./tiling.js";
 import { tritonLinear, tritonProjection, tritonSwiglu } from "./triton.js";
 import { wideHead, wideLinear, wideProjection, wideSwiglu } from "./wide.js";
@@ -240,6 +240,7 @@ export const CUDA_MATMUL_KERNELS: readonly AnyKernel[] = [
   tritonLinear(linearEntry(LAST_TILES)),
   ...withWgmma(projection, (columns) => wideProjection(linearEntry(LAST_TILES), columns), gemmProjection(linearEntry(LAST_TILES))),
   tritonProjection(linearEntry(LAST_TILES)),
+  gemmRope,
   ...withWgmma(linearSwiglu, (columns) => wideSwiglu(swigluEntry(LAST_TILES), columns), gemmSwiglu(swigluEntry(LAST_TILES))),
   tritonSwiglu(swigluEntry(LAST_TILES)),
   ...withWgmma(headArgmax, (columns) => wideHead(headEntry(LAST_TILES), columns)),

@@ -7,7 +7,6 @@ import { cFloat, joinName } from "../common.js";
 import { type CudaLaunch, ONE, perRows, type TensorMap } from "../cuda-launch.js";
 import { type KernelDef, type KernelParams, numberParam } from "../kernel-def.js";
 import { MOE_KERNELS } from "../moe.js";
-import type { View } from "../view.js";
 import { BF16_ROWS, defineCuda, F32_ROWS } from "./define.js";
 import { MULTIPROCESSORS } from "./tiling.js";
 
@@ -48,68 +47,65 @@ export const moeRouterMany = defineCuda("moe_router", {
   }),
 });
 
-/** Of both products: rows of a tile, and k of a stage. */
-const TILE = { rows: 128, k: 64 } as const;
-
-interface Tile {
-  readonly columns: number;
-  readonly stages: number;
-  /** As in gemm.ts. */
-  readonly turns: boolean;
-  readonly cluster: number;
-}
-
-const UP: Tile = { columns: 256, stages: 4, turns: false, cluster: 1 };
-
-/** Its results are f32: one warpgroup stores while the other multiplies, and the weight is fetched once for two blocks (bench/NOTES-cuda-prefill.md). */
-function downTile(params: KernelParams): Tile {
-  return { columns: numberParam(params, "hidden") % 160 === 0 ? 160 : 128, stages: 6, turns: true, cluster: 2 };
-}
-
-/** `gemm_shared_bytes`, which the template compares. */
-function tileShared({ columns, stages }: Tile): number {
-  return 1024 + stages * ((TILE.rows + columns) * TILE.k * 2 + 16) + 2 * 8;
-}
-
-function tileView(tile: Tile): View {
-  return { ...tile, shared_bytes: tileShared(tile) };
-}
+/** `gemm_grouped.cuh`: of a tile, rows of the weight and most rows of x; k of a stage; rows that one copy brings; bytes of results that change places. */
+const TILE = { columns: 128, rows: 256, k: 64, box: 16, staging: 2 * 8192 } as const;
+/** Two blocks share the rows of x (bench/NOTES-cuda-prefill.md). */
+const TILING = { stages: 4, cluster: 2 } as const;
+/** `grouped_shared_bytes`, which the template compares. */
+const SHARED_BYTES = 1024 + TILING.stages * ((TILE.columns + TILE.rows) * TILE.k * 2 + 16) + TILE.staging;
 
 const THREADS = { sort: 1024, rows: 256, products: 384 } as const;
 /** Blocks of what goes over rows: as many as fit. */
 const ROW_BLOCKS = 8 * MULTIPROCESSORS;
 const CPU_FFN = MOE_KERNELS.find(({ op }) => op === "moe_ffn") as unknown as KernelDef<"moe_ffn">;
 
-function sizesOf(params: KernelParams): { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number } {
+type Sizes = { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number };
+
+function sizesOf(params: KernelParams): Sizes {
   const [experts, chosen, hidden, m] = ["experts", "chosen", "hidden", "m"].map((name) => numberParam(params, name));
-  return { experts, chosen, hidden, m } as { readonly [name in "experts" | "chosen" | "hidden" | "m"]: number };
+  return { experts, chosen, hidden, m } as Sizes;
+}
+
+type Map = Pick<TensorMap, "dims" | "strides" | "box">;
+
+/** Rows of a matrix [rows, k], so many at once. */
+function rowsMap(k: number, rows: TensorMap["dims"][number], boxRows: number): Map {
+  return { dims: [k, rows], strides: [2 * k], box: [TILE.k, boxRows] };
+}
+
+/** Gate and up in turns of `group` rows: a copy brings 8 rows of gate and the 8 of up that they meet, then the next. */
+function gateUpMap({ hidden, m, experts }: Sizes, group: number): Map {
+  const row = 2 * hidden;
+  return {
+    dims: [hidden, 8, 2, group / 8, (experts * m) / group],
+    strides: [row, group * row, 8 * row, 2 * group * row],
+    box: [TILE.k, 8, 2, group / 8, TILE.columns / (2 * group)],
+  };
 }
 
 /** A grouped product: sorted rows against the weights of all experts, one below the other. */
-function productLaunch(params: KernelParams, tile: Tile, x: string, weight: string, k: number, n: number): CudaLaunch {
-  const { experts, chosen } = sizesOf(params);
-  const map = (arg: string, rows: TensorMap["dims"][number], boxRows: number): TensorMap => ({
-    arg,
-    dtype: "bf16",
-    dims: [k, rows],
-    strides: [2 * k],
-    box: [TILE.k, boxRows],
-    swizzle: 128,
-  });
+function productLaunch(x: string, xMap: Map, weight: string, weightMap: Map): CudaLaunch {
+  const map = (arg: string, rest: Map): TensorMap => ({ arg, dtype: "bf16", ...rest, swizzle: 128 });
   return {
     threads: THREADS.products,
     grid: [{ constant: MULTIPROCESSORS }, ONE, ONE],
-    sharedBytes: tileShared(tile),
-    cluster: tile.cluster,
-    maps: [map(x, { rowsTimes: chosen }, TILE.rows), map(weight, experts * n, tile.columns / tile.cluster)],
+    sharedBytes: SHARED_BYTES,
+    cluster: TILING.cluster,
+    maps: [map(x, xMap), map(weight, weightMap)],
   };
 }
 
 function launchOf(params: KernelParams, phase: string): CudaLaunch {
-  const { hidden, m } = sizesOf(params);
+  const sizes = sizesOf(params);
+  const { experts, chosen, hidden, m } = sizes;
+  const choices = { rowsTimes: chosen };
   if (phase === "sort") return { threads: THREADS.sort, grid: [ONE, ONE, ONE], sharedBytes: 0 };
-  if (phase === "up") return productLaunch(params, UP, "sorted", "gate_up", hidden, 2 * m);
-  if (phase === "down") return productLaunch(params, downTile(params), "activations", "down", m, hidden);
+  if (phase === "up") {
+    return productLaunch("sorted", rowsMap(hidden, choices, TILE.box), "gate_up", gateUpMap(sizes, numberParam(params, "group")));
+  }
+  if (phase === "down") {
+    return productLaunch("activations", rowsMap(m, choices, TILE.box), "down", rowsMap(m, experts * hidden, TILE.columns));
+  }
   return { threads: THREADS.rows, grid: [{ constant: ROW_BLOCKS }, ONE, ONE], sharedBytes: 0 };
 }
 
@@ -133,7 +129,7 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     { name: "places", type: "int32_t" },
     { name: "sorted", type: "Bf16" },
     { name: "activations", type: "Bf16" },
-    { name: "expert_rows", type: "float" },
+    { name: "expert_rows", type: "Bf16" },
   ],
   parts: (params, rows) => {
     const { experts, chosen, hidden, m } = sizesOf(params);
@@ -143,7 +139,7 @@ export const moeFfnMany = defineCuda("moe_ffn", {
       places: choices * 4,
       sorted: choices * hidden * 2,
       activations: choices * m * 2,
-      expert_rows: choices * hidden * 4,
+      expert_rows: choices * hidden * 2,
     };
   },
   phases: [
@@ -158,9 +154,8 @@ export const moeFfnMany = defineCuda("moe_ffn", {
     ...sizesOf(params),
     group: numberParam(params, "group"),
     addend: params.addend as boolean,
-    tile_rows: TILE.rows,
-    up: tileView(UP),
-    down: tileView(downTile(params)),
+    ...TILING,
+    shared_bytes: SHARED_BYTES,
     sort_threads: THREADS.sort,
     row_threads: THREADS.rows,
   }),

@@ -24,7 +24,7 @@ const MOST_ROWS = 65_536;
 
 const WEIGHTS = { norm: BF16_ROWS, gate: [...F32_ROWS, ...BF16_ROWS], correction: F32_ROWS };
 
-function fitRouter(node: NodeOf<"norm_router"> | NodeOf<"router_swiglu">): KernelParams | string {
+export function fitRouter(node: NodeOf<"norm_router"> | NodeOf<"router_swiglu">): KernelParams | string {
   const { x, gate, correction } = node.operands;
   const params = productParams(x, gate, x);
   if (typeof params === "string") return params;
@@ -37,7 +37,7 @@ function fitRouter(node: NodeOf<"norm_router"> | NodeOf<"router_swiglu">): Kerne
   return { ...rest, experts: experts as number, hidden: hidden as number, chosen: k, norm_min, eps, correction: correction !== undefined };
 }
 
-function routerArgs(params: KernelParams, middle: readonly { readonly name: string; readonly type: string }[] = []) {
+export function routerArgs(params: KernelParams, middle: readonly { readonly name: string; readonly type: string }[] = []) {
   return [
     { name: "x", type: "const float" },
     { name: "norm", type: "const Bf16" },
@@ -51,7 +51,7 @@ function routerArgs(params: KernelParams, middle: readonly { readonly name: stri
   ];
 }
 
-function routerView(params: KernelParams): View {
+export function routerView(params: KernelParams): View {
   return {
     gate: params.gate_dtype as string,
     experts: numberParam(params, "experts"),
@@ -63,12 +63,12 @@ function routerView(params: KernelParams): View {
   };
 }
 
-function routerCost(params: KernelParams, rows: number) {
+export function routerCost(params: KernelParams, rows: number) {
   const size = numberParam(params, "experts") * numberParam(params, "hidden");
   return { bytes: size * (params.gate_dtype === "bf16" ? 2 : 4), operations: 2 * rows * size };
 }
 
-function routerName(op: string, params: KernelParams, ...more: readonly string[]): string {
+export function routerName(op: string, params: KernelParams, ...more: readonly string[]): string {
   const sizes = [`e${params.experts}`, `h${params.hidden}`, `top${params.chosen}`] as const;
   return joinName(op, params.gate_dtype as string, ...sizes, ...more, params.correction && "corrected");
 }

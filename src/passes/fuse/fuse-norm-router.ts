@@ -1,5 +1,6 @@
 /**
- * Norm, rounding and router in one launch: in a decode step each of them is a launch that everybody waits for. The router still reads the norm in f32. For decode on a GPU alone.
+ * Norm, rounding and router in one launch: in a decode step each of them is a launch that everybody waits for, in prefill rows are read once instead of three
+ * times. The router still reads the norm in f32. For decode and prefill on a GPU.
  */
 
 import { resultOf, type Value } from "../../ir/graph.js";
@@ -35,6 +36,6 @@ export const fuseNormRouter = definePass({
   name: "fuse-norm-router",
   needs: "fused",
   leaves: "fused",
-  applies: ({ name }) => name === "decode",
+  applies: ({ name }) => name === "decode" || name === "prefill",
   rules: [normThenRouter],
 });

@@ -26,8 +26,19 @@ function called({ programs }: LoweredModel, name: string): readonly string[] {
   return [...new Set(program?.graph.nodes.flatMap((node) => (node.op === "call" ? [node.attrs.kernel] : [])))];
 }
 
-const MANY = [/^attention_.*_wgmma$/, /^moe_router_.*_many$/, /^moe_ffn_.*_sorted_up$/, /^linear_.*_n2560_k2560_add_gemm$/];
-const FEW = [/^attention_bf16_h20_kv4_d128$/, /^moe_router_.*corrected$/, /^moe_ffn_.*_up$/, /^linear_.*_n2560_k2560_add_(many|rounds)$/];
+const MANY = [
+  /^attention_.*_wgmma$/,
+  /^qkv_rope_append_/,
+  /^norm_router_.*_many$/,
+  /^moe_ffn_.*_sorted_up$/,
+  /^linear_.*_n2560_k2560_add_gemm$/,
+];
+const FEW = [
+  /^attention_bf16_h20_kv4_d128$/,
+  /^(moe|norm)_router_.*corrected$/,
+  /^moe_ffn_.*_up$/,
+  /^linear_.*_n2560_k2560_add_(many|rounds)$/,
+];
 
 describe("a mixture on a GPU", () => {
   it("has products on wgmma where there are many rows", () => {
