@@ -595,7 +595,14 @@ int main(int argc, char** argv) {
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
+    for (int context : {192, 8192}) {
+      run<Moe21, Cut<2, 1, 1, false, Moe1Best>>("2x1", weights, context, false);
+      run<Moe21, Cut<2, 4, 1, false, Moe1Best>>("2x4", weights, context, false);
+      run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, context, false);
+      run<Moe21, Cut<1, 4, 1, false, Moe1Best>>("1x4", weights, context, false);
+      run<Moe21, Cut<1, 8, 1, false, Moe1Best>>("1x8", weights, context, false);
+      run<Moe21, Cut<1, 8, 1, true, Moe1Best>>("1x8 idle", weights, context, false);
+    }
     run<Moe21, Moe16Ten>("16 ten", weights, 128, true);
     run<Moe21, Moe16Two>("16 two", weights, 128, true);
     run<Moe21, Moe16Stages>("16 stages", weights, 128, true);
