@@ -43,6 +43,8 @@ CASE(WholeUp, LinearSwiglu{3072, 1024, 32, false, norm, tokens, {48, 8, 0, 1, 1,
 CASE(WholeHead, HeadArgmax{8192, 256, false, norm, tokens, {16, 4, 0, 3, 1, false, 2, 8, false}});
 CASE(WholeExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 0, 2, 2, false, 2, 8, false}});
 CASE(WholeExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 2, 0, 3, 1, false, 2, 8, false}});
+CASE(PartsExpertUp, MoeFfn{256, 128, 16, 4, 32, true, tokens, {16, 4, 128, 3, 2, false, 1, 8, false}});
+CASE(PartsExpertDown, MoeFfn{256, 128, 16, 4, 32, true, tokens, {8, 2, 0, 2, 2, false, 3, 8, false}});
 CASE(NormRouter1, NormRouter{16, 128, 4, true, norm, 1e-12f, 3, 4, 2});
 CASE(NormRouter2, NormRouter{64, 2560, 6, true, norm, 1e-12f, 16, 8, 10});
 CASE(NormRouter5, NormRouter{64, 2560, 6, true, norm, 1e-12f, 32, 8, 10});
@@ -140,6 +142,7 @@ int main(int argc, char** argv) {
   check_attention<16, 2, 128, 64, 8, 8, 8, 3>({8001, 400, 1000}, {1, 1, 1});
   check_attention<16, 2, 128, 64, 1, 8, 32, 1>({8001, 400, 1000, 127}, {1, 1, 1, 1});
   check_attention<20, 4, 128, 64, 2, 8, 8, 2>({3001, 500, 1000, 127}, {1, 1, 1, 1});
+  check_attention<20, 4, 128, 64, 1, 8, 8, 1>({3001, 127}, {1, 1});
   check_attention<16, 2, 128, 64, 8, 8>({67}, {67});
   check_attention<20, 4, 128, 64, 8, 8>({300, 1, 129, 70}, {131, 1, 129, 1});
   check_attention<16, 2, 128, 64, 8, 8>({700}, {513});
@@ -161,6 +164,7 @@ int main(int argc, char** argv) {
   }
   check_experts<MoeFfn24Case, MoeFfn25Case>(1, 0);
   for (int count : {1, 7, 8, 16, 64, 130}) check_experts<WholeExpertUp, WholeExpertDown>(count, count % 3);
+  for (int count : {9, 33, 64}) check_experts<PartsExpertUp, PartsExpertDown>(count, count % 3);
   for (int count : {1, 3, 7, 17}) {
     check_norm_router<NormRouter1, false, float>(count, 0);
     check_norm_router<NormRouter2, false, Bf16>(4 * count - 1, 0);

@@ -133,15 +133,27 @@ struct Moe64Six : Moe64Wide {
   static constexpr bool sum_norm = true;
   static constexpr WideTiling wide_qkv{6, 2, 1}, wide_o{6, 2, 1}, wide_up{6, 1, 1}, wide_down{6, 2, 1}, wide_shared_up{6, 1, 1}, wide_shared_down{6, 2, 1}, wide_head{6, 1, 1};
 };
-struct Moe64Three : Moe64Six {
-  static constexpr WideTiling wide_o{6, 3, 1}, wide_down{6, 3, 1}, wide_shared_down{6, 3, 1};
+struct Moe64Stages : Moe64Six {
+  static constexpr ProductTiling expert_rows{16, 6, 0, 4, 2, false, 1, 8, false};
+  static constexpr int routers = 32;
+};
+struct Moe64Beside : Moe64Six {
+  static constexpr ProductTiling expert_up{16, 10, 1280, 3, 2, false, 1, 8, false}, expert_rows{8, 6, 0, 2, 2, false, 3, 8, false};
+  static constexpr int row_blocks = 396;
 };
 struct Moe16Ten : Moe16 {
   static constexpr bool wide = true, sum_norm = true;
   static constexpr WideTiling wide_qkv{10, 2, 1, 16}, wide_o{10, 2, 1, 16}, wide_up{10, 1, 1, 16}, wide_down{10, 2, 1, 16}, wide_shared_up{10, 1, 1, 16}, wide_shared_down{10, 2, 1, 16}, wide_head{10, 1, 1, 16};
 };
-struct Moe16Three : Moe16Ten {
-  static constexpr WideTiling wide_o{7, 3, 1, 16}, wide_down{10, 3, 1, 16}, wide_shared_down{8, 3, 1, 16};
+struct Moe16Two : Moe16Ten {  // experts by 16 tokens
+  static constexpr ProductTiling expert_up{16, 10, 0, 2, 2, false, 1, 8, false}, expert_rows{16, 6, 0, 3, 2, false, 1, 8, false};
+};
+struct Moe16Stages : Moe16Ten {  // a stage more
+  static constexpr ProductTiling expert_rows{16, 6, 0, 4, 1, false, 1, 8, false};
+};
+struct Moe16Beside : Moe16Ten {  // a block of the second products finds a place beside one of the first
+  static constexpr ProductTiling expert_up{16, 10, 1280, 3, 1, false, 1, 8, false}, expert_rows{8, 6, 0, 2, 1, false, 3, 8, false};
+  static constexpr int row_blocks = 396;
 };
 struct Dense16Head : Dense16 {  // the head alone is wide
   static constexpr bool head_wide = true;
@@ -299,7 +311,7 @@ struct ModelWeights {
   Weights<> expert_down{std::max(sparse, 1), sparse ? int64_t{M::experts} * M::hidden * M::m : 1, scale(M::m), 11};
 };
 
-enum Part { kQkv = 1, kAttention = 2, kO = 4, kUp = 8, kDown = 16, kHead = 32, kRouter = 64, kShared = 128, kExperts = 256, kNorm = 512, kAll = 1023 };
+enum Part { kQkv = 1, kAttention = 2, kO = 4, kUp = 8, kDown = 16, kHead = 32, kRouter = 64, kShared = 128, kExperts = 256, kNorm = 512, kExpertRows = 1024, kAll = 2047 };
 
 template <class M, class V>
 struct Decode {
@@ -415,12 +427,12 @@ struct Decode {
               linear_launch<typename P::SharedDown, Bf16, float>(s, dependent, act.device, nullptr, w.shared_down.of(e), x.device, shared_out.device);
             }
           }
-          if (parts & kExperts) {
-            launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden, false)), 1, dependent}, s, step.get(), normed.device, indices.device,
+          if (parts & (kExperts | kExpertRows)) {
+            if (parts & kExperts) launch(expert_up_kernel<MoeUp>, {dim3(V::expert_blocks), MoeUp::value.tiling.threads(), size_t(MoeUp::value.tiling.shared_bytes(M::hidden, false)), 1, dependent}, s, step.get(), normed.device, indices.device,
                    w.expert_up.of(e), act.device, slot++);
             if constexpr (V::runs) {
               using ExpertRows = typename MoeProblems<M, V>::ExpertRows;
-              launch(expert_rows_kernel<ExpertRows>, {dim3(V::row_blocks), ExpertRows::value.tiling.threads(), size_t(ExpertRows::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
+              if (parts & kExpertRows) launch(expert_rows_kernel<ExpertRows>, {dim3(V::row_blocks), ExpertRows::value.tiling.threads(), size_t(ExpertRows::value.tiling.shared_bytes(M::m, false)), 1, dependent}, s, step.get(), act.device, indices.device,
                      w.expert_down.of(e), rows.device, slot++);
               if constexpr (V::sum_norm) {
                 launch(combine_norm_kernel<typename MoeProblems<M, V>::CombineNormed>, {dim3(B), 256, 0, 1, dependent}, s, step.get(), rows.device, indices.device, router_weights.device, shared_out.device, w.norms.of(2 * l + 2), x.device, normed.device, slot++);
@@ -552,9 +564,11 @@ void run(const char* name, const ModelWeights<M>& weights, int context, bool det
   const double serial = time_graph([&](cudaStream_t s) { decode.record(s, false); }, 1, 6);
   std::printf("  without programmatic dependence: %.1f us\n", serial);
   const struct { const char* name; int part; double count; } parts[] = {{"qkv", kQkv, M::layers}, {"attention", kAttention, M::layers}, {"o", kO, M::layers}, {"up", kUp, M::dense_layers}, {"down", kDown, M::dense_layers},
-                                                                      {"router", kRouter, M::layers}, {"shared", kShared, M::layers}, {"experts", kExperts, M::layers}, {"head", kHead, 1}};
+                                                                      {"router", kRouter, M::layers}, {"shared", kShared, M::layers}, {"experts", kExperts | kExpertRows, M::layers}, {"first", kExperts, M::layers}, {"second", kExpertRows, M::layers}, {"head", kHead, 1}};
   for (const auto& p : parts) {
-    if (M::experts == 0 && (p.part & (kRouter | kShared | kExperts))) continue;
+    if (M::experts == 0 && (p.part & (kRouter | kShared | kExperts | kExpertRows))) continue;
+    if (p.part == kExperts && !V::runs) continue;
+    if (p.part == kExpertRows && !V::runs) continue;
     const double alone = time_graph([&](cudaStream_t s) { decode.record(s, true, p.part); }, 1, 6);
     if (p.part == kShared) {  // without it nothing says that the choice stands
       std::printf("  %-10s alone %.2f us each\n", p.name, alone / p.count);
@@ -581,12 +595,20 @@ int main(int argc, char** argv) {
   } else {
     ModelWeights<Moe21> weights;
     CK(cudaDeviceSynchronize());
-    run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, 128, false);
-    run<Moe21, Moe16>("16", weights, 128, false);
+    for (int context : {192, 8192}) {
+      run<Moe21, Cut<2, 1, 1, false, Moe1Best>>("2x1", weights, context, false);
+      run<Moe21, Cut<2, 4, 1, false, Moe1Best>>("2x4", weights, context, false);
+      run<Moe21, Cut<2, 4, 1, true, Moe1Best>>("2x4 idle", weights, context, false);
+      run<Moe21, Cut<1, 4, 1, false, Moe1Best>>("1x4", weights, context, false);
+      run<Moe21, Cut<1, 8, 1, false, Moe1Best>>("1x8", weights, context, false);
+      run<Moe21, Cut<1, 8, 1, true, Moe1Best>>("1x8 idle", weights, context, false);
+    }
     run<Moe21, Moe16Ten>("16 ten", weights, 128, true);
-    run<Moe21, Moe16Three>("16 three", weights, 128, true);
-    run<Moe21, Moe64Five>("64 five", weights, 128, false);
+    run<Moe21, Moe16Two>("16 two", weights, 128, true);
+    run<Moe21, Moe16Stages>("16 stages", weights, 128, true);
+    run<Moe21, Moe16Beside>("16 beside", weights, 128, true);
     run<Moe21, Moe64Six>("64 six", weights, 128, true);
-    run<Moe21, Moe64Three>("64 three", weights, 128, true);
+    run<Moe21, Moe64Stages>("64 stages", weights, 128, false);
+    run<Moe21, Moe64Beside>("64 beside", weights, 128, true);
   }
 }

@@ -131,6 +131,7 @@ auto exchange(T value, Read read) {
 #define gridDim (simt::block->grid)
 #define blockDim (simt::Index{static_cast<unsigned>(simt::block->fibers.size()), 1, 1})
 
+inline void __syncwarp() { simt::wait_for(simt::own_warp()); }
 inline void __syncthreads() { simt::wait_for(simt::block->all); }
 template <class T>
 T __shfl_up_sync(unsigned, T value, int by) {

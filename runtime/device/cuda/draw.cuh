@@ -44,9 +44,9 @@ constexpr int draw_shared_bytes(int cluster, int vocab) {
 namespace draw_detail {
 
 constexpr int warps = draw_threads / warp_size, digit_bits = 9, bins = 1 << digit_bits, key_bits = 30;
-constexpr int rounds = static_cast<int>(ceil_div(key_bits, digit_bits)), most_few = 1024;
-// The lowest bit of a round's digit.
-constexpr int shift_of(int round) { return key_bits > (round + 1) * digit_bits ? key_bits - (round + 1) * digit_bits : 0; }
+constexpr int most_few = 1024;
+// The lowest bit of a round's digit, of keys of so many bits.
+constexpr ERN_DEVICE int shift_of(int round, int bits = key_bits) { return bits > (round + 1) * digit_bits ? bits - (round + 1) * digit_bits : 0; }
 static_assert(bins == draw_threads);
 
 struct Histogram {
@@ -66,6 +66,8 @@ struct Memory {
   uint32_t few_keys[most_few];
   int32_t few_ids[most_few];
 };
+
+constexpr uint32_t one_key = 0x3F800000;  // of the largest weight, 1
 
 constexpr int log2_floor(uint32_t x) { return x < 2 ? 0 : 1 + log2_floor(x / 2); }
 
@@ -105,24 +107,37 @@ struct Row {
 
   ERN_DEVICE static uint64_t mass_of(uint32_t key) { return mass_of_key<half_bits>(key); }
   ERN_DEVICE int id_of(int part, int i) const { return begin + (part * held + i) * warp_size + lane_id(); }
-  ERN_DEVICE uint32_t& key(int i) const { return keys[i * draw_threads + static_cast<int>(threadIdx.x)]; }
+  ERN_DEVICE uint32_t& key(int i, int lane = lane_id()) const { return keys[i * draw_threads + warp_id() * warp_size + lane]; }
 
   // The logits of a part, in the place of their weights; -inf: not there, or not allowed.
   ERN_DEVICE void fetch(int part) const {
-#pragma unroll 16
+    const float* const from = logits + id_of(part, 0);
+    const int left = Vocab - id_of(part, 0), whole = stretch - part * held;
+    float z[held];
+#pragma unroll
+    for (int i = 0; i < held; ++i) z[i] = i < whole && i * warp_size < left ? __ldcg(from + i * warp_size) : -__builtin_inff();
+#pragma unroll
+    for (int i = 0; i < held; ++i) key(i) = __float_as_uint(z[i]);
+    if (!allowed) return;
+    // The ids of a lane are the same bit of neighbouring words.
+    const uint32_t* const words = allowed + id_of(part, 0) / 32;
+#pragma unroll 8
     for (int i = 0; i < held; ++i) {
-      const int id = id_of(part, i);
-      const bool there = part * held + i < stretch && id < Vocab && (!allowed || (allowed[id / 32] >> (id % 32) & 1) != 0);
-      key(i) = __float_as_uint(there ? __ldcg(logits + id) : -__builtin_inff());
+      if (i * warp_size < left && (words[i] >> lane_id() & 1) == 0) key(i) = __float_as_uint(-__builtin_inff());
     }
   }
-  ERN_DEVICE void weigh() const {
-#pragma unroll 4
+  // The largest weight's bits.
+  ERN_DEVICE uint32_t weigh() const {
+    uint32_t top = 0;
+#pragma unroll 8
     for (int i = 0; i < held; ++i) {
       const float w = __expf((__uint_as_float(key(i)) - max) * scale);
       // A NaN compares false.
-      key(i) = w >= least && w > 0 ? __float_as_uint(w) : 0;
+      const uint32_t bits = w >= least && w > 0 ? __float_as_uint(w) : 0;
+      key(i) = bits;
+      top = bits > top ? bits : top;
     }
+    return top;
   }
   // work(key, part, i) for each of the lane's ids, in order.
   template <class Work>
@@ -130,7 +145,7 @@ struct Row {
 #pragma unroll 1
     for (int part = 0; part < parts; ++part) {
       if (parts > 1) fetch(part), weigh();
-#pragma unroll 4
+#pragma unroll 8
       for (int i = 0; i < held; ++i) work(key(i), part, i);
     }
   }
@@ -145,7 +160,7 @@ struct Few {
   static ERN_DEVICE int place(int i) { return (warp_id() * held + i) * warp_size + lane_id(); }
   ERN_DEVICE int id_of(int, int i) const { return ids[i]; }
   template <class Work>
-  ERN_DEVICE void each(const Work& work) {
+  ERN_DEVICE void each(const Work& work) const {
 #pragma unroll
     for (int i = 0; i < held; ++i) work(keys[i], 0, i);
   }
@@ -211,30 +226,34 @@ struct Search {
     return {memory.digit, memory.above, memory.number};
   }
 
-  // The largest key from which on the weights reach `target` together, in number or in mass; if they never do, one that is not above any. Of keys from `floor` on.
+  // The largest key from which on the weights reach `target` together, in number or in mass; if they never do, one that is not above any. Of keys from `floor` on;
+  // those that are not 0 are at least `base`.
   template <class Ids>
-  ERN_DEVICE uint32_t weakest_to_reach(Ids& ids, uint64_t target, bool in_mass, uint32_t floor) {
+  ERN_DEVICE uint32_t weakest_to_reach(Ids& ids, uint64_t target, bool in_mass, uint32_t floor, uint32_t base) {
     uint32_t prefix = 0;
     uint64_t above = 0;
+    int bits = key_bits;
+    while (bits > 1 && (one_key - base) >> (bits - 1) == 0) --bits;
 #pragma unroll 1
-    for (int r = 0; r < rounds; ++r) {
-      const int before = shift_of(r - 1), shift = shift_of(r);
+    for (int r = 0, before = bits; before > 0; ++r) {
+      const int shift = shift_of(r, bits);
       const uint32_t mask = (1u << (before - shift)) - 1;
       const Border border = round(target, in_mass, above, [&](const auto& add) {
         ids.each([&](uint32_t key, int, int) {
-          if (key != 0 && key >= floor && key >> before == prefix) add(key, key >> shift & mask);
+          if (key != 0 && key >= floor && (key - base) >> before == prefix) add(key, (key - base) >> shift & mask);
         });
       });
       above = border.above;
       prefix = prefix << (before - shift) | border.digit;
+      before = shift;
       if (Cluster > 1 || border.number != 1) continue;
       ids.each([&](uint32_t key, int, int) {
-        if (key != 0 && key >= floor && key >> shift == prefix) memory.only = key;
+        if (key != 0 && key >= floor && (key - base) >> shift == prefix) memory.only = key;
       });
       __syncthreads();
       return memory.only;
     }
-    return prefix;
+    return base + prefix;
   }
 
   // Mass of the ids from `weakest` on, and of what comes before this warp's.
@@ -317,14 +336,47 @@ struct Search {
   }
 };
 
-// The id at which the running mass passes `target`, by the warp that has it.
-template <int half_bits, class Ids>
-ERN_DEVICE int32_t id_at(Ids& ids, uint32_t weakest, uint64_t target) {
+// The id at which the running mass passes `target`, by the warp that has it. Of 32 neighbouring ids, which lanes have side by side, first the mass: a lane each.
+template <int half_bits, int Cluster, int Vocab>
+ERN_DEVICE int32_t id_at(const Row<Cluster, Vocab>& row, uint32_t weakest, uint64_t target) {
+  using Ids = Row<Cluster, Vocab>;
+  const auto mass_at = [&](int i, int lane) {
+    const uint32_t key = row.key(i, lane);
+    return key >= weakest ? mass_of_key<half_bits>(key) : 0;
+  };
+#pragma unroll 1
+  for (int part = 0; part < Ids::parts; ++part) {
+    __syncwarp();
+    if (Ids::parts > 1) row.fetch(part), row.weigh();
+    __syncwarp();
+#pragma unroll 1
+    for (int first = 0; first < Ids::held; first += warp_size) {
+      uint64_t sum = 0;
+      if (first + lane_id() < Ids::held) {
+#pragma unroll 8
+        for (int j = 0; j < warp_size; ++j) sum += mass_at(first + lane_id(), (j + lane_id()) % warp_size);
+      }
+      const uint64_t upto = warp_scan(sum);
+      const unsigned passed = __ballot_sync(~0u, upto > target);
+      if (passed == 0) {
+        target -= __shfl_sync(~0u, upto, warp_size - 1);
+        continue;
+      }
+      const int there = __ffs(static_cast<int>(passed)) - 1;
+      target -= __shfl_sync(~0u, upto - sum, there);
+      const unsigned reached = __ballot_sync(~0u, warp_scan(mass_at(first + there, lane_id())) > target);
+      return row.id_of(part, first + there) - lane_id() + __ffs(static_cast<int>(reached)) - 1;
+    }
+  }
+  return -1;
+}
+template <int half_bits>
+ERN_DEVICE int32_t id_at(const Few& few, uint32_t weakest, uint64_t target) {
   int32_t found = -1;
-  ids.each([&](uint32_t key, int part, int i) {
+  few.each([&](uint32_t key, int, int i) {
     const uint64_t upto = warp_scan(key >= weakest ? mass_of_key<half_bits>(key) : 0);
     const unsigned passed = __ballot_sync(~0u, upto > target);
-    if (found < 0 && passed != 0) found = __shfl_sync(~0u, ids.id_of(part, i), __ffs(static_cast<int>(passed)) - 1);
+    if (found < 0 && passed != 0) found = __shfl_sync(~0u, few.ids[i], __ffs(static_cast<int>(passed)) - 1);
     target -= __shfl_sync(~0u, upto, warp_size - 1);  // wraps once it is found, when nothing looks at it any more
   });
   return found;
@@ -336,16 +388,16 @@ ERN_DEVICE uint64_t share_of_mass(float top_p, uint64_t total) {
   return target > 0 ? target : 1;
 }
 
-// top_k if `counted`, top_p and the draw, over ids that hold all that stays. `all`: the mass of the whole row, if it is known.
+// top_k if `counted`, top_p and the draw, over ids that hold all that stays, from key `base` on. `all`: the mass of the whole row, if it is known.
 template <int Cluster, int half_bits, class Ids>
-ERN_DEVICE void pick(Search<Cluster, half_bits>& search, Ids& ids, const DrawRow& how, bool counted, uint64_t all, int32_t* next, int32_t* host) {
+ERN_DEVICE void pick(Search<Cluster, half_bits>& search, Ids& ids, const DrawRow& how, bool counted, uint64_t all, uint32_t base, int32_t* next, int32_t* host) {
   uint32_t weakest = 0;
-  if (counted) weakest = search.weakest_to_reach(ids, static_cast<uint64_t>(how.top_k), false, 0);
+  if (counted) weakest = search.weakest_to_reach(ids, static_cast<uint64_t>(how.top_k), false, 0, base);
   typename Search<Cluster, half_bits>::Masses masses = {all, 0};
   const bool shares = how.top_p < 1;
   if (counted || all == 0 || !shares) masses = search.masses(ids, weakest);
   if (shares && masses.total > 0) {
-    const uint32_t border = search.weakest_to_reach(ids, share_of_mass(how.top_p, masses.total), true, weakest);
+    const uint32_t border = search.weakest_to_reach(ids, share_of_mass(how.top_p, masses.total), true, weakest, base);
     weakest = border > weakest ? border : weakest;
     masses = search.masses(ids, weakest);
   }
@@ -388,27 +440,27 @@ ERN_DEVICE void draw(const Step* step, const float* logits, const int32_t* argma
     return;
   }
   row.max = max;
-  if (Ids::parts == 1) row.weigh();
+  uint32_t top = 0;
+  if (Ids::parts == 1) top = row.weigh();
   Search<Cluster, Ids::half_bits> search = {memory, rank};
   const bool counted = how.top_k > 0 && how.top_k < Vocab;
   uint64_t all = 0;
   if (counted || how.top_p < 1) {
     if (!counted) all = search.masses(row, 0).total;
-    uint32_t top = 0;
-    row.each([&](uint32_t key, int, int) { top = key > top ? key : top; });
+    if (Ids::parts > 1) row.each([&](uint32_t key, int, int) { top = key > top ? key : top; });
     const uint64_t target = counted ? static_cast<uint64_t>(how.top_k) : share_of_mass(how.top_p, all);
     const auto border = search.round(target, !counted, 0, [&](const auto& add) {
       if (top != 0) add(top, top >> shift_of(0));
     });
-    const uint32_t least = border.digit << shift_of(0);
+    const uint32_t least = border.digit > 0 ? border.digit << shift_of(0) : 1;
     Few few;
-    if (search.gather(row, least > 0 ? least : 1, few)) {
+    if (search.gather(row, least, few)) {
       if (rank != 0) return;
       Search<1, Ids::half_bits> alone = {memory, 0};
-      return pick(alone, few, how, counted, all, next + s, host + s);
+      return pick(alone, few, how, counted, all, least, next + s, host + s);
     }
   }
-  pick(search, row, how, counted, all, next + s, host + s);
+  pick(search, row, how, counted, all, 0, next + s, host + s);
 }
 
 }  // namespace ern::cuda

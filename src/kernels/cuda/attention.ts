@@ -41,7 +41,7 @@ const MOST_SEQUENCES = 4096;
 /** Of a step, that have work where contexts are long: more of them, in clusters, wait for places (bench/NOTES-cuda-decode.md). */
 const MOST_BLOCKS = MULTIPROCESSORS / 2;
 /** The same of one head of the cache, and of a cluster where there is one sequence: with few heads, and with more, whose short contexts pay more for idle blocks. */
-const MOST_OF_HEAD = { few: { heads: 2, blocks: 32, cluster: 4 }, more: { blocks: 8, cluster: 2 } } as const;
+const MOST_OF_HEAD = { few: { heads: 2, blocks: 32, cluster: 4 }, more: { blocks: 8, cluster: 1 } } as const;
 const MOST_CLUSTER = 4;
 /** Tiles of 16 entries that each warp takes before another block joins: with many sequences others have work meanwhile. */
 const LEAST_TILES = { few: 1, many: 3 } as const;
