@@ -278,8 +278,7 @@ struct RopeStore {
 struct GemmTile {
   int row;         // first of x and y
   int rows_end;    // y has rows up to here
-  int column;      // first, within y before swiglu
-  int weight_row;  // the same in W
+  int column;      // first, within y before swiglu, and row of W
 };
 
 // Bands of 2048 rows in order, in each the rows fastest: of larger bands the blocks at work would read more than L2 holds.
@@ -295,7 +294,7 @@ struct PlainTiles {
     const int rank = tiling.cluster > 1 ? cluster_rank() : 0;
     const int first = tile / (band * column_tiles) * band, within = tile % (band * column_tiles);
     const int own_rows = row_tiles - first < band ? row_tiles - first : band, column = within / own_rows * tiling.columns;
-    return {((first + within % own_rows) * tiling.cluster + rank) * tiling.rows, rows, column, column};
+    return {((first + within % own_rows) * tiling.cluster + rank) * tiling.rows, rows, column};
   }
 };
 
@@ -343,7 +342,7 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
       Ring<stages> ring;
       for (int number = first_tile; number < tiles.count; number += clusters) {
         const GemmTile tile = tiles.at(number);
-        const int weight_row = tile.weight_row + rank * share_columns;
+        const int weight_row = tile.column + rank * share_columns;
         for (int k = 0; k < k_tiles; ++k, ring.next()) {
           Barrier& filled = full[ring.stage];
           uint8_t* const weight_share = weight_tiles + ring.stage * weight_bytes + rank * share_bytes;
