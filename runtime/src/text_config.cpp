@@ -12,7 +12,8 @@ constexpr size_t max_content = 4096;  // bytes of one added token
 
 Status corrupt(const std::string& what) { return {Code::corrupt, "text.json: " + what}; }
 
-std::string quoted(std::string_view text) { return '"' + std::string(text.substr(0, 64)) + '"'; }
+// Not `quoted`: where a header brings <iomanip> along, std::quoted would be taken for strings.
+std::string in_quotes(std::string_view text) { return '"' + std::string(text.substr(0, 64)) + '"'; }
 
 // An id must lie in [0, vocab_size).
 Result<int32_t> read_id(const json::Value& value, int32_t vocab_size, const char* where) {
@@ -40,7 +41,7 @@ Status read_added(const json::Value& list, TextConfig& out) {
     AddedToken token{read.value(), std::string(*content->string()), true};
     if (Status status = check_content(token.content, "\"added\""); !status.ok()) return status;
     if (const auto special = item->find("special")) {
-      if (!special->boolean()) return corrupt("\"special\" of " + quoted(token.content) + " is neither true nor false");
+      if (!special->boolean()) return corrupt("\"special\" of " + in_quotes(token.content) + " is neither true nor false");
       token.special = *special->boolean();
     }
     out.added.push_back(std::move(token));

@@ -14,7 +14,8 @@ constexpr size_t max_template_bytes = 1u << 20;            // of all template to
 
 Status corrupt(const std::string& what) { return {Code::corrupt, "text.json: " + what}; }
 
-std::string quoted(std::string_view text) { return '"' + std::string(text.substr(0, 64)) + '"'; }
+// Not `quoted`: where a header brings <iomanip> along, std::quoted would be taken for strings.
+std::string in_quotes(std::string_view text) { return '"' + std::string(text.substr(0, 64)) + '"'; }
 
 void set(std::vector<uint32_t>& mask, int32_t id) { mask[static_cast<uint32_t>(id) / 32] |= 1u << (id % 32); }
 
@@ -97,8 +98,8 @@ Status Tokenizer::apply(const TextConfig& config) {
     if (token.id < pieces) {
       const auto index = static_cast<size_t>(token.id);
       if (model_.spelling(index) != token.content) {
-        return corrupt("id " + std::to_string(token.id) + " is " + quoted(token.content) + ", but in tokenizer.model it is " +
-                       quoted(model_.spelling(index)));
+        return corrupt("id " + std::to_string(token.id) + " is " + in_quotes(token.content) + ", but in tokenizer.model it is " +
+                       in_quotes(model_.spelling(index)));
       }
       if (model_.pieces[index].type == PieceType::user_defined && !token.special) continue;
     } else {
@@ -118,7 +119,7 @@ Status Tokenizer::apply(const TextConfig& config) {
     } else {
       const auto& content = std::get<std::string>(special);
       id = piece_to_id(content);
-      if (id < 0) return corrupt("\"specials\" has " + quoted(content) + ", which is neither a piece of tokenizer.model nor added");
+      if (id < 0) return corrupt("\"specials\" has " + in_quotes(content) + ", which is neither a piece of tokenizer.model nor added");
     }
     if (Status status = add_template_token(id, piece(id), true); !status.ok()) return status;
   }
@@ -134,7 +135,7 @@ Status Tokenizer::add_template_token(int32_t id, std::string_view content, bool 
   if (special) set(special_, id);
   if (is_template_token(id)) return {};
   if (const auto match = template_matcher_.longest(content); match.size == content.size()) {
-    return corrupt("ids " + std::to_string(match.value) + " and " + std::to_string(id) + " are both " + quoted(content));
+    return corrupt("ids " + std::to_string(match.value) + " and " + std::to_string(id) + " are both " + in_quotes(content));
   }
   template_bytes_ += content.size();
   if (template_bytes_ > max_template_bytes) return corrupt("over 1 MiB of special and added tokens");
