@@ -48,7 +48,7 @@ try {
   }
   // Narrower models are refused by it.
   for (const [part, flags] of [
-    ["first", []],
+    ["first", ["--decode", "launches"]],
     ["second", ["--decode", "persistent"]],
   ])
     compile("ernie-4.5-0.3b", join(folder, "pairs", "persistent", part), ["--weights", "synthetic:1", ...flags]);
