@@ -13,7 +13,7 @@ import type { WeightSet } from "./frontend/weight-set.js";
 import type { Graph } from "./ir/graph.js";
 import { LEVELS, type Level, levelIndex } from "./ir/ops.js";
 import { printAll } from "./ir/print.js";
-import { kvCache, type SymbolBounds } from "./ir/types.js";
+import { kvCache, maxDim, type SymbolBounds } from "./ir/types.js";
 import {
   type AnyKernel,
   type KernelFunction,
@@ -69,7 +69,7 @@ export interface LoweredModel {
   readonly weights: WeightPlan;
   readonly layouts: readonly LayoutChoice[];
   readonly kvBlockBytes: number;
-  /** Of weights, for a decode step of 1, 2, 4, ... sequences, experts as often as evenly spread routing chooses them. */
+  /** Of weights, for a step of each decode bucket (1, 2, 4, ... sequences), experts as often as evenly spread routing chooses them. */
   readonly decodeBytes: readonly number[];
   readonly reports: readonly PassReport[];
   /** Text of the levels asked for. */
@@ -121,10 +121,9 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
       const level = LEVEL_AFTER[pass];
       if (level && wanted.has(level)) ir[level] = printAll(after);
       if (pass === "select-kernels") kernels = collectKernels(after);
-      // The smallest bucket: one sequence.
       if (pass === "plan-weights") {
-        const smallest = after.find((graph) => kindOf(graph) === "decode") as Graph;
-        decodeBytes = batchSizes(input.limits.maxBatch).map((sequences) => weightTraffic(smallest, sequences));
+        const buckets = after.filter((graph) => kindOf(graph) === "decode");
+        decodeBytes = buckets.map((graph) => weightTraffic(graph, maxDim({ symbol: "S", times: 1, plus: 0 }, graph.bounds)));
       }
     },
   });
@@ -141,13 +140,6 @@ export function lowerModel(input: LowerInput, options: LowerOptions = {}): Lower
   }
   const planned = graphs.map((graph) => ({ kind: kindOf(graph), graph }));
   return { programs: planned, kernels, weights, layouts, kvBlockBytes: target.kvBlockBytes, decodeBytes, reports, ir };
-}
-
-/** 1, 2, 4 and so on, up to the first that holds `most`. */
-function batchSizes(most: number): readonly number[] {
-  const sizes = [1];
-  while ((sizes.at(-1) as number) < most) sizes.push(2 * (sizes.at(-1) as number));
-  return sizes;
 }
 
 function persistentStep(

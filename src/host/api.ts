@@ -170,7 +170,7 @@ export interface EngineInfo {
   promptOperations: number;
   /** Bytes of weights that decoding one token of one sequence reads. */
   decodeBytes: number;
-  /** Bytes of weights that a decode step of 1, 2, 4, ... sequences reads, experts as often as evenly spread routing chooses them. */
+  /** Bytes of weights that a decode step of 1, 2, 4, ..., `maxBatch` sequences reads, experts as often as evenly spread routing chooses them. */
   decodeBytesByBatch: number[];
   kvBytesPerToken: number;
   version: string;

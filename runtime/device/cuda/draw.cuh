@@ -166,15 +166,6 @@ struct Few {
   }
 };
 
-ERN_DEVICE uint64_t warp_scan(uint64_t sum) {
-#pragma unroll
-  for (int step = 1; step < warp_size; step *= 2) {
-    const uint64_t other = __shfl_up_sync(~0u, sum, step);
-    if (lane_id() >= step) sum += other;
-  }
-  return sum;
-}
-
 // What the blocks of a cluster find out together; every thread calls everything.
 template <int Cluster, int half_bits>
 struct Search {
@@ -215,7 +206,7 @@ struct Search {
     } else {
       sum = number;
     }
-    uint64_t upto = warp_scan(sum);
+    uint64_t upto = warp_sum_until<uint64_t>(sum);
     if (lane_id() == warp_size - 1) memory.scanned[warp_id()] = upto;
     __syncthreads();
     upto += above;
@@ -356,7 +347,7 @@ ERN_DEVICE int32_t id_at(const Row<Cluster, Vocab>& row, uint32_t weakest, uint6
 #pragma unroll 8
         for (int j = 0; j < warp_size; ++j) sum += mass_at(first + lane_id(), (j + lane_id()) % warp_size);
       }
-      const uint64_t upto = warp_scan(sum);
+      const uint64_t upto = warp_sum_until<uint64_t>(sum);
       const unsigned passed = __ballot_sync(~0u, upto > target);
       if (passed == 0) {
         target -= __shfl_sync(~0u, upto, warp_size - 1);
@@ -364,7 +355,7 @@ ERN_DEVICE int32_t id_at(const Row<Cluster, Vocab>& row, uint32_t weakest, uint6
       }
       const int there = __ffs(static_cast<int>(passed)) - 1;
       target -= __shfl_sync(~0u, upto - sum, there);
-      const unsigned reached = __ballot_sync(~0u, warp_scan(mass_at(first + there, lane_id())) > target);
+      const unsigned reached = __ballot_sync(~0u, warp_sum_until<uint64_t>(mass_at(first + there, lane_id())) > target);
       return row.id_of(part, first + there) - lane_id() + __ffs(static_cast<int>(reached)) - 1;
     }
   }
@@ -374,7 +365,7 @@ template <int half_bits>
 ERN_DEVICE int32_t id_at(const Few& few, uint32_t weakest, uint64_t target) {
   int32_t found = -1;
   few.each([&](uint32_t key, int, int i) {
-    const uint64_t upto = warp_scan(key >= weakest ? mass_of_key<half_bits>(key) : 0);
+    const uint64_t upto = warp_sum_until<uint64_t>(key >= weakest ? mass_of_key<half_bits>(key) : 0);
     const unsigned passed = __ballot_sync(~0u, upto > target);
     if (found < 0 && passed != 0) found = __shfl_sync(~0u, few.ids[i], __ffs(static_cast<int>(passed)) - 1);
     target -= __shfl_sync(~0u, upto, warp_size - 1);  // wraps once it is found, when nothing looks at it any more

@@ -298,9 +298,9 @@ struct PlainTiles {
   }
 };
 
-// Walks this block's tiles; `store` takes their sums. make_tiles() is called by every thread when the inputs are there.
-template <Gemm problem, class Store, class MakeTiles>
-ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const Store& store, MakeTiles make_tiles) {
+// Walks this block's tiles; `store` takes their sums. There are as many rows as the step has.
+template <Gemm problem, class Store>
+ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, const Store& store, const Step* step) {
   constexpr GemmTiling tiling = problem.tiling;
   constexpr int stages = tiling.stages, x_bytes = tiling.rows * tile_k * 2, weight_bytes = tiling.columns * tile_k * 2;
   constexpr int k_tiles = static_cast<int>(ceil_div(problem.k, tile_k));
@@ -333,7 +333,7 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
   else __syncthreads();
   start_dependents();
   wait_for_inputs();
-  auto tiles = make_tiles();
+  const PlainTiles<problem> tiles(rows_of(step, problem.rows));
   const int clusters = static_cast<int>(gridDim.x) / tiling.cluster, first_tile = static_cast<int>(blockIdx.x) / tiling.cluster;
 
   if (warpgroup == 0) {
@@ -426,14 +426,14 @@ ERN_DEVICE void gemm_tiles(const TensorMap* x_map, const TensorMap* weight_map, 
 
 template <Gemm problem, class Y>
 ERN_DEVICE void gemm(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* residual, Y* y) {
-  gemm_tiles<problem>(x_map, weight_map, GemmStore<problem, Y>{bias, residual, y}, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
+  gemm_tiles<problem>(x_map, weight_map, GemmStore<problem, Y>{bias, residual, y}, step);
 }
 
 template <Gemm problem>
 ERN_DEVICE void gemm_rope(const Step* step, const TensorMap* x_map, const TensorMap* weight_map, const float* bias, const float* turns, const int32_t* slots,
                           Bf16* q, Bf16* kv) {
   static_assert(problem.heads > 0 && !problem.residual && !problem.swiglu);
-  gemm_tiles<problem>(x_map, weight_map, RopeStore<problem>{bias, turns, slots, q, kv}, [&] { return PlainTiles<problem>(rows_of(step, problem.rows)); });
+  gemm_tiles<problem>(x_map, weight_map, RopeStore<problem>{bias, turns, slots, q, kv}, step);
 }
 
 }  // namespace ern::cuda

@@ -135,10 +135,11 @@ ERN_DEVICE float warp_sum(float x) {
 }
 
 // Of this lane and those before it.
-ERN_DEVICE int warp_sum_until(int x) {
+template <class Count>
+ERN_DEVICE Count warp_sum_until(Count x) {
 #pragma unroll
   for (int step = 1; step < warp_size; step *= 2) {
-    const int before = __shfl_up_sync(~0u, x, step);
+    const Count before = __shfl_up_sync(~0u, x, step);
     if (lane_id() >= step) x += before;
   }
   return x;

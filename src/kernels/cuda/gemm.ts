@@ -224,17 +224,17 @@ export const gemmRope = defineCuda("qkv_rope_append", {
       n: numberParam(params, "n"),
       k: numberParam(params, "k"),
       bias: params.bias as boolean,
-      tile_rows: tiling.rows,
-      columns: tiling.columns,
-      stages: tiling.stages,
-      turns: tiling.turns,
-      cluster: tiling.cluster,
-      shared_bytes: sharedBytes(tiling),
+      ...tilingView(tiling),
     };
   },
 });
 
 type Base<K extends OpName> = Omit<CudaEntry<K>, "suffix" | "mostRows">;
+
+function tilingView(tiling: GemmTiling): View {
+  const { rows, columns, stages, turns, cluster } = tiling;
+  return { tile_rows: rows, columns, stages, turns, cluster, shared_bytes: sharedBytes(tiling) };
+}
 
 /** Up to so many rows a tile of 128 rows leaves most multiprocessors idle. */
 const FEW_ROWS = 64;
@@ -269,12 +269,7 @@ function gemm<K extends OpName>(op: K, base: Base<K>, widths: readonly number[],
         residual: params.residual === true,
         swiglu: op === "linear_swiglu",
         group: typeof params.group === "number" ? params.group : 32,
-        tile_rows: tiling.rows,
-        columns: tiling.columns,
-        stages: tiling.stages,
-        turns: tiling.turns,
-        cluster: tiling.cluster,
-        shared_bytes: sharedBytes(tiling),
+        ...tilingView(tiling),
       };
     },
   });
